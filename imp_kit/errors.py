@@ -1,0 +1,25 @@
+"""What can go wrong on purpose: one parent, and a child for each kind of bad input."""
+
+
+class ImpKitError(Exception):
+    """Parent of every error that the kit raises on purpose."""
+
+
+class CheckpointError(ImpKitError):
+    """A checkpoint cannot be found, cannot be read, or does not fit the architecture."""
+
+
+class ImageError(ImpKitError):
+    """A picture cannot be opened, or is not one."""
+
+
+class PromptError(ImpKitError):
+    """A question cannot be asked: it is empty, too long, or holds a control token."""
+
+
+class SettingError(ImpKitError):
+    """A device, dtype or generation setting makes no sense or is not there."""
+
+
+class MemoryLimitError(ImpKitError):
+    """A checkpoint needs more memory than is free."""

@@ -1,0 +1,1 @@
+"""The network: SigLIP tower, projector, decoder, and how its weights are read."""

@@ -1,0 +1,187 @@
+"""config.json of a checkpoint -> what the network has to know, whichever names the file uses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+
+from imp_kit.errors import CheckpointError
+
+# What cannot be read off the tensors, for towers that checkpoints only name.
+# Source: config.json of google/siglip-so400m-patch14-384 as transformers' SiglipVisionConfig reads it.
+KNOWN_TOWERS = {
+    "siglip-so400m-patch14-384": {
+        "num_attention_heads": 16,
+        "num_hidden_layers": 27,
+        "image_size": 384,
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu_pytorch_tanh",
+    },
+}
+TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Geometry of a SigLIP tower; `used_layers` of its layers feed the projector, the rest are not built."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    used_layers: int
+    patch_size: int
+    image_size: int
+    eps: float
+
+    @property
+    def num_patches(self) -> int:
+        """Picture tokens; a remainder of pixels at the right and lower edge is not seen (384 = 27 x 14 + 6)."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the language model (Phi-2: attention and MLP in parallel behind one LayerNorm)."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    max_positions: int
+    rotary_dim: int
+    rope_theta: float
+    eps: float
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True)
+class ImpConfig:
+    """A whole checkpoint: decoder, tower, and how a picture is brought to the tower's size."""
+
+    decoder: DecoderConfig
+    vision: VisionConfig
+    pad: bool  # pad to a square first (image_aspect_ratio "pad") instead of squashing
+    eos_token_ids: tuple[int, ...]
+
+
+class _Reader:
+    """Takes values out of config.json and says which one is missing or makes no sense."""
+
+    def __init__(self, raw: Mapping, where: str):
+        self.raw, self.where = raw, where
+
+    def value(self, *names: str, default=None):
+        for name in names:
+            if self.raw.get(name) is not None:
+                return self.raw[name]
+        return default
+
+    def number(self, *names: str, default=None, kind: type = int):
+        value = self.value(*names, default=default)
+        if value is None:
+            raise CheckpointError(f"{self.where} has none of: {', '.join(names)}.")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0 or value != kind(value):
+            raise CheckpointError(f"{self.where}: {names[0]} is {value!r}, not a positive {kind.__name__}.")
+        return kind(value)
+
+    def expect(self, allowed: tuple, *names: str, default=None) -> None:
+        value = self.value(*names, default=default)
+        if value not in allowed:
+            raise CheckpointError(
+                f"{self.where}: {names[0]} is {value!r}; this kit knows only {' or '.join(map(repr, allowed))}."
+            )
+
+
+def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str = "config.json") -> ImpConfig:
+    """Read a checkpoint's configuration.
+
+    `raw` is config.json, with the names of the first Phi code (`n_embd`, ...) or of transformers (`hidden_size`, ...).
+    `shapes` maps the tower's tensor names, without what stands before `vision_model.`, to their shapes.
+    Raises CheckpointError where something is missing, unknown, or contradicts the tensors.
+    """
+    read = _Reader(raw, where)
+    read.expect(("imp",), "model_type")
+    read.expect(TANH_GELU, "activation_function", "hidden_act", default="gelu_new")
+    read.expect(("mlp2x_gelu",), "mm_projector_type", default="mlp2x_gelu")
+    read.expect((False,), "tie_word_embeddings", default=False)
+    read.expect((False,), "qk_layernorm", default=False)
+    read.expect((None,), "rope_scaling")
+    read.expect(("square", "pad"), "image_aspect_ratio", default="square")
+
+    hidden = read.number("hidden_size", "n_embd")
+    heads = read.number("num_attention_heads", "n_head")
+    read.expect((heads,), "num_key_value_heads", "n_head_kv", default=heads)
+    if hidden % heads:
+        raise CheckpointError(f"{where}: hidden_size {hidden} is not a multiple of {heads} attention heads.")
+    rotary = read.value("rotary_dim")
+    if rotary is None:
+        rotary = int(read.number("partial_rotary_factor", default=0.4, kind=float) * (hidden // heads))
+    if not isinstance(rotary, int) or not 0 < rotary <= hidden // heads or rotary % 2:
+        raise CheckpointError(f"{where}: {rotary!r} rotary dimensions do not fit heads of {hidden // heads}.")
+    decoder = DecoderConfig(
+        vocab_size=read.number("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=read.number("intermediate_size", "n_inner", default=4 * hidden),
+        num_layers=read.number("num_hidden_layers", "n_layer"),
+        num_heads=heads,
+        max_positions=read.number("max_position_embeddings", "n_positions"),
+        rotary_dim=rotary,
+        rope_theta=read.number("rope_theta", default=10000.0, kind=float),
+        eps=read.number("layer_norm_eps", "layer_norm_epsilon", default=1e-5, kind=float),
+    )
+    eos = raw.get("eos_token_id")
+    return ImpConfig(
+        decoder=decoder,
+        vision=_parse_vision(raw, shapes, where),
+        pad=read.value("image_aspect_ratio") == "pad",
+        eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+    )
+
+
+def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str) -> VisionConfig:
+    """The tower's geometry from the tensors' shapes, then `vision_config`, then the known tower's name."""
+    prefix = "vision_model.encoder.layers."
+    try:
+        hidden, _, patch, _ = shapes["vision_model.embeddings.patch_embedding.weight"]
+        positions = shapes["vision_model.embeddings.position_embedding.weight"][0]
+        intermediate = shapes[prefix + "0.mlp.fc1.weight"][0]
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"The checkpoint has no readable vision tower: {error} is missing or misshapen.") from None
+    present = 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in shapes if key.startswith(prefix))
+
+    given = raw.get("vision_config")
+    if given is None:
+        tower = str(raw.get("mm_vision_tower", "")).rstrip("/").split("/")[-1]
+        given, source = KNOWN_TOWERS.get(tower, {}), f"the tower's name, {tower!r},"
+    else:
+        source = f"vision_config in {where}"
+    for name, actual in (("hidden_size", hidden), ("intermediate_size", intermediate), ("patch_size", patch)):
+        if given.get(name, actual) != actual:
+            raise CheckpointError(f"{source} says {name} {given[name]}, but the tensors have {actual}.")
+    read = _Reader(given, source)
+    read.expect(("gelu_pytorch_tanh",), "hidden_act", default="gelu_pytorch_tanh")
+    heads = read.number("num_attention_heads")
+    image = read.number("image_size", default=isqrt(positions) * patch)
+    layers = read.number("num_hidden_layers", default=present)
+    select = raw.get("mm_vision_select_layer", -2)
+    # Hidden state 0 is the embedding, so state -1 comes after all the layers and -2 leaves the last one out.
+    if not isinstance(select, int) or isinstance(select, bool) or not -layers <= select <= -1:
+        raise CheckpointError(f"{where}: mm_vision_select_layer is {select!r}; expected -1 to -{layers}.")
+    used = layers + 1 + select
+    if hidden % heads or (image // patch) ** 2 != positions or not used <= present <= layers:
+        raise CheckpointError(
+            f"{source} says {heads} heads, {layers} layers and pictures of {image} pixels; "
+            f"the tensors have width {hidden}, {present} layers and {positions} positions for patches of {patch}."
+        )
+    return VisionConfig(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_heads=heads,
+        used_layers=used,
+        patch_size=patch,
+        image_size=image,
+        eps=read.number("layer_norm_eps", default=1e-6, kind=float),
+    )

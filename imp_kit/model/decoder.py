@@ -1,0 +1,142 @@
+"""The language model: Phi-2's blocks over a preallocated cache of keys and values."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imp_kit.model.config import DecoderConfig
+
+
+class KVCache:
+    """Keys and values of every layer, each (batch, heads, capacity, head_dim); the first `length` are filled."""
+
+    def __init__(self, config: DecoderConfig, batch: int, capacity: int, *, device, dtype: torch.dtype):
+        shape = (2, config.num_layers, batch, config.num_heads, capacity, config.head_dim)
+        self.store = torch.empty(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.store.shape[-2]
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one layer's new keys and values behind the filled part; return everything up to their end."""
+        end = self.length + k.shape[-2]
+        keys, values = self.store[:, layer]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def fork(self, capacity: int) -> "KVCache":
+        """A copy of the filled part with room for `capacity` positions; the original stays as it is."""
+        copy = object.__new__(KVCache)
+        copy.store = self.store.new_empty((*self.store.shape[:-2], capacity, self.store.shape[-1]))
+        copy.store[..., : self.length, :] = self.store[..., : self.length, :]
+        copy.length = self.length
+        return copy
+
+
+def rope_table(positions: Tensor, config: DecoderConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, fp32, each (batch, 1, positions, rotary_dim / 2), for positions (batch, n).
+
+    Rotary position embedding of arXiv 2104.09864 in GPT-NeoX's half-split form.
+    """
+    steps = torch.arange(0, config.rotary_dim, 2, device=positions.device, dtype=torch.float32)
+    angles = positions[:, None, :, None].float() * config.rope_theta ** -(steps / config.rotary_dim)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the first rotary_dim dimensions of (batch, heads, n, head_dim); the others pass as they are."""
+    half = cos.shape[-1]
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return torch.cat((turned.to(x.dtype), rest), dim=-1)
+
+
+def attention_mask(start: int, count: int, pads: Tensor | None, device) -> Tensor | None:
+    """Which keys each new position may see, bool (1 or batch, 1, count, start + count); None where it is all.
+
+    `start` positions are in the cache and `count` come new; `pads`, int (batch,), counts each row's left padding.
+    The mask is always explicit: SDPA's `is_causal` aligns at the upper left, wrong once a cache is filled.
+    """
+    if pads is None and count == 1:
+        return None
+    queries = torch.arange(start, start + count, device=device)[:, None]
+    keys = torch.arange(start + count, device=device)
+    mask = (keys <= queries)[None, None]
+    if pads is not None:
+        # A padded position sees itself, else its softmax over nothing would be NaN and spread.
+        mask = mask & (keys >= pads[:, None, None, None]) | (keys == queries)
+    return mask
+
+
+class Attention(nn.Module):
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        # One product for queries, keys and values: rows are all q, then all k, then all v.
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer: int) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        # Phi-2's q.k leaves fp16's range; SDPA's kernels keep the scores in fp32 or scale q and k beforehand.
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=cache is None and mask is None)
+        return self.out(rearrange(y, "b h n d -> b n (h d)"))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.eps)
+        self.attention = Attention(config)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer: int) -> Tensor:
+        h = self.norm(x)
+        return x + self.attention(h, rope, mask, cache, layer) + self.mlp(h)
+
+
+class Decoder(nn.Module):
+    """Embeddings (batch, n, hidden_size) -> last hidden states of the same shape; `logits` turns them into scores."""
+
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None, pads: Tensor | None = None) -> Tensor:
+        """Run `x` behind what `cache` holds (and add to it); `pads`, int (batch,), counts each row's left padding."""
+        start, count = cache.length if cache else 0, x.shape[1]
+        positions = torch.arange(start, start + count, device=x.device)[None]
+        if pads is not None:
+            positions = (positions - pads[:, None]).clamp(min=0)
+        rope = rope_table(positions, self.config)
+        mask = None if cache is None and pads is None else attention_mask(start, count, pads, x.device)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rope, mask, cache, index)
+        if cache is not None:
+            cache.length += count
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the next token, fp32, (..., vocab_size)."""
+        return self.lm_head(hidden).float()

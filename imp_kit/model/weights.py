@@ -1,0 +1,258 @@
+"""A folder of safetensors files -> an ImpModel on its device, every tensor accounted for."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from imp_kit.errors import CheckpointError, MemoryLimitError
+from imp_kit.model.config import ImpConfig, parse_config
+from imp_kit.model.imp import ImpModel
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+FLOATS = ("F16", "BF16", "F32")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a stored tensor goes: rows `start` to `stop` of a parameter, or the whole of it."""
+
+    parameter: str
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file, known from the file's header only."""
+
+    file: Path
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way of naming the same tensors: the first Phi code's, or transformers'."""
+
+    embedding: str  # is in every checkpoint of this layout, so it tells which one a file has
+    tower: str
+    projector: str
+    layer: str
+    inner: dict[str, str]  # ours, inside a layer -> theirs; queries, keys and values apart if `qkv` is no key
+    outer: dict[str, str]
+
+
+OLD = Layout(
+    embedding="transformer.embd.wte.weight",
+    tower="transformer.vision_tower.vision_tower.",
+    projector="transformer.mm_projector.",
+    layer="transformer.h.{}.",
+    inner={
+        "norm": "ln",
+        "attention.qkv": "mixer.Wqkv",
+        "attention.out": "mixer.out_proj",
+        "mlp.up": "mlp.fc1",
+        "mlp.down": "mlp.fc2",
+    },
+    outer={"decoder.norm": "lm_head.ln", "decoder.lm_head": "lm_head.linear"},
+)
+NEW = Layout(
+    embedding="model.embed_tokens.weight",
+    tower="model.vision_tower.vision_tower.",
+    projector="model.mm_projector.",
+    layer="model.layers.{}.",
+    inner={
+        "norm": "input_layernorm",
+        "attention.qkv": "self_attn.{}_proj",
+        "attention.out": "self_attn.dense",
+        "mlp.up": "mlp.fc1",
+        "mlp.down": "mlp.fc2",
+    },
+    outer={"decoder.norm": "model.final_layernorm", "decoder.lm_head": "lm_head"},
+)
+# Present in some files and read by nobody: the tower's head and final norm, and buffers that are computed.
+SPARE = re.compile(r".*(vision_model\.(post_layernorm|head)\..*|\.position_ids|\.rotary_emb\.(inv_freq|cos|sin)\w*)")
+
+
+def slots(model: ImpModel, layout: Layout) -> dict[str, Slot]:
+    """Every tensor that a checkpoint of this layout must hold, and where in `model` it goes."""
+    table: dict[str, Slot] = {layout.embedding: Slot("decoder.embed_tokens.weight")}
+    width = model.config.decoder.hidden_size
+    for name, _ in model.named_parameters():
+        stem, kind = name.rsplit(".", 1)
+        if name.startswith("vision."):
+            table[f"{layout.tower}vision_model.{name.removeprefix('vision.')}"] = Slot(name)
+        elif name.startswith("projector."):
+            table[layout.projector + name.removeprefix("projector.")] = Slot(name)
+        elif name.startswith("decoder.layers."):
+            _, _, index, inner = stem.split(".", 3)
+            theirs = layout.layer.format(index) + layout.inner[inner]
+            if "{}" in theirs:
+                for place, part in enumerate("qkv"):
+                    table[f"{theirs.format(part)}.{kind}"] = Slot(name, place * width, (place + 1) * width)
+            else:
+                table[f"{theirs}.{kind}"] = Slot(name)
+        elif stem in layout.outer:
+            table[f"{layout.outer[stem]}.{kind}"] = Slot(name)
+    return table
+
+
+def find_tensors(folder: Path) -> dict[str, Stored]:
+    """Read the headers of a folder's safetensors files: name -> file and shape. Raises CheckpointError."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f"{index} has no weight_map of tensor names to file names.")
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+        for file in files:
+            if file.parent != folder or not file.is_file():
+                raise CheckpointError(
+                    f"{index.name} lists {file.name!r}, which is not in {folder}. Download that file again."
+                )
+    else:
+        weight_map, files = {}, sorted(folder.glob("*.safetensors"))
+        if not files:
+            pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+            raise CheckpointError(
+                f"{folder} holds its weights only as pickles ({', '.join(pickles)}). A pickle can run any code, so the"
+                " kit refuses it; convert it to safetensors where you trust it."
+                if pickles
+                else f"{folder} holds no *.safetensors file."
+            )
+    found: dict[str, Stored] = {}
+    for file in files:
+        for name, shape in _header(file):
+            if name in found:
+                raise CheckpointError(f"Tensor {name} stands in both {found[name].file.name} and {file.name}.")
+            found[name] = Stored(file, shape)
+    for name, file_name in weight_map.items():
+        if name not in found or found[name].file.name != file_name:
+            raise CheckpointError(f"{index.name} says that {name} is in {file_name}, but it is not there.")
+    return found
+
+
+def _header(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                view = tensors.get_slice(name)
+                if view.get_dtype() not in FLOATS:
+                    raise CheckpointError(
+                        f"{file.name}: {name} is stored as {view.get_dtype()}; the kit reads {', '.join(FLOATS)}."
+                    )
+                yield name, tuple(view.get_shape())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged or cut short ({error}). Download it again.") from error
+
+
+def read_json(file: Path) -> dict:
+    """A JSON object from a file. Raises CheckpointError where there is none."""
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file.parent} has no {file.name}; it is not a checkpoint's folder.") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds no JSON object.")
+    return value
+
+
+def plan(folder: Path) -> tuple[ImpModel, dict[str, Slot], dict[str, Stored], list[str]]:
+    """Check a folder without loading it.
+
+    Returns the model without memory (device "meta"), where each stored tensor goes, the stored tensors,
+    and the names of those that nobody knows. Raises CheckpointError.
+    """
+    raw = read_json(folder / "config.json")
+    found = find_tensors(folder)
+    layout = next((layout for layout in (OLD, NEW) if layout.embedding in found), None)
+    if layout is None:
+        raise CheckpointError(
+            f"{folder} holds neither {OLD.embedding} nor {NEW.embedding}: no layout of Imp that the kit knows."
+        )
+    towers = {
+        name.removeprefix(layout.tower): stored.shape
+        for name, stored in found.items()
+        if name.startswith(layout.tower)
+    }
+    config: ImpConfig = parse_config(raw, towers, str(folder / "config.json"))
+    with torch.device("meta"):
+        model = ImpModel(config)
+    table = slots(model, layout)
+    parameters = dict(model.named_parameters())
+    for name, slot in table.items():
+        if name not in found:
+            raise CheckpointError(f"{folder} lacks the tensor {name}, which its config.json calls for.")
+        rows, *others = parameters[slot.parameter].shape
+        expected = (rows if slot.stop is None else slot.stop - slot.start, *others)
+        if found[name].shape != expected:
+            raise CheckpointError(
+                f"{found[name].file}: {name} has the shape {found[name].shape}, but config.json calls for {expected}."
+            )
+    unused = re.compile(re.escape(layout.tower) + r"vision_model\.encoder\.layers\.(\d+)\.")
+    spare = []
+    for name in found.keys() - table.keys():
+        layer = unused.match(name)
+        if not SPARE.fullmatch(name) and not (layer and int(layer[1]) >= config.vision.used_layers):
+            spare.append(name)
+    return model, table, found, sorted(spare)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Free bytes on a device; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:  # Linux counts what the file cache would give back, too
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (ValueError, OSError, AttributeError):
+            return None
+
+
+def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[ImpModel, list[str]]:
+    """Build the model of a checkpoint's folder and fill it, one tensor at a time.
+
+    Returns the model, ready to answer, and the names of stored tensors that nobody knows.
+    Raises CheckpointError for a folder that does not fit, MemoryLimitError before anything is read.
+    """
+    model, table, found, spare = plan(folder)
+    needed = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise MemoryLimitError(
+            f"{folder.name} needs {needed / 1e9:.1f} GB on {device} as {str(dtype).removeprefix('torch.')}, but "
+            f"{free / 1e9:.1f} GB are free. Close other programs, choose dtype='bf16' or a smaller checkpoint."
+        )
+    for name, parameter in list(model.named_parameters()):
+        stem, leaf = name.rsplit(".", 1)
+        empty = torch.empty(parameter.shape, dtype=dtype, device=device)
+        setattr(model.get_submodule(stem), leaf, nn.Parameter(empty, requires_grad=False))
+    parameters = dict(model.named_parameters())
+    total = sum(parameters[slot.parameter][slot.start : slot.stop].nbytes for slot in table.values())
+    with tqdm(total=total, unit="B", unit_scale=True, desc="loading", disable=total < 1e9) as bar:
+        for name, slot in sorted(table.items(), key=lambda item: str(found[item[0]].file)):
+            target = parameters[slot.parameter].data[slot.start : slot.stop]
+            target.copy_(_read(found[name].file, name))
+            bar.update(target.nbytes)
+    return model.eval(), spare
+
+
+def _read(file: Path, name: str) -> Tensor:
+    # The file is opened anew for each tensor: closing it gives its mapped pages back, so they never add up in memory.
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return tensors.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}). Download it again.") from error

@@ -1,0 +1,316 @@
+"""Trains imp-nano from nothing on the kit's own drawings; stops and resumes at any time.
+
+    python -m imp_kit.nano train --out runs/nano --samples 200000
+"""
+
+import csv
+import json
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from imp_kit.errors import SettingError
+from imp_kit.images import to_pixels
+from imp_kit.model.config import parse_config
+from imp_kit.model.imp import ImpModel
+from imp_kit.model.weights import NEW, slots
+from imp_kit.nano.draw import draw, sample_scene
+from imp_kit.nano.lessons import SKILLS, Turn, conversation
+from imp_kit.prompts import PHI2, SYSTEM, Mark, Piece
+from imp_kit.tokens import TextTokenizer
+
+VOCABULARY = 1024
+CONTROL = ("<|endoftext|>", "</s>", "<image>")  # behind the learned vocabulary, as in Phi-2's tokenizer
+CONFIG = {
+    "architectures": ["ImpForCausalLM"],
+    "model_type": "imp",
+    "vocab_size": VOCABULARY,
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 1024,
+    "partial_rotary_factor": 0.5,
+    "rope_theta": 10000.0,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu_new",
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "bos_token_id": VOCABULARY - 3,
+    "eos_token_id": VOCABULARY - 2,
+    "mm_vision_tower": "imp-nano",
+    "mm_vision_select_layer": -2,
+    "mm_projector_type": "mlp2x_gelu",
+    "image_aspect_ratio": "square",
+    "vision_config": {
+        "hidden_size": 192,
+        "intermediate_size": 768,
+        "num_hidden_layers": 7,  # six are used and stored, see mm_vision_select_layer
+        "num_attention_heads": 4,
+        "patch_size": 14,
+        "image_size": 140,
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu_pytorch_tanh",
+    },
+}
+IGNORED = -100
+TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
+PEOPLE_SHARE = 0.12
+TURNS = 4  # questions about one picture, as one conversation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast imp-nano learns. A run is a function of these values and the versions of its libraries."""
+
+    samples: int = 120_000
+    seed: int = 0  # of drawings and weights; evaluation draws from other streams
+    batch: int = 16
+    learning_rate: float = 8e-4
+    warm_up: int = 4_000  # samples
+    decay: float = 0.25  # share of the run, at its end
+    weight_decay: float = 0.05
+
+    def rate(self, done: int) -> float:
+        """Learning rate after `done` samples: warm-up, then constant, then linearly down to nearly nothing.
+
+        Until the decay begins a run does not depend on `samples`, so a run can be made longer while it goes.
+        """
+        left = (self.samples - done) / (self.decay * self.samples)
+        return self.learning_rate * min((done + self.batch) / self.warm_up, 1.0, max(left, 0.01))
+
+
+def lesson(seed: int, index: int, image_size: int) -> tuple[Tensor, list[Turn]]:
+    """Sample `index` of a training stream: pixels (3, image_size, image_size) and a conversation about them."""
+    rng = np.random.default_rng([TRAINING, seed, index])
+    scene = sample_scene(rng)
+    # People come once in twelve things, too rarely for all that is asked about what they hold.
+    if rng.random() < PEOPLE_SHARE:
+        while all(thing.kind != "person" for thing in scene.things):
+            scene = sample_scene(rng)
+    pixels = to_pixels(draw(scene, rng), image_size)
+    return pixels, conversation(scene, rng, TURNS)
+
+
+def encode_pieces(tokenizer: TextTokenizer, pieces: tuple[Piece, ...]) -> list[int]:
+    """Token ids of pieces without a picture among them."""
+    ids = ((tokenizer.control[PHI2.stop],) if piece is Mark.STOP else tokenizer.encode(piece) for piece in pieces)
+    return list(chain.from_iterable(ids))
+
+
+def encode_turns(tokenizer: TextTokenizer, turns: list[Turn]) -> tuple[list[int], list[int]]:
+    """A conversation behind the picture as token ids and, for each id, the turn that it answers (or IGNORED)."""
+    ids: list[int] = []
+    owners: list[int] = []
+    for number, turn in enumerate(turns):
+        asked = encode_pieces(tokenizer, PHI2.ask(turn.question, first=number == 0))
+        # The stop mark that opens a later turn ends the answer before it, and is learned with it.
+        ids += asked
+        owners += [IGNORED] * len(asked)
+        if number:
+            owners[-len(asked)] = number - 1
+        answer = tokenizer.encode(" " + turn.answer)
+        ids += answer
+        owners += [number] * len(answer)
+    return [*ids, tokenizer.control[PHI2.stop]], [*owners, len(turns) - 1]
+
+
+class Lessons(Dataset):
+    """Samples `start` to `stop` of a training stream, drawn when asked for."""
+
+    def __init__(self, plan: Plan, tokenizer_folder: Path, start: int):
+        self.plan, self.start = plan, start
+        self.tokenizer = TextTokenizer(tokenizer_folder)
+
+    def __len__(self) -> int:
+        return self.plan.samples - self.start
+
+    def __getitem__(self, index: int):
+        pixels, turns = lesson(self.plan.seed, self.start + index, CONFIG["vision_config"]["image_size"])
+        return pixels, *encode_turns(self.tokenizer, turns), [turn.skill for turn in turns]
+
+
+def collate(samples: list) -> tuple[Tensor, Tensor, Tensor, list[list[str]]]:
+    """Stack samples, padded at the right where nothing looks: a causal model never sees what follows."""
+    pixels, ids, owners, skills = zip(*samples, strict=True)
+    width = max(map(len, ids))
+    padded = torch.tensor([row + [0] * (width - len(row)) for row in ids])
+    marks = torch.tensor([row + [IGNORED] * (width - len(row)) for row in owners])
+    return torch.stack(pixels), padded, marks, list(skills)
+
+
+def make_tokenizer(folder: Path, seed: int) -> TextTokenizer:
+    """Learn a byte-level BPE from conversations of the training stream and write it as tokenizer.json."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    rng = np.random.default_rng([VOCABULARY_TEXT, seed])
+    turns = chain.from_iterable(conversation(sample_scene(rng), rng, TURNS) for _ in range(20_000))
+    text = chain.from_iterable((turn.question + PHI2.after, " " + turn.answer) for turn in turns)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(CONTROL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(chain(text, [SYSTEM + " USER: "] * 1000), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return TextTokenizer(folder)
+
+
+def new_model(seed: int) -> ImpModel:
+    """imp-nano with fresh weights: normal of deviation 0.02, what adds to the residual stream scaled down by depth."""
+    vision = CONFIG["vision_config"]
+    width, patch = vision["hidden_size"], vision["patch_size"]
+    used = vision["num_hidden_layers"] - 1
+    shapes = {
+        "vision_model.embeddings.patch_embedding.weight": (width, 3, patch, patch),
+        "vision_model.embeddings.position_embedding.weight": ((vision["image_size"] // patch) ** 2, width),
+        **{f"vision_model.encoder.layers.{i}.mlp.fc1.weight": (vision["intermediate_size"],) for i in range(used)},
+    }
+    torch.manual_seed(seed)
+    model = ImpModel(parse_config(CONFIG, shapes))
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            continue
+        depth = CONFIG["num_hidden_layers"] if name.startswith("decoder.layers") else used
+        adds = name.endswith(("attention.out.weight", "mlp.down.weight", "out_proj.weight", "fc2.weight"))
+        nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if adds else 0.02)
+        if name.endswith("patch_embedding.weight"):
+            nn.init.normal_(parameter, std=1 / math.sqrt(3 * patch**2))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") and "norm" not in name:
+            nn.init.zeros_(parameter)
+    return model
+
+
+def save_checkpoint(model: ImpModel, folder: Path) -> None:
+    """Write config.json and model.safetensors (fp16, keys as transformers names them) next to the tokenizer."""
+    parameters = dict(model.named_parameters())
+    tensors = {
+        key: parameters[slot.parameter].detach()[slot.start : slot.stop].to("cpu", torch.float16).contiguous()
+        for key, slot in slots(model, NEW).items()
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", "utf-8")
+
+
+def step_loss(model: ImpModel, opening: Tensor, batch: tuple) -> tuple[Tensor, list[tuple[str, bool]]]:
+    """Mean cross-entropy over the answers' tokens; and, for each turn, its skill and whether greedy decoding is right.
+
+    Greedy decoding gives an answer exactly if each of its tokens is the likeliest after the true ones before it.
+    """
+    pixels, ids, owners, skills = batch
+    embed = model.decoder.embed_tokens
+    pictures = model.encode(pixels)
+    x = torch.cat((embed(opening).expand(len(ids), -1, -1), pictures, embed(ids[:, :-1])), dim=1)
+    hidden = model.decoder(x)[:, -(ids.shape[1] - 1) :]
+    taught = owners[:, 1:] != IGNORED
+    logits = model.decoder.logits(hidden[taught])
+    loss = F.cross_entropy(logits, ids[:, 1:][taught])
+    right = torch.ones_like(taught)
+    right[taught] = logits.argmax(dim=-1) == ids[:, 1:][taught]
+    results = [
+        (skill, bool(right[row][owners[row, 1:] == turn].all()))
+        for row, turns in enumerate(skills)
+        for turn, skill in enumerate(turns)
+    ]
+    return loss, results
+
+
+def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000) -> None:
+    """Train into the folder `out`: state.pt to resume from, log.csv, and a checkpoint as `imp_kit.load` reads it.
+
+    The folder goes on where it was; a folder of another plan is refused (SettingError).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    state_file, log_file = out / "state.pt", out / "log.csv"
+    model = new_model(plan.seed).to(device)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": plan.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98))
+    done = 0
+    if state_file.exists():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        before = Plan(**state["plan"])
+        decaying = state["done"] > (1 - plan.decay) * min(before.samples, plan.samples)
+        if before != plan and (decaying or before != replace(plan, samples=before.samples)):
+            raise SettingError(f"{out} holds a run of another plan, {before}; choose another folder.")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = state["done"]
+        tokenizer = TextTokenizer(out)
+    else:
+        tokenizer = make_tokenizer(out, plan.seed)
+        log_file.unlink(missing_ok=True)
+    opening = torch.tensor(encode_pieces(tokenizer, PHI2.opening[:1]), device=device)
+    loader = DataLoader(
+        Lessons(plan, out, done),
+        plan.batch,
+        collate_fn=collate,
+        num_workers=1,  # draws while the model learns; spawned, since tokenizers must not be forked
+        prefetch_factor=8,
+        multiprocessing_context="spawn",
+    )
+    losses: list[float] = []
+    results: dict[str, list[bool]] = defaultdict(list)
+    next_report = (done // report_every + 1) * report_every
+    with tqdm(total=plan.samples, initial=done, unit="sample", mininterval=10) as bar:
+        for pixels, ids, owners, skills in loader:
+            for group in optimizer.param_groups:
+                group["lr"] = plan.rate(done)
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                batch = (pixels.to(device), ids.to(device), owners.to(device), skills)
+                loss, answered = step_loss(model, opening, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            done += len(ids)
+            bar.update(len(ids))
+            losses.append(loss.item())
+            for skill, right in answered:
+                results[skill].append(right)
+            if done >= next_report or done >= plan.samples:
+                next_report += report_every
+                _report(log_file, done, losses, results)
+                bar.set_postfix(loss=f"{np.mean(losses):.3f}")
+                losses.clear()
+                results.clear()
+                save_checkpoint(model, out)
+                # Written aside, then renamed: a run that is killed while it saves keeps its last state.
+                aside = state_file.with_suffix(".new")
+                torch.save(
+                    {
+                        "plan": asdict(plan),
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "done": done,
+                    },
+                    aside,
+                )
+                aside.replace(state_file)
+
+
+def _report(log_file: Path, done: int, losses: list[float], results: dict[str, list[bool]]) -> None:
+    """Add a line to the log: samples, mean loss, share of exactly right answers by skill since the last line."""
+    new = not log_file.exists()
+    with log_file.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["samples", "loss", *SKILLS])
+        scores = (f"{np.mean(results[skill]):.4f}" if results[skill] else "" for skill in SKILLS)
+        writer.writerow([done, f"{np.mean(losses):.4f}", *scores])

@@ -1,0 +1,113 @@
+"""Text <-> token ids: the checkpoint's own tokenizer, and text that grows while tokens arrive."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from imp_kit.errors import CheckpointError
+
+REPLACEMENT = "�"  # what bytes that are no whole UTF-8 character decode to
+
+
+class TextTokenizer:
+    """A checkpoint's tokenizer, for which control tokens inside a text are plain text.
+
+    Reads `tokenizer.json`; files of an older form (vocab.json + merges.txt) are converted by transformers.
+    """
+
+    def __init__(self, folder: Path):
+        file = folder / "tokenizer.json"
+        try:
+            text = file.read_text("utf-8") if file.exists() else _convert(folder)
+            added = json.loads(text)["added_tokens"]
+            self.control = {token["content"]: token["id"] for token in added if token["special"]}
+            self._tokenizer = Tokenizer.from_str(text)
+            # "</s>" typed by a user is four letters, never the stop token.
+            self._tokenizer.encode_special_tokens = True
+        except CheckpointError:
+            raise
+        except Exception as error:  # tokenizers raises plain Exception
+            raise CheckpointError(f"{file} is no tokenizer that can be read ({error}).") from error
+
+    @property
+    def size(self) -> int:
+        """One more than the largest token id."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; nothing in it becomes a control token."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids, spaces as they are; control tokens are left out."""
+        control = set(self.control.values())
+        return self._tokenizer.decode([id for id in ids if id not in control], skip_special_tokens=False)
+
+
+def _convert(folder: Path) -> str:
+    if not (folder / "vocab.json").exists():
+        raise CheckpointError(f"{folder} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt).")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise CheckpointError(
+            f"{folder} has a tokenizer of the older form; `pip install transformers` lets the kit convert it."
+        ) from None
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer.to_str()
+
+
+class GrowingText:
+    """Tokens in, text out: never half a character, never a stop string or the beginning of one.
+
+    Joined, the pieces are the final `text`: without blanks at both ends, cut before the first stop string.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, stops: Sequence[str]):
+        self._tokenizer, self._stops = tokenizer, tuple(stops)
+        self._ids: list[int] = []
+        self._sent = ""
+        self.stopped = False
+
+    def add(self, id: int) -> str:
+        """Take one token; return what can be shown now, and set `stopped` if a stop string is complete."""
+        self._ids.append(id)
+        return self._show(final=False)
+
+    def finish(self) -> str:
+        """What was held back, once no token follows."""
+        return "" if self.stopped else self._show(final=True)
+
+    @property
+    def text(self) -> str:
+        """All that was shown so far."""
+        return self._sent
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens whose text is wholly shown; behind a stop string that is fewer than were added."""
+        kept = len(self._ids)
+        while self.stopped and kept and len(self._tokenizer.decode(self._ids[:kept]).strip()) > len(self._sent):
+            kept -= 1
+        return self._ids[:kept]
+
+    def _show(self, final: bool) -> str:
+        text = self._tokenizer.decode(self._ids).lstrip()
+        cuts = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if cuts:
+            self.stopped = True
+            text = text[: min(cuts)].rstrip()
+        elif final:
+            text = text.rstrip()
+        else:
+            text = text.rstrip(REPLACEMENT)
+            text = text[: len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)].rstrip()
+        piece = text[len(self._sent) :]
+        self._sent += piece
+        return piece
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(stop), len(text)), 0, -1) if text.endswith(stop[:n])), 0)
