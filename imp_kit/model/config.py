@@ -149,7 +149,9 @@ def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: st
         positions = shapes["vision_model.embeddings.position_embedding.weight"][0]
         intermediate = shapes[prefix + "0.mlp.fc1.weight"][0]
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"The checkpoint has no readable vision tower: {error} is missing or misshapen.") from None
+        raise CheckpointError(
+            f"The checkpoint has no readable vision tower: {error} is missing or misshapen."
+        ) from None
     present = 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in shapes if key.startswith(prefix))
 
     given = raw.get("vision_config")

@@ -180,9 +180,7 @@ def plan(folder: Path) -> tuple[ImpModel, dict[str, Slot], dict[str, Stored], li
             f"{folder} holds neither {OLD.embedding} nor {NEW.embedding}: no layout of Imp that the kit knows."
         )
     towers = {
-        name.removeprefix(layout.tower): stored.shape
-        for name, stored in found.items()
-        if name.startswith(layout.tower)
+        name.removeprefix(layout.tower): stored.shape for name, stored in found.items() if name.startswith(layout.tower)
     }
     config: ImpConfig = parse_config(raw, towers, str(folder / "config.json"))
     with torch.device("meta"):

@@ -256,9 +256,7 @@ class Pen:
             self.canvas.polygon(points, fill)
         if edge and (self.edge_width or seam):
             color = self.edge if self.edge_width else _shade(fill, 0.35)
-            self.canvas.line(
-                [*points, *points[:2]], color, self._wide(self.edge_width or 0.015), joint="curve"
-            )
+            self.canvas.line([*points, *points[:2]], color, self._wide(self.edge_width or 0.015), joint="curve")
 
     def _gradient(self, points, fill):
         """The fill from a little lighter to a little darker, mild enough to keep the colour's name."""
@@ -278,9 +276,7 @@ class Pen:
         rx, ry = round_by * min(1, 1 / self.aspect), round_by * min(1, self.aspect)
         corners = ((x1 - rx, y1 - ry), (x0 + rx, y1 - ry), (x0 + rx, y0 + ry), (x1 - rx, y0 + ry))
         quarter = ARC.reshape(4, -1, 2)
-        self.poly(
-            np.concatenate([c + q * (rx, ry) for c, q in zip(corners, quarter, strict=True)]), fill, **more
-        )
+        self.poly(np.concatenate([c + q * (rx, ry) for c, q in zip(corners, quarter, strict=True)]), fill, **more)
 
     def oval(self, x0, y0, x1, y1, fill, **more):
         self.poly(((x0 + x1) / 2, (y0 + y1) / 2) + ARC * ((x1 - x0) / 2, (y1 - y0) / 2), fill, **more)
@@ -354,9 +350,7 @@ def slanted_triangle(p):
 def star(p, tips=5):
     inner = p.u(0.36, 0.5) if tips == 5 else p.u(0.42, 0.58)
     angles = np.arange(2 * tips) * np.pi / tips
-    points = (
-        np.stack((np.sin(angles), -np.cos(angles)), 1) * np.where(np.arange(2 * tips) % 2, inner, 1)[:, None]
-    )
+    points = np.stack((np.sin(angles), -np.cos(angles)), 1) * np.where(np.arange(2 * tips) % 2, inner, 1)[:, None]
     low, high = points.min(0), points.max(0)
     _shape(p, (points - low) / (high - low))
 
@@ -614,10 +608,7 @@ def cat_head(p):
 
 def _handle(p, x, top, bottom):
     y = (top + bottom) / 2
-    points = [
-        (x + 0.17 * c * (1 if c > 0 else 0.2), y + s * (bottom - top) / 2)
-        for c, s in np.roll(ARC, 13, 0)[2:24]
-    ]
+    points = [(x + 0.17 * c * (1 if c > 0 else 0.2), y + s * (bottom - top) / 2) for c, s in np.roll(ARC, 13, 0)[2:24]]
     if p.edge_width:
         p.line(points, 0.1 + 2 * p.edge_width, p.edge)
     p.line(points, 0.1, p.main)
@@ -790,10 +781,7 @@ def _background(size, paints, rng):
     if style in ("across", "down"):
         ramp = Image.linear_gradient("L")
         ramp = ramp.transpose(Image.Transpose.ROTATE_90) if style == "across" else ramp
-        bands = [
-            ramp.point([round(a + (b - a) * i / 255) for i in range(256)])
-            for a, b in zip(*colors, strict=True)
-        ]
+        bands = [ramp.point([round(a + (b - a) * i / 255) for i in range(256)]) for a, b in zip(*colors, strict=True)]
         image = Image.merge("RGB", bands).resize(size)
     elif style == "horizon":
         canvas.rectangle((0, height * rng.uniform(0.45, 0.85), width, height), colors[1])

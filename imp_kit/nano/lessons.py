@@ -241,11 +241,7 @@ def _references(scene: Scene) -> list[tuple[Thing, str]]:
     """Things with words that single each out: by kind, or else by color and kind."""
     held, unique, found = {kind for _, kind in _held_things(scene)}, _unique(scene), []
     for thing in scene.things:
-        same = [
-            other
-            for other in scene.things
-            if other.kind == thing.kind and set(other.colors) & set(thing.colors)
-        ]
+        same = [other for other in scene.things if other.kind == thing.kind and set(other.colors) & set(thing.colors)]
         if thing in unique:
             found.append((thing, thing.kind))
         elif len(same) == 1 and thing.kind not in held and thing.kind != "person":
@@ -256,9 +252,7 @@ def _references(scene: Scene) -> list[tuple[Thing, str]]:
 def _clear_colors(scene: Scene) -> list[str]:
     """Colors that no shirt, held thing or two-colored thing has, so that "red thing" leaves no doubt."""
     vague = {color for color, _ in _held_things(scene)}
-    vague |= {
-        c for thing in scene.things if thing.kind == "person" or len(thing.colors) > 1 for c in thing.colors
-    }
+    vague |= {c for thing in scene.things if thing.kind == "person" or len(thing.colors) > 1 for c in thing.colors}
     return [color for color in COLORS if color not in vague]
 
 
@@ -299,9 +293,7 @@ def color(scene: Scene, rng: np.random.Generator) -> list[Ask]:
 
 def shape(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     def it_is(meaning: str, thing: Thing, **slots: str) -> Ask:
-        return Ask(
-            meaning, f"It is {_a(thing.kind)}.", thing.kind, slots, thing if thing in _unique(scene) else None
-        )
+        return Ask(meaning, f"It is {_a(thing.kind)}.", thing.kind, slots, thing if thing in _unique(scene) else None)
 
     things, asks = scene.things, []
     if len(things) == 1 and not _held_things(scene):
@@ -321,9 +313,7 @@ def shape(scene: Scene, rng: np.random.Generator) -> list[Ask]:
 
 def count(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     held = {kind for _, kind in _held_things(scene)}
-    by_kind = [
-        (kind, _plural(kind), sum(t.kind == kind for t in scene.things)) for kind in KINDS if kind not in held
-    ]
+    by_kind = [(kind, _plural(kind), sum(t.kind == kind for t in scene.things)) for kind in KINDS if kind not in held]
     by_color = [
         (f"{name} thing", f"{name} things", sum(name in t.colors for t in scene.things))
         for name in _clear_colors(scene)
@@ -332,10 +322,7 @@ def count(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     if not held:
         asked.append(("thing", "things", len(scene.things)))
     found = [pick for pick in asked if pick]
-    return [
-        Ask("count", _there_are(n, one, many), NUMBERS[n] if n else "zero", {"xs": many})
-        for one, many, n in found
-    ]
+    return [Ask("count", _there_are(n, one, many), NUMBERS[n] if n else "zero", {"xs": many}) for one, many, n in found]
 
 
 def _by_number(options: list[tuple[str, str, int]], rng: np.random.Generator) -> tuple[str, str, int] | None:
@@ -348,10 +335,7 @@ def _by_number(options: list[tuple[str, str, int]], rng: np.random.Generator) ->
 
 def position(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     unique = _unique(scene)
-    return [
-        _position_ask(thing, name, topic=thing if thing in unique else None)
-        for thing, name in _references(scene)
-    ]
+    return [_position_ask(thing, name, topic=thing if thing in unique else None) for thing, name in _references(scene)]
 
 
 def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
@@ -368,9 +352,7 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
         options = [f"{c} {kind}" for c, kind in sorted(names) if kind not in held]
         if not wanted:
             taken = {(c, t.kind) for t in scene.things for c in t.colors}
-            options = [
-                f"{c} {k}" for _, k in sorted(names) for c in COLORS if k not in held and (c, k) not in taken
-            ]
+            options = [f"{c} {k}" for _, k in sorted(names) for c in COLORS if k not in held and (c, k) not in taken]
         if rng.random() < 0.4 and options:
             kinds = options
         if kinds:
@@ -385,9 +367,7 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
         if not wanted:
             others = [c for c in (seen if rng.random() < 0.5 else COLORS) if c not in thing.colors]
             asked = _pick(rng, others or [c for c in COLORS if c not in thing.colors])
-            if (
-                len(thing.colors) > 1 and rng.random() < 0.8
-            ):  # or else a pair of colors would give the "yes" away
+            if len(thing.colors) > 1 and rng.random() < 0.8:  # or else a pair of colors would give the "yes" away
                 kept = _pick(rng, thing.colors)
                 asked = " and ".join(sorted((kept, asked), key=COLORS.index))
         says = f"the {'shirt' if person else thing.kind} is {_color(thing)}"
@@ -435,9 +415,7 @@ def _second_turn(scene: Scene, before: Ask) -> list[Ask]:
     others = [t for t in _unique(scene) if t != thing]
     asks = []
     if before.meaning not in ("caption_one", "is_color", "what_colored") and before.about != "color":
-        asks += (
-            [_color_ask(thing, "it_color")] if any(_color(t) != _color(thing) for t in scene.things) else []
-        )
+        asks += [_color_ask(thing, "it_color")] if any(_color(t) != _color(thing) for t in scene.things) else []
     if before.about != "position" and before.meaning != "what_placed":
         different = any(_side(t) != _side(thing) for t in scene.things)
         asks += [_position_ask(thing, thing.kind, "it_position", thing)] if different else []
@@ -514,9 +492,7 @@ def conversation(scene: Scene, rng: np.random.Generator, turns: int, wording: st
     return said
 
 
-def question(
-    scene: Scene, skill: str, rng: np.random.Generator, wording: str = "trained"
-) -> list[Turn] | None:
+def question(scene: Scene, skill: str, rng: np.random.Generator, wording: str = "trained") -> list[Turn] | None:
     """A conversation whose last turn tests `skill` in that wording, or None where the scene allows none."""
     if skill != "second_turn":
         ask = _choose(LESSONS[skill](scene, rng), rng)

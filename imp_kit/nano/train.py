@@ -1,6 +1,6 @@
 """Trains imp-nano from nothing on the kit's own drawings; stops and resumes at any time.
 
-    python -m imp_kit.nano train --out runs/nano --samples 200000
+python -m imp_kit.nano train --out runs/nano --samples 200000
 """
 
 import csv

@@ -1,0 +1,5 @@
+"""python -m imp_kit"""
+
+from imp_kit.cli import main
+
+main()

@@ -1,0 +1,359 @@
+"""Imp as a person calls it: load, look, ask, chat."""
+
+import html
+import os
+import sys
+import time
+import warnings
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, fields
+from itertools import chain
+
+import torch
+
+from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO, Snapshot, at_hand, find
+from imp_kit.errors import CheckpointError, PromptError, SettingError
+from imp_kit.images import open_image, to_pixels
+from imp_kit.model.generate import Sampling, generate
+from imp_kit.model.imp import ImpModel
+from imp_kit.model.weights import load_weights
+from imp_kit.prompts import CAPTION, PHI2, Mark, Piece, render
+from imp_kit.tokens import GrowingText, TextTokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LONG_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+SMALL_MODEL = 200_000_000  # bytes of weights; below, a CPU's caches and overheads decide, not its bandwidth
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where an answer's time went; `look` is the picture's, spent once for a View."""
+
+    look: float
+    prefill: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        return self.look + self.prefill + self.decode
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply and how it came about; `str(answer)` is the text."""
+
+    text: str
+    token_ids: tuple[int, ...]  # without the stop token or what a stop string cut off
+    prompt: str
+    checkpoint: str
+    revision: str | None
+    device: str
+    dtype: str
+    finish: str  # "stop": the model or a stop string ended it; "length": max_new_tokens or the context did
+    tokens: int  # generated, the stop token among them
+    seconds: Seconds
+    peak_memory: int | None  # bytes: of the GPU's memory, else of this process; None where it is not told
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed: tokens after the first, which belongs to the prefill."""
+        return (self.tokens - 1) / self.seconds.decode if self.seconds.decode else 0.0
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def summary(self) -> str:
+        """One line on how the answer came about."""
+        return (
+            f"{self.checkpoint} · {self.device} {self.dtype} · {self.tokens} tokens in {self.seconds.total:.2f} s"
+            + (" · cut at the limit" if self.finish == "length" else "")
+        )
+
+    def _repr_html_(self) -> str:
+        text = html.escape(self.text).replace("\n", "<br>")
+        return f"<p>{text}</p><p style='color:gray;font-size:smaller'>{html.escape(self.summary)}</p>"
+
+
+def load(
+    checkpoint: str | os.PathLike | None = None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+) -> "Imp":
+    """Load a checkpoint: a name such as "imp-v1-3b" or "imp-nano", a hub id, or a folder.
+
+    Without a name: imp-v1-3b where there is a GPU and the hub (or its cache) has it, else the bundled imp-nano.
+    `device` "auto" is the first GPU, else the CPU. `dtype` is "fp32", "bf16", "fp16" or "auto": bf16 on a GPU that
+    has it, else fp16; on a CPU fp32, or bf16 for a large model where that is at least as fast.
+    `revision` pins a branch, tag or commit of the hub.
+    Raises CheckpointError, SettingError or MemoryLimitError; nothing of the checkpoint is run.
+    """
+    place = _device(device)
+    why = "you asked for it"
+    if checkpoint is None:
+        checkpoint, why = _choose(place)
+        print(f"imp-kit: {checkpoint}, because {why}.", file=sys.stderr)
+    kind = _dtype(dtype, place)
+    snapshot = find(checkpoint, revision)
+    tokenizer = TextTokenizer(snapshot.folder)
+    if kind is None:
+        stored = sum(file.stat().st_size for file in snapshot.folder.glob("*.safetensors"))
+        kind = torch.bfloat16 if stored > SMALL_MODEL and _bf16_pays() else torch.float32
+    model, spare = load_weights(snapshot.folder, place, kind)
+    if tokenizer.size > model.config.decoder.vocab_size:
+        raise CheckpointError(
+            f"{snapshot.folder}: the tokenizer has ids up to {tokenizer.size - 1}, "
+            f"the model a vocabulary of {model.config.decoder.vocab_size}."
+        )
+    if spare:
+        warnings.warn(f"{snapshot.name} holds tensors that Imp does not use: {', '.join(spare)}.", stacklevel=2)
+    return Imp(model, tokenizer, snapshot, why)
+
+
+def _choose(device: torch.device) -> tuple[str, str]:
+    if device.type == "cpu":
+        return (
+            NANO,
+            f"there is no GPU here for {DEFAULT}" if not torch.cuda.is_available() else "you chose the CPU",
+        )
+    if not at_hand(HUB_IDS[DEFAULT]):
+        return NANO, f"the hub cannot be reached for {DEFAULT}"
+    return DEFAULT, "there is a GPU and the hub has it"
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(f"There is no device {device!r} here ({reason}). Use device='cpu' or 'auto'.") from None
+    if place.type == "meta":
+        raise SettingError("The device 'meta' holds no values. Use device='cpu' or 'auto'.")
+    return place
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | None:
+    """The dtype that was asked for, or fits a GPU; None leaves a CPU's choice to the checkpoint's size."""
+    if dtype == "auto":
+        if device.type == "cpu":
+            return None
+        native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if native else torch.float16
+    name = str(dtype).removeprefix("torch.")
+    name = LONG_DTYPES.get(name, name)
+    if name not in DTYPES:
+        raise SettingError(f"dtype {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def _bf16_pays() -> bool:
+    """Whether this CPU multiplies a bf16 matrix by a vector at least as fast as an fp32 one: measured, 0.1 s."""
+    best = {}
+    for kind in (torch.float32, torch.bfloat16):
+        matrix, vector = torch.ones(8192, 2560, dtype=kind), torch.ones(2560, dtype=kind)
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            matrix @ vector
+            times.append(time.perf_counter() - start)
+        best[kind] = min(times)
+    return best[torch.bfloat16] <= best[torch.float32]
+
+
+class Imp:
+    """A loaded checkpoint. Settings of every question: see `Sampling`, and `stop`, a string or several.
+
+    `ask`, `caption`, `View.ask` and `Chat.say` raise ImageError, PromptError or SettingError on bad input.
+    """
+
+    def __init__(self, model: ImpModel, tokenizer: TextTokenizer, snapshot: Snapshot, why: str):
+        self.model, self.tokenizer, self.snapshot, self.why = model, tokenizer, snapshot, why
+        self.template = PHI2
+        control = tokenizer.control
+        ends = (control.get(self.template.stop), control.get("<|endoftext|>"), *model.config.eos_token_ids)
+        self.stop_ids = frozenset(id for id in ends if id is not None)
+
+    @property
+    def name(self) -> str:
+        return self.snapshot.name
+
+    @property
+    def dtype(self) -> str:
+        return LONG_DTYPES[str(self.model.dtype).removeprefix("torch.")]
+
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"<Imp {self.name}: {count / 1e6:,.1f} M parameters, {self.dtype} on {self.model.device} ({self.why})>"
+
+    def look(self, picture) -> "View":
+        """Encode a picture once, for as many questions as you like. It may be anything that `open_image` takes."""
+        return View(self, picture)
+
+    def ask(self, picture, question: str, **settings) -> Answer:
+        """Answer one question about one picture."""
+        _settings(settings)  # a setting without sense is told before the picture's work is done
+        return self.look(picture).ask(question, **settings)
+
+    def caption(self, picture, **settings) -> Answer:
+        """Describe a picture."""
+        return self.ask(picture, CAPTION, **settings)
+
+    def chat(self, picture) -> "Chat":
+        """Begin a conversation about a picture, in which later questions know the earlier answers."""
+        return Chat(self.look(picture))
+
+    def encode(self, pieces: tuple[Piece, ...]) -> list[int]:
+        """Token ids of a prompt's pieces, the picture's place left out."""
+        stop = self.template.stop
+        stop_ids = [self.tokenizer.control[stop]] if stop in self.tokenizer.control else self.tokenizer.encode(stop)
+        return list(
+            chain.from_iterable(
+                stop_ids if piece is Mark.STOP else [] if piece is Mark.IMAGE else self.tokenizer.encode(piece)
+                for piece in pieces
+            )
+        )
+
+
+class View:
+    """A picture that an Imp has looked at: its keys and values are kept, so each question costs only itself."""
+
+    def __init__(self, imp: Imp, picture):
+        start = time.perf_counter()
+        self.imp = imp
+        self.picture = open_image(picture)
+        config = imp.model.config
+        if imp.model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(imp.model.device)
+        with torch.inference_mode():
+            pixels = to_pixels(self.picture, config.vision.image_size, config.pad)
+            features = imp.model.encode(pixels[None])[0]
+            prefix = imp.model.splice([imp.encode(imp.template.opening), features])
+            self.cache = imp.model.new_cache(prefix.shape[1])
+            imp.model.decoder(prefix, self.cache)
+        if imp.model.device.type == "cuda":
+            torch.cuda.synchronize(imp.model.device)
+        self.seconds = time.perf_counter() - start
+
+    def ask(self, question: str, **settings) -> Answer:
+        """Answer a question about this picture, knowing no other question."""
+        return Chat(self).say(question, **settings)
+
+    def stream(self, question: str, **settings) -> Iterator[str]:
+        """The same answer as `ask`, piece by piece as it is made."""
+        return Chat(self).stream(question, **settings)
+
+
+class Chat:
+    """A conversation about one picture. `turns` holds its questions and answers."""
+
+    def __init__(self, view: View):
+        self.view = view
+        self.turns: list[tuple[str, Answer]] = []
+        self._cache = view.cache
+        self._unread: list[int] = []  # tokens of the last answer that are not in the cache yet
+        self._pieces: tuple[Piece, ...] = view.imp.template.opening
+
+    def say(self, question: str, **settings) -> Answer:
+        """Ask the next question and wait for the whole answer."""
+        stream = self.stream(question, **settings)
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                return end.value
+
+    def stream(self, question: str, **settings) -> Generator[str, None, Answer]:
+        """Ask the next question; the answer comes piece by piece. A stream that is not read to its end is forgotten."""
+        sampling, stops = _settings(settings)
+        imp = self.view.imp
+        asked = imp.template.ask(question, first=not self.turns)
+        ids = [*self._unread, *imp.encode(asked)]
+        limit = imp.model.config.decoder.max_positions
+        if self._cache.length + len(ids) >= limit:
+            raise PromptError(
+                f"The question makes the prompt {self._cache.length + len(ids)} tokens long, and {imp.name} reads "
+                f"{limit}. Ask a shorter question{' or begin a new chat' if self.turns else ''}."
+            )
+        return self._stream(question, asked, ids, sampling, stops)
+
+    def _stream(
+        self,
+        question: str,
+        asked: tuple[Piece, ...],
+        ids: list[int],
+        sampling: Sampling,
+        stops: tuple[str, ...],
+    ) -> Generator[str, None, Answer]:
+        imp = self.view.imp
+        start = time.perf_counter()
+        limit = imp.model.config.decoder.max_positions
+        prompt_length = self._cache.length + len(ids)
+        # A copy: the view's other questions, and this chat if the stream is dropped, keep what they had.
+        cache = self._cache.fork(min(limit, prompt_length + sampling.max_new_tokens))
+        text = GrowingText(imp.tokenizer, (*stops, imp.template.stop))
+        finish, tokens, first = "length", 0, start
+        with torch.inference_mode():
+            embeddings = imp.model.splice([ids])
+        for (token,) in generate(imp.model, embeddings, cache, sampling, imp.stop_ids):
+            tokens += 1
+            first = time.perf_counter() if tokens == 1 else first
+            if token in imp.stop_ids:
+                finish = "stop"
+                break
+            if piece := text.add(token):
+                yield piece
+            if text.stopped:
+                finish = "stop"
+                break
+        if piece := text.finish():
+            yield piece
+        end = time.perf_counter()
+        kept = text.ids
+        cache.length = min(cache.length, prompt_length + len(kept))
+        pieces = (*self._pieces, *asked)
+        answer = Answer(
+            text=text.text,
+            token_ids=tuple(kept),
+            prompt=render(pieces, imp.template),
+            checkpoint=imp.name,
+            revision=imp.snapshot.revision,
+            device=str(imp.model.device),
+            dtype=imp.dtype,
+            finish=finish,
+            tokens=tokens,
+            seconds=Seconds(0.0 if self.turns else self.view.seconds, first - start, end - first),
+            peak_memory=_peak_memory(imp.model.device),
+        )
+        self._cache, self._unread = cache, kept[cache.length - prompt_length :]
+        self._pieces = (*pieces, f" {text.text}")
+        self.turns.append((question, answer))
+        return answer
+
+
+def _settings(settings: dict) -> tuple[Sampling, tuple[str, ...]]:
+    """Split keyword settings into Sampling and stop strings. Raises SettingError."""
+    known = [field.name for field in fields(Sampling)]
+    unknown = sorted(settings.keys() - {*known, "stop"})
+    if unknown:
+        raise SettingError(f"Unknown setting {unknown[0]!r}; known are {', '.join([*known, 'stop'])}.")
+    stop = settings.get("stop") or ()
+    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, (list, tuple)) else (stop,)
+    if not all(isinstance(text, str) and text for text in stops):
+        raise SettingError(f"stop is {stop!r}; give a text, or a list of texts, none of them empty.")
+    return Sampling(**{name: value for name, value in settings.items() if name != "stop"}), stops
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,79 @@
+"""python -m imp_kit: the verbs of the kit in a shell."""
+
+import argparse
+import sys
+
+from imp_kit import __version__
+from imp_kit.errors import ImpKitError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; building it imports nothing that a command may need."""
+    top = argparse.ArgumentParser(prog="python -m imp_kit", description="Show Imp a picture and ask.")
+    top.add_argument("--version", action="version", version=f"imp-kit {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--checkpoint", help="name, hub id or folder (default: what this machine can run)")
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    model.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    model.add_argument("--revision", help="branch, tag or commit of the hub")
+    model.add_argument("--max-new-tokens", type=int, default=100)
+    model.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    model.add_argument("--top-p", type=float, default=1.0)
+    model.add_argument("--seed", type=int)
+    model.add_argument("--stop", action="append", default=[], help="end the answer before this text")
+    model.add_argument("picture", help="a picture file")
+
+    ask = commands.add_parser("ask", parents=[model], help="answer a question about a picture")
+    ask.add_argument("question")
+    commands.add_parser("caption", parents=[model], help="describe a picture")
+    commands.add_parser("chat", parents=[model], help="talk about a picture, a question a line")
+    commands.add_parser("checkpoints", help="list the names that the kit knows")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; an error of the kit is one line on stderr and exit status 2."""
+    args = parser().parse_args(arguments)
+    try:
+        list_checkpoints() if args.command == "checkpoints" else talk(args)
+    except ImpKitError as error:
+        print(f"imp-kit: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def talk(args: argparse.Namespace) -> None:
+    """ask, caption and chat: answers go to stdout as they are made, all else to stderr."""
+    from imp_kit.assistant import load
+    from imp_kit.prompts import CAPTION
+
+    settings = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "seed", "stop")}
+    imp = load(args.checkpoint, device=args.device, dtype=args.dtype, revision=args.revision)
+    chat = imp.chat(args.picture)
+    if args.command == "chat":
+        print("Ask about the picture; an empty line ends the chat.", file=sys.stderr)
+        questions = iter(lambda: _read_line("> "), "")
+    else:
+        questions = [CAPTION if args.command == "caption" else args.question]
+    for question in questions:
+        for piece in chat.stream(question, **settings):
+            print(piece, end="", flush=True)
+        print(flush=True)
+        print(f"[{chat.turns[-1][1].summary}]", file=sys.stderr)
+
+
+def _read_line(mark: str) -> str:
+    print(mark, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
+def list_checkpoints() -> None:
+    """Print each short name and what it stands for."""
+    from imp_kit.checkpoints import HUB_IDS, NANO
+
+    print(f"{NANO:<22} bundled with the kit; knows only simple drawings")
+    for name, hub_id in HUB_IDS.items():
+        print(f"{name:<22} {hub_id} on the hub")
