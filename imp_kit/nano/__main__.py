@@ -1,8 +1,13 @@
 """python -m imp_kit.nano train | evaluate: how the bundled checkpoint was made and is measured."""
 
 import argparse
+import sys
 from pathlib import Path
 
+from imp_kit.assistant import load
+from imp_kit.checkpoints import NANO
+from imp_kit.errors import ImpKitError
+from imp_kit.nano.evaluate import evaluate, table, write
 from imp_kit.nano.train import Plan, train
 
 
@@ -14,8 +19,24 @@ def main() -> None:
     learn.add_argument("--samples", type=int, default=Plan.samples, help="conversations to learn from")
     learn.add_argument("--seed", type=int, default=Plan.seed)
     learn.add_argument("--device", default="cpu")
+    measure = commands.add_parser("evaluate", help="score a checkpoint on unseen drawings")
+    measure.add_argument("--checkpoint", default=NANO, help="name or folder")
+    measure.add_argument("--seed", type=int, default=1)
+    measure.add_argument("--samples", type=int, default=1000, help="drawings for each skill and wording")
+    measure.add_argument("--json", type=Path, help="write the figures here, and a card (README.md) beside them")
+    measure.add_argument("--device", default="auto")
     args = parser.parse_args()
-    train(args.out, Plan(samples=args.samples, seed=args.seed), device=args.device)
+    try:
+        if args.command == "train":
+            train(args.out, Plan(samples=args.samples, seed=args.seed), device=args.device)
+        else:
+            figures = evaluate(load(args.checkpoint, device=args.device, dtype="fp32"), args.seed, args.samples)
+            if args.json:
+                write(figures, args.json)
+            print(table(figures))
+    except ImpKitError as error:
+        print(f"imp-kit: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+# make run   sets up, asks Imp about the sample pictures, executes every notebook
+# make test  sets up, checks style, runs the tests and every notebook
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test parity clean
+
+$(READY): requirements.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement requirements.txt --editable ".[test]"
+	touch $@
+
+run: $(READY)
+	$(BIN)/python -m imp_kit caption images/door.png
+	$(BIN)/python -m imp_kit ask images/bus.png "What are the colors of the bus in the image?"
+	$(BIN)/python -m imp_kit ask images/door.png "What is the person holding?"
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks
+
+parity: $(READY)
+	$(BIN)/python tests/parity.py
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,343 @@
+"""How far the kit's network is from transformers' Phi and SigLIP: `python tests/parity.py` prints it as Markdown.
+
+The tests in test_parity.py ask the same functions.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import MethodType
+
+import torch
+from oracle import DECODER, TOWER, Oracle, make_oracle, write_checkpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imp_kit.model import decoder, vision
+from imp_kit.model.generate import Sampling, generate
+from imp_kit.model.imp import ImpModel
+from imp_kit.model.weights import load_weights
+
+STEPS = 64
+LAYOUTS = ("old", "new")
+# Largest absolute difference of logits that counts as the same network, and what a mutation must exceed.
+SAME, CAUGHT = 1e-4, 1e-3
+# Text before the picture and after it, of different lengths, so that a batch of all three is padded.
+LENGTHS = ((5, 9), (1, 30), (12, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One prompt and what the oracle answers: its greedy tokens, and its scores over prompt and answer."""
+
+    before: list[int]
+    pixels: Tensor
+    after: list[int]
+    answer: list[int]
+    logits: Tensor
+
+    @property
+    def length(self) -> int:
+        """Positions of the prompt, the answer left out."""
+        return len(self.logits) - len(self.answer)
+
+
+@cache
+def oracle() -> Oracle:
+    return make_oracle(seed=0)
+
+
+@cache
+def prompts() -> tuple[Prompt, ...]:
+    """The prompts, answered by the oracle one at a time, without padding and without a cache."""
+    generator = torch.Generator().manual_seed(1)
+    made = []
+    for counts in LENGTHS:
+        before, after = (torch.randint(DECODER["vocab_size"], (n,), generator=generator).tolist() for n in counts)
+        pixels = torch.rand(3, TOWER["image_size"], TOWER["image_size"], generator=generator) * 2 - 1
+        answer = oracle().greedy(oracle().embed(before, pixels, after), STEPS)
+        logits = oracle().logits(oracle().embed(before, pixels, after + answer))[0]
+        made.append(Prompt(before, pixels, after, answer, logits))
+    return tuple(made)
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> ImpModel:
+    return load_weights(folder, torch.device("cpu"), dtype)[0]
+
+
+def embed(model: ImpModel, prompt: Prompt, answer: bool) -> Tensor:
+    """The kit's embeddings of a prompt, with the oracle's answer behind it or without."""
+    picture = model.encode(prompt.pixels[None])[0]
+    return model.splice([prompt.before, picture, prompt.after + prompt.answer * answer])
+
+
+def pad(rows: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Rows (1, n, width) of different lengths -> a left-padded batch, and each row's padding (None for one row).
+
+    The padding is loud noise: whatever of it reached a row would show.
+    """
+    if len(rows) == 1:
+        return rows[0], None
+    longest = max(row.shape[1] for row in rows)
+    generator = torch.Generator().manual_seed(2)
+    batch = 100 * torch.randn(len(rows), longest, rows[0].shape[-1], generator=generator).to(rows[0].dtype)
+    for place, row in zip(batch, rows, strict=True):
+        place[longest - row.shape[1] :] = row[0]
+    return batch, torch.tensor([longest - row.shape[1] for row in rows])
+
+
+@torch.inference_mode()
+def logits(model: ImpModel, chosen: tuple[Prompt, ...], cached: bool) -> list[Tensor]:
+    """The kit's scores over each prompt and the oracle's answer.
+
+    `cached`: the prompt in one pass, then the answer token by token. Else everything in one pass.
+    """
+    if not cached:
+        batch, pads = pad([embed(model, prompt, answer=True) for prompt in chosen])
+        scores = model.decoder.logits(model.decoder(batch, None, pads))
+    else:
+        batch, pads = pad([embed(model, prompt, answer=False) for prompt in chosen])
+        store = model.new_cache(batch.shape[1] + STEPS, len(chosen))
+        hidden = [model.decoder(batch, store, pads)]
+        for ids in torch.tensor([prompt.answer for prompt in chosen]).T:
+            hidden.append(model.decoder(model.decoder.embed_tokens(ids)[:, None], store, pads))
+        scores = model.decoder.logits(torch.cat(hidden, dim=1))
+    return [row[-len(prompt.logits) :] for row, prompt in zip(scores, chosen, strict=True)]
+
+
+def difference(model: ImpModel, chosen: tuple[Prompt, ...], cached: bool) -> float:
+    """Largest absolute difference between the kit's and the oracle's scores."""
+    ours = logits(model, chosen, cached)
+    return max(
+        (row.float() - prompt.logits).abs().max().item() for row, prompt in zip(ours, chosen, strict=True)
+    )
+
+
+@torch.inference_mode()
+def answers(model: ImpModel, chosen: tuple[Prompt, ...], cached: bool) -> list[list[int]]:
+    """The kit's greedy tokens; without a cache everything is computed anew for each of them."""
+    batch, pads = pad([embed(model, prompt, answer=False) for prompt in chosen])
+    if cached:
+        store = model.new_cache(batch.shape[1] + STEPS, len(chosen))
+        steps = list(generate(model, batch, store, Sampling(STEPS), stop_ids=(), pads=pads))
+    else:
+        steps = []
+        for _ in range(STEPS):
+            ids = model.decoder.logits(model.decoder(batch, None, pads)[:, -1]).argmax(-1)
+            steps.append(ids.tolist())
+            batch = torch.cat((batch, model.decoder.embed_tokens(ids)[:, None]), dim=1)
+    return [list(row) for row in zip(*steps, strict=True)]
+
+
+def equal_tokens(model: ImpModel, chosen: tuple[Prompt, ...], cached: bool) -> int:
+    """How many tokens of the worst row are the oracle's, counted up to the first that is not."""
+    counts = []
+    for ours, prompt in zip(answers(model, chosen, cached), chosen, strict=True):
+        same = [a == b for a, b in zip(ours, prompt.answer, strict=True)]
+        counts.append(same.index(False) if False in same else len(same))
+    return min(counts)
+
+
+# Wrong networks. Each function changes a loaded model in one place, and the comparison has to notice.
+
+
+def exact_gelu_in_decoder(model: ImpModel) -> None:
+    for layer in model.decoder.layers:
+        layer.mlp.forward = MethodType(lambda mlp, x: mlp.down(F.gelu(mlp.up(x))), layer.mlp)
+
+
+def exact_gelu_in_tower(model: ImpModel) -> None:
+    for layer in model.vision.encoder.layers:
+        layer.mlp.forward = MethodType(lambda mlp, x: mlp.fc2(F.gelu(mlp.fc1(x))), layer.mlp)
+
+
+def tanh_gelu_in_projector(model: ImpModel) -> None:
+    model.projector[1] = nn.GELU(approximate="tanh")
+
+
+def no_bias_in_qkv(model: ImpModel) -> None:
+    model.decoder.layers[1].attention.qkv.bias.zero_()
+
+
+def no_bias_in_mlp(model: ImpModel) -> None:
+    model.decoder.layers[1].mlp.up.bias.zero_()
+
+
+def no_bias_in_lm_head(model: ImpModel) -> None:
+    model.decoder.lm_head.bias.zero_()
+
+
+def no_bias_in_tower(model: ImpModel) -> None:
+    model.vision.encoder.layers[1].self_attn.v_proj.bias.zero_()
+
+
+def no_bias_in_projector(model: ImpModel) -> None:
+    model.projector[0].bias.zero_()
+
+
+def rotary_share(model: ImpModel) -> None:
+    model.decoder.config = dataclasses.replace(model.decoder.config, rotary_dim=model.decoder.config.head_dim)
+
+
+def rotary_base(model: ImpModel) -> None:
+    model.decoder.config = dataclasses.replace(model.decoder.config, rope_theta=10000.0)
+
+
+def rotary_pairs(model: ImpModel) -> None:
+    """Neighbours turn together, as in GPT-J: the same as half against half with q's and k's rows reordered."""
+    config = model.decoder.config
+    order = torch.arange(config.head_dim)
+    order[: config.rotary_dim] = order[: config.rotary_dim].view(-1, 2).T.flatten()
+    for layer in model.decoder.layers:
+        for values in (layer.attention.qkv.weight, layer.attention.qkv.bias):
+            heads = values[: 2 * config.hidden_size].view(-1, config.head_dim, *values.shape[1:])
+            heads.copy_(heads[:, order])
+
+
+def decoder_eps(model: ImpModel) -> None:
+    for layer in model.decoder.layers:
+        layer.norm.eps = 1e-5
+
+
+def final_eps(model: ImpModel) -> None:
+    model.decoder.norm.eps = 1e-5
+
+
+def tower_eps(model: ImpModel) -> None:
+    for layer in model.vision.encoder.layers:
+        layer.layer_norm1.eps = layer.layer_norm2.eps = 1e-6
+
+
+def last_tower_layer_used(model: ImpModel) -> None:
+    layer = vision.Layer(model.config.vision)
+    layer.load_state_dict(oracle().siglip.vision_model.encoder.layers[-1].state_dict())
+    model.vision.encoder.layers.append(layer)
+
+
+def post_layernorm_applied(model: ImpModel) -> None:
+    model.vision = nn.Sequential(model.vision, oracle().siglip.vision_model.post_layernorm)
+
+
+def no_norm_weight_in_decoder(model: ImpModel) -> None:
+    model.decoder.layers[1].norm.weight.fill_(1)
+
+
+def no_final_norm_weight(model: ImpModel) -> None:
+    model.decoder.norm.weight.fill_(1)
+
+
+def no_norm_weight_in_tower(model: ImpModel) -> None:
+    model.vision.encoder.layers[1].layer_norm2.weight.fill_(1)
+
+
+def swapped_q_and_k(model: ImpModel) -> None:
+    for layer in model.decoder.layers:
+        for values in (layer.attention.qkv.weight, layer.attention.qkv.bias):
+            q, k, v = values.chunk(3)
+            values.copy_(torch.cat((k, q, v)))
+
+
+def swapped_k_and_v(model: ImpModel) -> None:
+    for layer in model.decoder.layers:
+        for values in (layer.attention.qkv.weight, layer.attention.qkv.bias):
+            q, k, v = values.chunk(3)
+            values.copy_(torch.cat((q, v, k)))
+
+
+def interleaved_qkv(model: ImpModel) -> None:
+    """Rows read head by head, as GPT-NeoX stacks them."""
+    config = model.decoder.config
+    for layer in model.decoder.layers:
+        for values in (layer.attention.qkv.weight, layer.attention.qkv.bias):
+            heads = values.view(config.num_heads, 3, config.head_dim, *values.shape[1:])
+            values.copy_(heads.transpose(0, 1).reshape(values.shape))
+
+
+def no_position_embedding(model: ImpModel) -> None:
+    model.vision.embeddings.position_embedding.weight.zero_()
+
+
+def patches_column_by_column(model: ImpModel) -> None:
+    positions = model.vision.embeddings.position_embedding.weight
+    side = int(len(positions) ** 0.5)
+    positions.copy_(positions.view(side, side, -1).transpose(0, 1).reshape(positions.shape))
+
+
+def mlp_behind_attention(model: ImpModel) -> None:
+    def forward(block, x, rope, mask, cache, layer):
+        x = x + block.attention(block.norm(x), rope, mask, cache, layer)
+        return x + block.mlp(block.norm(x))
+
+    for layer in model.decoder.layers:
+        layer.forward = MethodType(forward, layer)
+
+
+def padding_ignored(model: ImpModel) -> None:
+    def forward(network, x, cache=None, pads=None):
+        return decoder.Decoder.forward(network, x, cache, None)
+
+    model.decoder.forward = MethodType(forward, model.decoder)
+
+
+MUTATIONS: tuple[Callable[[ImpModel], None], ...] = (
+    exact_gelu_in_decoder,
+    exact_gelu_in_tower,
+    tanh_gelu_in_projector,
+    no_bias_in_qkv,
+    no_bias_in_mlp,
+    no_bias_in_lm_head,
+    no_bias_in_tower,
+    no_bias_in_projector,
+    rotary_share,
+    rotary_base,
+    rotary_pairs,
+    decoder_eps,
+    final_eps,
+    tower_eps,
+    last_tower_layer_used,
+    post_layernorm_applied,
+    no_norm_weight_in_decoder,
+    no_final_norm_weight,
+    no_norm_weight_in_tower,
+    swapped_q_and_k,
+    swapped_k_and_v,
+    interleaved_qkv,
+    no_position_embedding,
+    patches_column_by_column,
+    mlp_behind_attention,
+    padding_ignored,
+)
+
+
+@torch.no_grad()
+def mutated_difference(folder: Path, mutate: Callable[[ImpModel], None]) -> float:
+    """Difference of the whole batch's scores after one mutation of a freshly loaded model."""
+    model = load(folder)
+    mutate(model)
+    return difference(model, prompts(), cached=False)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as root:
+        folders = {layout: write_checkpoint(oracle(), Path(root) / layout, layout) for layout in LAYOUTS}
+        print("| layout | prompts | cache | largest difference of logits | equal greedy tokens |")
+        print("| --- | --- | --- | --- | --- |")
+        for layout, folder in folders.items():
+            model = load(folder)
+            for chosen, rows in ((prompts()[:1], "one"), (prompts(), "three, left-padded")):
+                for cached in (True, False):
+                    gap, same = difference(model, chosen, cached), equal_tokens(model, chosen, cached)
+                    print(f"| {layout} | {rows} | {'yes' if cached else 'no'} | {gap:.1e} | {same} of {STEPS} |")
+        spread = torch.cat([prompt.logits for prompt in prompts()]).std().item()
+        kinds = [len(set(prompt.answer)) for prompt in prompts()]
+        print(f"\nStandard deviation of the logits: {spread:.2f}. Different tokens in the answers: {kinds}.\n")
+        print("| mutation | largest difference of logits |")
+        print("| --- | --- |")
+        for mutate in MUTATIONS:
+            print(f"| {mutate.__name__.replace('_', ' ')} | {mutated_difference(folders['old'], mutate):.1e} |")
+
+
+if __name__ == "__main__":
+    main()
