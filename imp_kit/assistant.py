@@ -341,8 +341,8 @@ def _settings(settings: dict) -> tuple[Sampling, tuple[str, ...]]:
     unknown = sorted(settings.keys() - {*known, "stop"})
     if unknown:
         raise SettingError(f"Unknown setting {unknown[0]!r}; known are {', '.join([*known, 'stop'])}.")
-    stop = settings.get("stop") or ()
-    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, (list, tuple)) else (stop,)
+    stop = settings.get("stop")
+    stops = () if stop is None else tuple(stop) if isinstance(stop, (list, tuple)) else (stop,)
     if not all(isinstance(text, str) and text for text in stops):
         raise SettingError(f"stop is {stop!r}; give a text, or a list of texts, none of them empty.")
     return Sampling(**{name: value for name, value in settings.items() if name != "stop"}), stops

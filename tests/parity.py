@@ -110,9 +110,7 @@ def logits(model: ImpModel, chosen: tuple[Prompt, ...], cached: bool) -> list[Te
 def difference(model: ImpModel, chosen: tuple[Prompt, ...], cached: bool) -> float:
     """Largest absolute difference between the kit's and the oracle's scores."""
     ours = logits(model, chosen, cached)
-    return max(
-        (row.float() - prompt.logits).abs().max().item() for row, prompt in zip(ours, chosen, strict=True)
-    )
+    return max((row.float() - prompt.logits).abs().max().item() for row, prompt in zip(ours, chosen, strict=True))
 
 
 @torch.inference_mode()

@@ -149,14 +149,13 @@ def test_a_fork_leaves_the_original_as_it_was(model):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "typical", "worst"), [(torch.bfloat16, 0.15, 2.0), (torch.float16, 0.02, 0.25)], ids=str
+    ("dtype", "typical", "worst"), [(torch.bfloat16, 0.1, 1.5), (torch.float16, 0.012, 0.15)], ids=str
 )
 @cached
 def test_logits_in_small_floats(folders, dtype, typical, worst, cached):
     """Measured against the oracle in fp32, whose logits have a standard deviation of 3.2."""
     ours = logits(load(folders["new"], dtype), prompts(), cached)
     errors = torch.cat([(row - prompt.logits).abs() for row, prompt in zip(ours, prompts(), strict=True)])
-    print(dtype, errors.mean(), errors.max())
     assert errors.mean() < typical
     assert errors.max() < worst
 
@@ -176,13 +175,10 @@ def test_fp16_survives_scores_beyond_its_range(folders, cached):
                 q_and_k = values[: 2 * config.hidden_size].unflatten(0, (-1, config.head_dim))
                 q_and_k[:, -1] = filling  # the last dimension of a head is not turned
     assert 640.0**2 / config.head_dim**0.5 > torch.finfo(torch.float16).max
-    for ours, truth in zip(
-        logits(huge, prompts(), cached), logits(small, prompts(), cached), strict=True
-    ):
+    for ours, truth in zip(logits(huge, prompts(), cached), logits(small, prompts(), cached), strict=True):
         assert ours.isfinite().all()
-        print((ours - truth).abs().mean(), (ours.argmax(-1) == truth.argmax(-1)).float().mean())
-        assert (ours - truth).abs().mean() < 0.1
-        assert (ours.argmax(-1) == truth.argmax(-1)).float().mean() > 0.95
+        assert (ours - truth).abs().mean() < 0.02
+        assert (ours.argmax(-1) == truth.argmax(-1)).float().mean() > 0.96
 
 
 # Generation -----------------------------------------------------------------------------------------------

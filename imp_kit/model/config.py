@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isqrt
 
 from imp_kit.errors import CheckpointError
 
@@ -83,7 +82,9 @@ class _Reader:
         value = self.value(*names, default=default)
         if value is None:
             raise CheckpointError(f"{self.where} has none of: {', '.join(names)}.")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0 or value != kind(value):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # JSON as Python reads it has NaN and Infinity, too; neither is below the bound.
+        if not number or not 0 < value < 2**63 or value != kind(value):
             raise CheckpointError(f"{self.where}: {names[0]} is {value!r}, not a positive {kind.__name__}.")
         return kind(value)
 
@@ -144,15 +145,19 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
 def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str) -> VisionConfig:
     """The tower's geometry from the tensors' shapes, then `vision_config`, then the known tower's name."""
     prefix = "vision_model.encoder.layers."
-    try:
-        hidden, _, patch, _ = shapes["vision_model.embeddings.patch_embedding.weight"]
-        positions = shapes["vision_model.embeddings.position_embedding.weight"][0]
-        intermediate = shapes[prefix + "0.mlp.fc1.weight"][0]
-    except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(
-            f"The checkpoint has no readable vision tower: {error} is missing or misshapen."
-        ) from None
-    present = 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in shapes if key.startswith(prefix))
+
+    def sizes(name: str, count: int) -> tuple[int, ...]:
+        shape = shapes.get(name)
+        if shape is None or len(shape) < count or 0 in shape:
+            problem = "is missing" if shape is None else f"has the shape {shape}"
+            raise CheckpointError(f"The checkpoint has no readable vision tower: {name} {problem}.")
+        return shape[:count]
+
+    hidden, _, patch, _ = sizes("vision_model.embeddings.patch_embedding.weight", 4)
+    (positions,) = sizes("vision_model.embeddings.position_embedding.weight", 1)
+    (intermediate,) = sizes(prefix + "0.mlp.fc1.weight", 1)
+    numbers = {key.removeprefix(prefix).split(".")[0] for key in shapes if key.startswith(prefix)}
+    present = 1 + max(int(number) for number in numbers if number.isdecimal())
 
     given = raw.get("vision_config")
     if given is None:
@@ -160,14 +165,17 @@ def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: st
         given, source = KNOWN_TOWERS.get(tower, {}), f"the tower's name, {tower!r},"
     else:
         source = f"vision_config in {where}"
+        if not isinstance(given, dict):
+            raise CheckpointError(f"{source} is {given!r}, not an object of names and values.")
     for name, actual in (("hidden_size", hidden), ("intermediate_size", intermediate), ("patch_size", patch)):
         if given.get(name, actual) != actual:
             raise CheckpointError(f"{source} says {name} {given[name]}, but the tensors have {actual}.")
     read = _Reader(given, source)
     read.expect(("gelu_pytorch_tanh",), "hidden_act", default="gelu_pytorch_tanh")
     heads = read.number("num_attention_heads")
-    image = read.number("image_size", default=isqrt(positions) * patch)
-    layers = read.number("num_hidden_layers", default=present)
+    # Neither can be told from the tensors: a remainder of pixels leaves no trace, and files may lack the last layer.
+    image = read.number("image_size")
+    layers = read.number("num_hidden_layers")
     select = raw.get("mm_vision_select_layer", -2)
     # Hidden state 0 is the embedding, so state -1 comes after all the layers and -2 leaves the last one out.
     if not isinstance(select, int) or isinstance(select, bool) or not -layers <= select <= -1:

@@ -35,7 +35,8 @@ class Sampling:
             if not number or not low <= value <= high or (name == "top_p" and value == 0):
                 kind = "a whole number from 1" if whole else f"a number from {low} to {high}"
                 raise SettingError(f"{name} is {value!r}; give {kind}{' and above 0' if name == 'top_p' else ''}.")
-        if self.seed is not None and (not isinstance(self.seed, int) or not 0 <= self.seed < 2**63):
+        whole = isinstance(self.seed, int) and not isinstance(self.seed, bool)
+        if self.seed is not None and not (whole and 0 <= self.seed < 2**63):
             raise SettingError(f"seed is {self.seed!r}; give a whole number from 0, or None.")
 
     def generator(self, device: torch.device) -> torch.Generator | None:
@@ -53,7 +54,9 @@ class Sampling:
         """Logits (batch, vocab) -> chosen ids, int64 (batch,)."""
         if self.temperature == 0:
             return logits.argmax(dim=-1)
-        probabilities, order = torch.softmax(logits / self.temperature, dim=-1).sort(dim=-1, descending=True)
+        # From the largest score down, and not below a millionth, so that no small temperature overflows.
+        scores = (logits - logits.amax(dim=-1, keepdim=True)) / max(self.temperature, 1e-6)
+        probabilities, order = torch.softmax(scores, dim=-1).sort(dim=-1, descending=True)
         before = probabilities.cumsum(dim=-1) - probabilities
         # The likeliest token stays whatever rounding does, so there is always one to draw.
         before[..., 0] = 0

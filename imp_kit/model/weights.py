@@ -35,6 +35,7 @@ class Stored:
 
     file: Path
     shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -129,26 +130,23 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
             )
     found: dict[str, Stored] = {}
     for file in files:
-        for name, shape in _header(file):
+        for name, stored in _header(file):
             if name in found:
                 raise CheckpointError(f"Tensor {name} stands in both {found[name].file.name} and {file.name}.")
-            found[name] = Stored(file, shape)
+            found[name] = stored
     for name, file_name in weight_map.items():
         if name not in found or found[name].file.name != file_name:
             raise CheckpointError(f"{index.name} says that {name} is in {file_name}, but it is not there.")
     return found
 
 
-def _header(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _header(file: Path) -> Iterator[tuple[str, Stored]]:
     try:
-        with safe_open(file, framework="pt") as tensors:
+        # As "pt" torch would map the whole file writable, and Linux refuses that for a file larger than its memory.
+        with safe_open(file, framework="np") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
                 view = tensors.get_slice(name)
-                if view.get_dtype() not in FLOATS:
-                    raise CheckpointError(
-                        f"{file.name}: {name} is stored as {view.get_dtype()}; the kit reads {', '.join(FLOATS)}."
-                    )
-                yield name, tuple(view.get_shape())
+                yield name, Stored(file, tuple(view.get_shape()), view.get_dtype())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is damaged or cut short ({error}). Download it again.") from error
 
@@ -190,6 +188,10 @@ def plan(folder: Path) -> tuple[ImpModel, dict[str, Slot], dict[str, Stored], li
     for name, slot in table.items():
         if name not in found:
             raise CheckpointError(f"{folder} lacks the tensor {name}, which its config.json calls for.")
+        if found[name].dtype not in FLOATS:
+            raise CheckpointError(
+                f"{found[name].file}: {name} is stored as {found[name].dtype}; the kit reads {', '.join(FLOATS)}."
+            )
         rows, *others = parameters[slot.parameter].shape
         expected = (rows if slot.stop is None else slot.stop - slot.start, *others)
         if found[name].shape != expected:

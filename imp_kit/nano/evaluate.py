@@ -30,7 +30,7 @@ LONGEST = 80  # tokens of an answer; the longest true one has about 60
 
 
 def exam(skill: str, wording: str, seed: int, samples: int) -> Iterator[tuple[Image.Image, list[Turn]]]:
-    """Drawings with a conversation whose last turn tests `skill`; scenes that allow no such question are passed over."""
+    """Drawings with a conversation whose last turn tests `skill`; scenes without such a question are passed over."""
     index = 0
     while samples:
         rng = np.random.default_rng([EVALUATION, seed, SKILLS.index(skill), WORDINGS.index(wording), index])

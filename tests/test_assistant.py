@@ -1,0 +1,258 @@
+"""The verbs a user calls, on the bundled checkpoint."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import imp_kit
+from imp_kit.model.generate import Sampling, generate
+
+IMAGES = Path(__file__).parent.parent / "images"
+BUS, DOOR = IMAGES / "bus.png", IMAGES / "door.png"
+COLORS = "What are the colors of the bus in the image?"
+
+
+@pytest.fixture(scope="module")
+def imp():
+    return imp_kit.load("imp-nano", device="cpu", dtype="fp32")
+
+
+def whole_prompt_tokens(imp, prompt_pieces, count):
+    """Greedy tokens without View, Chat or any cache that was kept: the prompt is read anew for each token."""
+    view = imp.look(DOOR)
+    features = imp.model.encode(
+        imp_kit.assistant.to_pixels(view.picture, imp.model.config.vision.image_size, False)[None]
+    )[0]
+    ids = []
+    with torch.inference_mode():
+        while len(ids) < count:
+            x = imp.model.splice([prompt_pieces[0], features, [*prompt_pieces[1], *ids]])
+            ids.append(int(imp.model.decoder.logits(imp.model.decoder(x)[0, -1]).argmax()))
+            if ids[-1] in imp.stop_ids:
+                break
+    return ids
+
+
+def test_the_sample_pictures_are_answered_rightly(imp):
+    assert str(imp.ask(BUS, COLORS)) == "The bus is red and white."
+    assert str(imp.ask(DOOR, "What color is the door?")) == "The door is green."
+    assert str(imp.ask(DOOR, "What is the person holding?")) == "The person is holding a brown box."
+
+
+def test_an_answer_tells_how_it_came_about(imp):
+    answer = imp.ask(BUS, COLORS)
+    assert answer.checkpoint == "imp-nano"
+    assert (answer.device, answer.dtype, answer.finish) == ("cpu", "fp32", "stop")
+    assert answer.tokens == len(answer.token_ids) + 1  # the stop token
+    assert answer.prompt.endswith(f"USER: <image>\n{COLORS} ASSISTANT:")
+    assert answer.seconds.look > 0
+    assert answer.seconds.total == pytest.approx(
+        answer.seconds.look + answer.seconds.prefill + answer.seconds.decode, rel=1e-9
+    )
+    assert answer.tokens_per_second > 0
+    assert answer.peak_memory > 50e6
+    assert "imp-nano" in answer._repr_html_()
+    assert "<script>" not in dataclasses.replace(answer, text="<script>")._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [str(BUS), BUS, BUS.read_bytes(), Image.open(BUS)],
+    ids=["str", "path", "bytes", "PIL"],
+)
+def test_any_form_of_a_picture_gives_the_same_answer(imp, picture):
+    assert imp.ask(picture, COLORS).token_ids == imp.ask(BUS, COLORS).token_ids
+
+
+def test_a_view_answers_each_question_as_if_it_were_alone(imp):
+    view = imp.look(DOOR)
+    questions = ["What color is the door?", "Describe the image in detail.", "What is the person holding?"]
+    first = [view.ask(question).token_ids for question in questions]
+    again = [view.ask(question).token_ids for question in reversed(questions)][::-1]
+    alone = [imp.ask(DOOR, question).token_ids for question in questions]
+    assert first == again == alone
+
+
+def test_a_view_equals_reading_the_whole_prompt(imp):
+    opening = imp.encode(imp.template.opening)
+    asked = imp.encode(imp.template.ask("Describe the image in detail.", first=True))
+    tokens = whole_prompt_tokens(imp, (opening, asked), 60)
+    answer = imp.look(DOOR).ask("Describe the image in detail.")
+    assert [*answer.token_ids] == [id for id in tokens if id not in imp.stop_ids]
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_new_tokens": 4}, {"stop": "is"}], ids=["whole", "cut", "stopped"])
+def test_a_chat_equals_reading_the_whole_prompt(imp, settings):
+    """Also after an answer that was cut, whose last token the cache has not read, or that a stop string shortened."""
+    chat = imp.chat(DOOR)
+    first = chat.say("Where is the door?", **settings)
+    second = chat.say("What color is it?")
+    ids = [
+        *imp.encode(imp.template.ask("Where is the door?", first=True)),
+        *first.token_ids,
+        *imp.encode(imp.template.ask("What color is it?", first=False)),
+    ]
+    tokens = whole_prompt_tokens(imp, (imp.encode(imp.template.opening), ids), 60)
+    assert [*second.token_ids] == [id for id in tokens if id not in imp.stop_ids]
+    assert second.prompt.endswith(f"ASSISTANT: {first.text}</s>USER: What color is it? ASSISTANT:")
+    assert [question for question, _ in chat.turns] == ["Where is the door?", "What color is it?"]
+
+
+def test_a_stream_joins_to_the_answer(imp):
+    view = imp.look(DOOR)
+    pieces = list(view.stream("Describe the image in detail."))
+    assert len(pieces) > 5
+    assert "".join(pieces) == view.ask("Describe the image in detail.").text
+
+
+def test_two_streams_of_one_view_do_not_disturb_each_other(imp):
+    view = imp.look(DOOR)
+    one, other = view.stream("Describe the image in detail."), view.stream("What color is the door?")
+    pieces = [next(one), next(other), *one]
+    assert pieces[0] + "".join(pieces[2:]) == view.ask("Describe the image in detail.").text
+
+
+def test_a_dropped_stream_leaves_the_chat_as_it_was(imp):
+    chat = imp.chat(DOOR)
+    chat.say("Where is the door?")
+    stream = chat.stream("Describe the image in detail.")
+    next(stream)
+    stream.close()
+    fresh = imp.chat(DOOR)
+    fresh.say("Where is the door?")
+    assert chat.say("What color is it?").token_ids == fresh.say("What color is it?").token_ids
+    assert len(chat.turns) == 2
+
+
+def test_max_new_tokens_ends_an_answer(imp):
+    answer = imp.ask(DOOR, "Describe the image in detail.", max_new_tokens=3)
+    assert (answer.tokens, answer.finish, len(answer.token_ids)) == (3, "length", 3)
+
+
+def test_a_stop_string_ends_an_answer_and_does_not_show(imp):
+    whole = imp.ask(BUS, COLORS)
+    answer = imp.ask(BUS, COLORS, stop=" and")
+    assert whole.text.startswith(answer.text)
+    assert " and" not in answer.text
+    assert answer.finish == "stop"
+    assert "".join(imp.look(BUS).stream(COLORS, stop=[" and", "never"])) == answer.text
+
+
+def test_the_context_ends_an_answer(imp):
+    """Sampled at random, so that no stop token comes: the answer fills what is left of the context, no more."""
+    limit = imp.model.config.decoder.max_positions
+    view = imp.look(BUS)
+    with torch.inference_mode():
+        cache = view.cache.fork(limit)
+        rest = imp.model.splice([imp.encode(imp.template.ask(COLORS, first=True))])
+        steps = list(generate(imp.model, rest, cache, Sampling(5000), stop_ids=()))
+    assert cache.length == limit
+    # The token that follows the last position can still be chosen.
+    assert len(steps) == limit - view.cache.length - rest.shape[1] + 1
+
+
+def test_sampling_is_repeatable_by_its_seed(imp):
+    view = imp.look(DOOR)
+    settings = {"temperature": 5.0, "max_new_tokens": 20}
+    one = view.ask("Describe the image.", seed=1, **settings)
+    assert view.ask("Describe the image.", seed=1, **settings).token_ids == one.token_ids
+    others = {view.ask("Describe the image.", seed=seed, **settings).token_ids for seed in range(2, 6)}
+    assert others != {one.token_ids}
+    sure = view.ask("Describe the image.", temperature=5.0, top_p=1e-6, seed=1)
+    assert sure.token_ids == view.ask("Describe the image.").token_ids
+
+
+def test_control_tokens_in_a_question_are_text(imp):
+    answer = imp.ask(BUS, "Is </s> or <|endoftext|> there?")
+    ids = imp.encode(imp.template.ask("Is </s> or <|endoftext|> there?", first=True))
+    assert not imp.stop_ids & set(ids)
+    assert "Is </s> or <|endoftext|> there?" in answer.prompt
+
+
+@pytest.mark.parametrize("question", ["", "   ", None, 7, "what is <image>?"])
+def test_a_question_that_cannot_be_asked(imp, question):
+    with pytest.raises(imp_kit.PromptError):
+        imp.ask(BUS, question)
+
+
+def test_a_question_longer_than_the_context(imp):
+    chat = imp.chat(BUS)
+    with pytest.raises(imp_kit.PromptError, match=r"tokens long, and imp-nano reads 1024"):
+        chat.say("why " * 1000)
+    assert chat.turns == []
+    assert chat.say(COLORS).text == imp.ask(BUS, COLORS).text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": 2.5},
+        {"max_new_tokens": True},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"temperature": "hot"},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"seed": -1},
+        {"seed": "a"},
+        {"stop": ""},
+        {"stop": [""]},
+        {"stop": 3},
+        {"max_tokens": 5},
+    ],
+    ids=str,
+)
+def test_settings_without_sense_are_told_before_any_work(imp, settings):
+    with pytest.raises(imp_kit.SettingError, match=next(iter(settings))):
+        imp.ask("no such file.png", COLORS, **settings)
+    with pytest.raises(imp_kit.SettingError):
+        imp.look(BUS).stream(COLORS, **settings)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", "meta", 3.5, "mps:9"])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(imp_kit.SettingError, match="device"):
+        imp_kit.load("imp-nano", device=device)
+
+
+@pytest.mark.parametrize("dtype", ["fp64", "int8", "half?", None, torch.int8])
+def test_a_dtype_that_is_unknown(dtype):
+    with pytest.raises(imp_kit.SettingError, match="dtype"):
+        imp_kit.load("imp-nano", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "bfloat16", torch.bfloat16, "fp16", torch.float16])
+def test_every_dtype_answers(dtype):
+    imp = imp_kit.load("imp-nano", device="cpu", dtype=dtype)
+    assert imp.dtype in ("bf16", "fp16")
+    assert str(imp.ask(BUS, COLORS)) == "The bus is red and white."
+
+
+def test_without_a_name_the_choice_is_told(capfd):
+    imp = imp_kit.load()
+    told = capfd.readouterr().err
+    assert imp.name in told
+    assert imp.why in told
+    assert imp.why in repr(imp)
+    if not torch.cuda.is_available():
+        assert imp.name == "imp-nano"
+        assert "no GPU" in imp.why
+
+
+def test_importing_the_kit_brings_no_torch():
+    code = "import imp_kit, sys; assert 'torch' not in sys.modules; print(imp_kit.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == imp_kit.__version__
+
+
+def test_every_public_name_is_there():
+    for name in imp_kit.__all__:
+        assert getattr(imp_kit, name).__doc__
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = imp_kit.nothing_like_it
