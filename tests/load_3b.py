@@ -74,10 +74,9 @@ def write_shard(file: Path, shapes: dict[str, torch.Size]) -> None:
     with file.open("wb") as target:
         target.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
-            if len(shape) < 2 and name.endswith("weight"):
-                values = torch.ones(shape)
-            else:
-                values = torch.randn(shape).mul_(0.02)  # as at the start of a training: nothing overflows
+            norm = len(shape) == 1 and name.endswith("weight")
+            # Values as at the start of a training: nothing overflows.
+            values = torch.ones(shape) if norm else torch.randn(shape).mul_(0.02)
             target.write(values.half().numpy().tobytes())
 
 

@@ -16,6 +16,7 @@ from imp_kit.errors import CheckpointError, MemoryLimitError
 from imp_kit.model.config import parse_config
 from imp_kit.model.weights import load_weights, plan
 
+OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 SHARD = "model-00002-of-00003.safetensors"
 INDEX = "model.safetensors.index.json"
 TOWER = "transformer.vision_tower.vision_tower.vision_model."
@@ -432,6 +433,28 @@ def test_too_little_memory_is_said_before_anything_is_read(oracle, tmp_path):
         with pytest.raises(MemoryLimitError, match=r"645\.\d GB on cpu as float16.*GB are free"):
             load_weights(tmp_path, torch.device("cpu"), torch.float16)
         assert time.perf_counter() - started < 5
+    finally:
+        file.unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(
+    not OVERCOMMIT.exists() or OVERCOMMIT.read_text().strip() == "1", reason="this system maps a file of any size"
+)
+def test_a_file_too_large_to_map(whole):
+    """2 TB in one file, nearly all of them in a tensor that nobody reads."""
+    file = whole / "model.safetensors"
+    content = file.read_bytes()
+    (length,) = struct.unpack_from("<Q", content)
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    size = 2 * 2**40
+    header["extra"] = {"dtype": "F16", "shape": [2**40], "data_offsets": [len(data), len(data) + size]}
+    text = json.dumps(header).encode()
+    try:
+        with file.open("wb") as target:
+            target.write(struct.pack("<Q", len(text)) + text + data)
+            target.truncate(8 + len(text) + len(data) + size)
+        with pytest.raises(MemoryLimitError, match=r"model\.safetensors is too large"):
+            load(whole)
     finally:
         file.unlink(missing_ok=True)
 

@@ -256,3 +256,5 @@ def _read(file: Path, name: str) -> Tensor:
             return tensors.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}). Download it again.") from error
+    except RuntimeError as error:  # torch maps the file as if all of it could be written to
+        raise MemoryLimitError(f"{file} is too large for this machine's memory ({error}).") from error
