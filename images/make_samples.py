@@ -27,9 +27,7 @@ class Drawing:
     def box(self, x0, y0, x1, y1, fill, outline=None, width=2, radius=0, corners=None):
         """A rectangle; `radius` rounds the corners (top left, top right, bottom right, bottom left)."""
         edges = [v * SCALE for v in (x0, y0, x1, y1)]
-        self.draw.rounded_rectangle(
-            edges, radius * SCALE, fill, outline, round(width * SCALE), corners=corners
-        )
+        self.draw.rounded_rectangle(edges, radius * SCALE, fill, outline, round(width * SCALE), corners=corners)
 
     def ellipse(self, x, y, rx, ry, fill, outline=None, width=2):
         edges = [v * SCALE for v in (x - rx, y - ry, x + rx, y + ry)]

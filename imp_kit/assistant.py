@@ -14,14 +14,13 @@ import torch
 from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO, Snapshot, at_hand, find
 from imp_kit.errors import CheckpointError, PromptError, SettingError
 from imp_kit.images import open_image, to_pixels
+from imp_kit.machine import LONG_DTYPES, bf16_pays, choose_device, choose_dtype, peak_memory
 from imp_kit.model.generate import Sampling, generate
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import load_weights
 from imp_kit.prompts import CAPTION, PHI2, Mark, Piece, render
 from imp_kit.tokens import GrowingText, TextTokenizer
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LONG_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 SMALL_MODEL = 200_000_000  # bytes of weights; below, a CPU's caches and overheads decide, not its bandwidth
 
 
@@ -90,17 +89,17 @@ def load(
     `revision` pins a branch, tag or commit of the hub.
     Raises CheckpointError, SettingError or MemoryLimitError; nothing of the checkpoint is run.
     """
-    place = _device(device)
+    place = choose_device(device)
     why = "you asked for it"
     if checkpoint is None:
         checkpoint, why = _choose(place)
         print(f"imp-kit: {checkpoint}, because {why}.", file=sys.stderr)
-    kind = _dtype(dtype, place)
+    kind = choose_dtype(dtype, place)
     snapshot = find(checkpoint, revision)
     tokenizer = TextTokenizer(snapshot.folder)
     if kind is None:
         stored = sum(file.stat().st_size for file in snapshot.folder.glob("*.safetensors"))
-        kind = torch.bfloat16 if stored > SMALL_MODEL and _bf16_pays() else torch.float32
+        kind = torch.bfloat16 if stored > SMALL_MODEL and bf16_pays() else torch.float32
     model, spare = load_weights(snapshot.folder, place, kind)
     if tokenizer.size > model.config.decoder.vocab_size:
         raise CheckpointError(
@@ -121,48 +120,6 @@ def _choose(device: torch.device) -> tuple[str, str]:
     if not at_hand(HUB_IDS[DEFAULT]):
         return NANO, f"the hub cannot be reached for {DEFAULT}"
     return DEFAULT, "there is a GPU and the hub has it"
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingError(f"There is no device {device!r} here ({reason}). Use device='cpu' or 'auto'.") from None
-    if place.type == "meta":
-        raise SettingError("The device 'meta' holds no values. Use device='cpu' or 'auto'.")
-    return place
-
-
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | None:
-    """The dtype that was asked for, or fits a GPU; None leaves a CPU's choice to the checkpoint's size."""
-    if dtype == "auto":
-        if device.type == "cpu":
-            return None
-        native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if native else torch.float16
-    name = str(dtype).removeprefix("torch.")
-    name = LONG_DTYPES.get(name, name)
-    if name not in DTYPES:
-        raise SettingError(f"dtype {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}.")
-    return DTYPES[name]
-
-
-def _bf16_pays() -> bool:
-    """Whether this CPU multiplies a bf16 matrix by a vector at least as fast as an fp32 one: measured, 0.1 s."""
-    best = {}
-    for kind in (torch.float32, torch.bfloat16):
-        matrix, vector = torch.ones(8192, 2560, dtype=kind), torch.ones(2560, dtype=kind)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            matrix @ vector
-            times.append(time.perf_counter() - start)
-        best[kind] = min(times)
-    return best[torch.bfloat16] <= best[torch.float32]
 
 
 class Imp:
@@ -327,7 +284,7 @@ class Chat:
             finish=finish,
             tokens=tokens,
             seconds=Seconds(0.0 if self.turns else self.view.seconds, first - start, end - first),
-            peak_memory=_peak_memory(imp.model.device),
+            peak_memory=peak_memory(imp.model.device),
         )
         self._cache, self._unread = cache, kept[cache.length - prompt_length :]
         self._pieces = (*pieces, f" {text.text}")
@@ -346,14 +303,3 @@ def _settings(settings: dict) -> tuple[Sampling, tuple[str, ...]]:
     if not all(isinstance(text, str) and text for text in stops):
         raise SettingError(f"stop is {stop!r}; give a text, or a list of texts, none of them empty.")
     return Sampling(**{name: value for name, value in settings.items() if name != "stop"}), stops
-
-
-def _peak_memory(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

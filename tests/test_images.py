@@ -314,9 +314,7 @@ def test_truncated_file(tmp_path, kind):
     assert "half'" in refusal(tmp_path / "half")
 
 
-@pytest.mark.parametrize(
-    "content", [b"plain text", b"%PDF-1.7\n", b"<svg></svg>", b"\x89PNG\r\n\x1a\n", b"\0"]
-)
+@pytest.mark.parametrize("content", [b"plain text", b"%PDF-1.7\n", b"<svg></svg>", b"\x89PNG\r\n\x1a\n", b"\0"])
 def test_file_that_is_no_picture(tmp_path, content):
     (tmp_path / "notes.png").write_bytes(content)
     assert "notes.png" in refusal(tmp_path / "notes.png")
@@ -348,9 +346,7 @@ def test_huge_array(source):
     assert "10000 x 10001 is over" in refusal(source)
 
 
-@pytest.mark.parametrize(
-    "source", [None, 5, 0.5, [1, 2], [[0] * 1000] * 1000, {"a": 1}, object(), io.BytesIO(b"")]
-)
+@pytest.mark.parametrize("source", [None, 5, 0.5, [1, 2], [[0] * 1000] * 1000, {"a": 1}, object(), io.BytesIO(b"")])
 def test_wrong_type(source):
     message = refusal(source)
     assert type(source).__name__ in message
@@ -464,9 +460,7 @@ def test_pad(width, height, size):
     square = np.full((side, side, 3), 127, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = array
-    assert torch.equal(
-        to_pixels(Image.fromarray(array), size, pad=True), to_pixels(Image.fromarray(square), size)
-    )
+    assert torch.equal(to_pixels(Image.fromarray(array), size, pad=True), to_pixels(Image.fromarray(square), size))
 
 
 def test_pad_is_bounded():

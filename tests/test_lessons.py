@@ -55,16 +55,12 @@ def test_captions():
     assert answers("describe", TOWN, "caption") == {
         "The picture shows a green tree, a red and white bus and an orange cup."
     }
-    assert answers("describe", IDLE, "caption") == {
-        "The picture shows a person in an orange shirt and two red stars."
-    }
+    assert answers("describe", IDLE, "caption") == {"The picture shows a person in an orange shirt and two red stars."}
     assert answers("describe", PERSON, "caption_one") == {
         "The picture shows a person in a blue shirt holding a brown box.",
         "The picture shows a black cat.",
     }
-    people = scene(
-        thing("person", "red", 0), thing("person", "red", 1), thing("person", "red", 2, 1, ("red", "cup"))
-    )
+    people = scene(thing("person", "red", 0), thing("person", "red", 1), thing("person", "red", 2, 1, ("red", "cup")))
     assert answers("describe", people, "caption") == {
         "The picture shows two people in red shirts and a person in a red shirt holding a red cup."
     }
@@ -136,12 +132,7 @@ def test_holding():
 
 
 def test_short_answers():
-    asked = [
-        turn
-        for s in SCENES
-        for seed in range(800)
-        for turn in conversation(s, np.random.default_rng(seed), 2)
-    ]
+    asked = [turn for s in SCENES for seed in range(800) for turn in conversation(s, np.random.default_rng(seed), 2)]
     short = {(turn.skill, turn.answer) for turn in asked if turn.question.endswith(SHORT_SUFFIX)}
     expected = {
         ("color", "red and white"),
@@ -150,10 +141,7 @@ def test_short_answers():
         ("count", "zero"),
         ("position", "top left"),
     }
-    assert (
-        expected | {("yes_no", "yes"), ("yes_no", "no"), ("holding", "brown box"), ("holding", "nothing")}
-        <= short
-    )
+    assert expected | {("yes_no", "yes"), ("yes_no", "no"), ("holding", "brown box"), ("holding", "nothing")} <= short
     assert "describe" not in {skill for skill, _ in short}
     turns = [turn for turn in sampled(1500) if turn.skill != "describe"]
     assert 0.12 < np.mean([SHORT_SUFFIX in turn.question for turn in turns]) < 0.18
@@ -242,9 +230,9 @@ def test_follow_ups_refer_to_the_turn_before():
         seen += 1
         first, second = turns
         assert second.skill == "second_turn"
-        asks_it = not re.search(
-            r"\bthe (\w+)", normal(second.question).replace("the same question about ", "")
-        ) or (re.search(r" it\b", normal(second.question)))
+        asks_it = not re.search(r"\bthe (\w+)", normal(second.question).replace("the same question about ", "")) or (
+            re.search(r" it\b", normal(second.question))
+        )
         if asks_it and not second.question.endswith(SHORT_SUFFIX):
             name = re.match(r"The (\w+) is", second.answer).group(1)
             assert name in normal(first.question) + " " + normal(first.answer)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imp_kit.errors import CheckpointError
+from imp_kit.stored import Settings
 
 # What cannot be read off the tensors, for towers that checkpoints only name.
 # Source: config.json of google/siglip-so400m-patch14-384 as transformers' SiglipVisionConfig reads it.
@@ -66,36 +67,6 @@ class ImpConfig:
     eos_token_ids: tuple[int, ...]
 
 
-class _Reader:
-    """Takes values out of config.json and says which one is missing or makes no sense."""
-
-    def __init__(self, raw: Mapping, where: str):
-        self.raw, self.where = raw, where
-
-    def value(self, *names: str, default=None):
-        for name in names:
-            if self.raw.get(name) is not None:
-                return self.raw[name]
-        return default
-
-    def number(self, *names: str, default=None, kind: type = int):
-        value = self.value(*names, default=default)
-        if value is None:
-            raise CheckpointError(f"{self.where} has none of: {', '.join(names)}.")
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        # JSON as Python reads it has NaN and Infinity, too; neither is below the bound.
-        if not number or not 0 < value < 2**63 or value != kind(value):
-            raise CheckpointError(f"{self.where}: {names[0]} is {value!r}, not a positive {kind.__name__}.")
-        return kind(value)
-
-    def expect(self, allowed: tuple, *names: str, default=None) -> None:
-        value = self.value(*names, default=default)
-        if value not in allowed:
-            raise CheckpointError(
-                f"{self.where}: {names[0]} is {value!r}; this kit knows only {' or '.join(map(repr, allowed))}."
-            )
-
-
 def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str = "config.json") -> ImpConfig:
     """Read a checkpoint's configuration.
 
@@ -103,7 +74,7 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
     `shapes` maps the tower's tensor names, without what stands before `vision_model.`, to their shapes.
     Raises CheckpointError where something is missing, unknown, or contradicts the tensors.
     """
-    read = _Reader(raw, where)
+    read = Settings(raw, where)
     read.expect(("imp",), "model_type")
     read.expect(TANH_GELU, "activation_function", "hidden_act", default="gelu_new")
     read.expect(("mlp2x_gelu",), "mm_projector_type", default="mlp2x_gelu")
@@ -170,7 +141,7 @@ def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: st
     for name, actual in (("hidden_size", hidden), ("intermediate_size", intermediate), ("patch_size", patch)):
         if given.get(name, actual) != actual:
             raise CheckpointError(f"{source} says {name} {given[name]}, but the tensors have {actual}.")
-    read = _Reader(given, source)
+    read = Settings(given, source)
     read.expect(("gelu_pytorch_tanh",), "hidden_act", default="gelu_pytorch_tanh")
     heads = read.number("num_attention_heads")
     # Neither can be told from the tensors: a remainder of pixels leaves no trace, and files may lack the last layer.

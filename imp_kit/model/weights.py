@@ -1,22 +1,19 @@
 """A folder of safetensors files -> an ImpModel on its device, every tensor accounted for."""
 
-import json
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from imp_kit.errors import CheckpointError, MemoryLimitError
+from imp_kit.machine import free_memory
 from imp_kit.model.config import ImpConfig, parse_config
 from imp_kit.model.imp import ImpModel
+from imp_kit.stored import Stored, find_tensors, read_json, read_tensor
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 FLOATS = ("F16", "BF16", "F32")
 
 
@@ -27,15 +24,6 @@ class Slot:
     parameter: str
     start: int = 0
     stop: int | None = None
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file, known from the file's header only."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -105,65 +93,6 @@ def slots(model: ImpModel, layout: Layout) -> dict[str, Slot]:
     return table
 
 
-def find_tensors(folder: Path) -> dict[str, Stored]:
-    """Read the headers of a folder's safetensors files: name -> file and shape. Raises CheckpointError."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{index} has no weight_map of tensor names to file names.")
-        files = [folder / name for name in sorted(set(weight_map.values()))]
-        for file in files:
-            if file.parent != folder or not file.is_file():
-                raise CheckpointError(
-                    f"{index.name} lists {file.name!r}, which is not in {folder}. Download that file again."
-                )
-    else:
-        weight_map, files = {}, sorted(folder.glob("*.safetensors"))
-        if not files:
-            pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-            raise CheckpointError(
-                f"{folder} holds its weights only as pickles ({', '.join(pickles)}). A pickle can run any code, so the"
-                " kit refuses it; convert it to safetensors where you trust it."
-                if pickles
-                else f"{folder} holds no *.safetensors file."
-            )
-    found: dict[str, Stored] = {}
-    for file in files:
-        for name, stored in _header(file):
-            if name in found:
-                raise CheckpointError(f"Tensor {name} stands in both {found[name].file.name} and {file.name}.")
-            found[name] = stored
-    for name, file_name in weight_map.items():
-        if name not in found or found[name].file.name != file_name:
-            raise CheckpointError(f"{index.name} says that {name} is in {file_name}, but it is not there.")
-    return found
-
-
-def _header(file: Path) -> Iterator[tuple[str, Stored]]:
-    try:
-        # As "pt" torch would map the whole file writable, and Linux refuses that for a file larger than its memory.
-        with safe_open(file, framework="np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                view = tensors.get_slice(name)
-                yield name, Stored(file, tuple(view.get_shape()), view.get_dtype())
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or cut short ({error}). Download it again.") from error
-
-
-def read_json(file: Path) -> dict:
-    """A JSON object from a file. Raises CheckpointError where there is none."""
-    try:
-        value = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file.parent} has no {file.name}; it is not a checkpoint's folder.") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds no JSON object.")
-    return value
-
-
 def plan(folder: Path) -> tuple[ImpModel, dict[str, Slot], dict[str, Stored], list[str]]:
     """Check a folder without loading it.
 
@@ -207,20 +136,6 @@ def plan(folder: Path) -> tuple[ImpModel, dict[str, Slot], dict[str, Stored], li
     return model, table, found, sorted(spare)
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Free bytes on a device; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:  # Linux counts what the file cache would give back, too
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        try:
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        except (ValueError, OSError, AttributeError):
-            return None
-
-
 def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[ImpModel, list[str]]:
     """Build the model of a checkpoint's folder and fill it, one tensor at a time.
 
@@ -244,17 +159,6 @@ def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tupl
     with tqdm(total=total, unit="B", unit_scale=True, desc="loading", disable=total < 1e9) as bar:
         for name, slot in sorted(table.items(), key=lambda item: str(found[item[0]].file)):
             target = parameters[slot.parameter].data[slot.start : slot.stop]
-            target.copy_(_read(found[name].file, name))
+            target.copy_(read_tensor(found[name].file, name))
             bar.update(target.nbytes)
     return model.eval(), spare
-
-
-def _read(file: Path, name: str) -> Tensor:
-    # The file is opened anew for each tensor: closing it gives its mapped pages back, so they never add up in memory.
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return tensors.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error}). Download it again.") from error
-    except RuntimeError as error:  # torch maps the file as if all of it could be written to
-        raise MemoryLimitError(f"{file} is too large for this machine's memory ({error}).") from error
