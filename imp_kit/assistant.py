@@ -5,7 +5,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, fields
 from itertools import chain
 
@@ -26,7 +26,7 @@ SMALL_MODEL = 200_000_000  # bytes of weights; below, a CPU's caches and overhea
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where an answer's time went; `look` is the picture's, spent once for a View."""
+    """Where an answer's time went; `look`, the picture's, counts for a View's first answer and is 0 for later ones."""
 
     look: float
     prefill: float
@@ -195,12 +195,18 @@ class View:
         if imp.model.device.type == "cuda":
             torch.cuda.synchronize(imp.model.device)
         self.seconds = time.perf_counter() - start
+        self._seconds_to_tell = self.seconds
+
+    def take_seconds(self) -> float:
+        """The look's seconds for the first answer that asks, 0 for the later ones: the picture's work is done once."""
+        seconds, self._seconds_to_tell = self._seconds_to_tell, 0.0
+        return seconds
 
     def ask(self, question: str, **settings) -> Answer:
         """Answer a question about this picture, knowing no other question."""
         return Chat(self).say(question, **settings)
 
-    def stream(self, question: str, **settings) -> Iterator[str]:
+    def stream(self, question: str, **settings) -> Generator[str, None, Answer]:
         """The same answer as `ask`, piece by piece as it is made."""
         return Chat(self).stream(question, **settings)
 
@@ -283,7 +289,7 @@ class Chat:
             dtype=imp.dtype,
             finish=finish,
             tokens=tokens,
-            seconds=Seconds(0.0 if self.turns else self.view.seconds, first - start, end - first),
+            seconds=Seconds(self.view.take_seconds(), first - start, end - first),
             peak_memory=peak_memory(imp.model.device),
         )
         self._cache, self._unread = cache, kept[cache.length - prompt_length :]

@@ -11,11 +11,9 @@ from imp_kit.errors import CheckpointError
 NANO = "imp-nano"
 NANO_FOLDER = Path(__file__).parent / "nano" / "checkpoint"
 DEFAULT = "imp-v1-3b"
-HUB_IDS = {
+HUB_IDS = {  # those that stand on Phi-2
     "imp-v1-3b": "MILVLG/imp-v1-3b",
     "imp-v1.5-3b-phi2": "MILVLG/Imp-v1.5-3B-Phi2",
-    "imp-v1.5-2b-qwen1.5": "MILVLG/Imp-v1.5-2B-Qwen1.5",
-    "imp-v1.5-4b-phi3": "MILVLG/Imp-v1.5-4B-Phi3",
     "imp-v1.5-3b-196": "MILVLG/Imp-v1.5-3B-196",
 }
 # Weights as safetensors, settings, tokenizer: neither code nor pickles ever reach the disk.

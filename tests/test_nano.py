@@ -1,0 +1,202 @@
+"""imp-nano: drawings, training, the exam, and the checkpoint that comes with the kit."""
+
+import csv
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from math import sqrt
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+
+import imp_kit
+from imp_kit.checkpoints import NANO_FOLDER
+from imp_kit.nano.draw import COLORS, KINDS, TWO_COLORED, draw, sample_scene
+from imp_kit.nano.evaluate import WORDINGS, answer_batch, evaluate, exam, write
+from imp_kit.nano.lessons import SKILLS, question, score
+from imp_kit.nano.train import TRAINING, Plan, lesson, train
+
+PLAN = Plan(samples=96, batch=8, warm_up=16)
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return imp_kit.load("imp-nano", device="cpu", dtype="fp32")
+
+
+def digest(picture: Image.Image) -> str:
+    return hashlib.sha256(picture.tobytes()).hexdigest()
+
+
+def test_a_scene_is_what_it_says():
+    """Places are told by thirds of the picture, so a centre must never be near a border between them."""
+    seen = set()
+    for seed in range(300):
+        scene = sample_scene(np.random.default_rng(seed))
+        assert 1 <= len(scene.things) <= 3
+        assert [(t.column, t.row) for t in scene.things] == sorted((t.column, t.row) for t in scene.things)
+        for thing in scene.things:
+            x0, y0, x1, y1 = thing.box
+            assert 0 <= x0 < x1 <= 1
+            assert 0 <= y0 < y1 <= 1
+            for place, low, high in ((thing.column, x0, x1), (thing.row, y0, y1)):
+                assert abs((low + high) / 2 - (2 * place + 1) / 6) < 0.09
+            assert thing.kind in KINDS
+            assert list(thing.colors) == sorted(set(thing.colors), key=COLORS.index)
+            assert len(thing.colors) == 1 or thing.kind in TWO_COLORED
+            assert thing.holding is None or thing.kind == "person"
+            seen.add(thing.kind)
+    assert seen == set(KINDS)
+
+
+def test_a_drawing_is_a_function_of_its_seed():
+    def picture(seed):
+        rng = np.random.default_rng(seed)
+        return draw(sample_scene(rng), rng)
+
+    first = [digest(picture(seed)) for seed in range(20)]
+    assert [digest(picture(seed)) for seed in range(20)] == first
+    assert len(set(first)) == 20
+
+
+def test_the_exam_uses_no_drawing_that_was_trained_on():
+    trained = {hashlib.sha256(lesson(0, index, 140)[0].numpy().tobytes()).digest() for index in range(150)}
+    assert len(trained) == 150
+    rng = np.random.default_rng([TRAINING, 0, 30_000])
+    scene = sample_scene(rng)
+    examined = {digest(picture) for skill in SKILLS for picture, _ in exam(skill, "trained", 0, 10)}
+    assert len(examined) == 10 * len(SKILLS)
+    assert digest(draw(scene, rng)) not in examined
+
+
+def test_training_goes_on_where_it_was_killed(tmp_path):
+    """Killed with SIGKILL after its first report, then run again: the same weights as a run left in peace."""
+    code = (
+        "import sys, torch\nfrom pathlib import Path\nfrom imp_kit.nano.train import Plan, train\n"
+        "if __name__ == '__main__':\n    torch.set_num_threads(1)\n"
+        f"    train(Path(sys.argv[1]), Plan(**{vars(PLAN)}), report_every=16)\n"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    killed, peace = tmp_path / "killed", tmp_path / "peace"
+    run = subprocess.Popen([sys.executable, script, killed], stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (killed / "state.pt").exists() and time.time() < deadline:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    done = torch.load(killed / "state.pt", weights_only=True)["done"]
+    assert 0 < done < PLAN.samples, "the run was over before it could be killed"
+    for folder in (killed, peace):
+        subprocess.run([sys.executable, script, folder], check=True, stderr=subprocess.DEVNULL)
+    one, other = load_file(killed / "model.safetensors"), load_file(peace / "model.safetensors")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+    with (peace / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["samples"]) for row in rows] == [16, 32, 48, 64, 80, 96]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+    imp = imp_kit.load(peace, device="cpu", dtype="fp32")
+    assert imp.name == "peace"
+    assert imp.caption(Image.new("RGB", (50, 50), "red"), max_new_tokens=5).tokens >= 1
+
+    with pytest.raises(imp_kit.SettingError, match="another plan"):
+        train(peace, Plan(samples=96, batch=4, warm_up=16))
+
+
+def test_the_learning_rate_does_not_depend_on_the_end_before_the_decay():
+    short, long = Plan(samples=1000, warm_up=100), Plan(samples=4000, warm_up=100)
+    assert [short.rate(done) for done in range(0, 700, 16)] == [long.rate(done) for done in range(0, 700, 16)]
+    assert short.rate(0) < short.rate(50) < short.rate(100) == short.learning_rate > short.rate(900) > 0
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_batches_answer_as_ask_does(nano, skill):
+    cases = list(exam(skill, "trained", 5, 6))
+    pictures, conversations = zip(*cases, strict=True)
+    together = answer_batch(nano, list(pictures), list(conversations))
+    for picture, turns, answer in zip(pictures, conversations, together, strict=True):
+        chat = nano.chat(picture)
+        assert [str(chat.say(turn.question)) for turn in turns][-1] == answer
+
+
+def test_the_card_tells_the_truth(nano):
+    """A fresh, small exam agrees with the bundled figures: no cell further off than four standard errors."""
+    card = json.loads((NANO_FOLDER / "evaluation.json").read_text("utf-8"))
+    assert card["checkpoint"] == "imp-nano"
+    samples = 40
+    figures = evaluate(nano, seed=99, samples=samples)
+    for skill in SKILLS:
+        for wording in WORDINGS:
+            claimed, found = (entry["skills"][skill][wording]["share"] for entry in (card, figures))
+            error = sqrt(max(claimed * (1 - claimed), 0.01) / samples)
+            assert abs(found - claimed) < 4 * error, (skill, wording)
+
+
+def test_the_card_is_written_from_the_figures(nano, tmp_path):
+    figures = evaluate(nano, seed=3, samples=2)
+    write(figures, tmp_path / "new" / "evaluation.json")
+    card = (tmp_path / "new" / "README.md").read_text("utf-8")
+    assert all(f"| {skill.replace('_', ' ')} |" in card for skill in SKILLS)
+    assert "{" not in card
+    assert json.loads((tmp_path / "new" / "evaluation.json").read_text("utf-8"))["seed"] == 3
+
+
+def test_an_exam_without_sense(nano):
+    with pytest.raises(imp_kit.SettingError, match="samples 0"):
+        evaluate(nano, seed=1, samples=0)
+
+
+def test_the_bundled_checkpoint_is_small_and_plain():
+    files = {file.name for file in NANO_FOLDER.iterdir()}
+    assert files == {"config.json", "model.safetensors", "tokenizer.json", "evaluation.json", "README.md", "log.csv"}
+    assert sum(file.stat().st_size for file in NANO_FOLDER.iterdir()) <= 15_000_000
+    assert {tensor.dtype for tensor in load_file(NANO_FOLDER / "model.safetensors").values()} == {torch.float16}
+
+
+def plain(color, shape, box, background="white"):
+    """A drawing that owes nothing to the kit's own: one shape of PIL on a plain ground."""
+    picture = Image.new("RGB", (300, 300), background)
+    pen = ImageDraw.Draw(picture)
+    x0, y0, x1, y1 = box
+    if shape == "circle":
+        pen.ellipse(box, fill=color)
+    elif shape == "square":
+        pen.rectangle(box, fill=color)
+    else:
+        pen.polygon([(x0, y1), (x1, y1), ((x0 + x1) / 2, y0)], fill=color)
+    return picture
+
+
+def test_plain_drawings_by_other_code(nano):
+    places = {
+        "in the center": (90, 90, 210, 210),
+        "at the top left": (5, 5, 95, 95),
+        "at the bottom right": (205, 205, 295, 295),
+    }
+    right = total = 0
+    for color in ("red", "green", "blue", "yellow", "orange", "purple", "black", "gray"):
+        for shape in ("circle", "square", "triangle"):
+            for place, box in places.items():
+                view = nano.look(plain(color, shape, box))
+                right += score(str(view.ask("Describe the image.")), f"The picture shows {_a(color)} {shape}.")
+                right += score(str(view.ask(f"Where is the {shape}?")), f"The {shape} is {place}.")
+                total += 2
+    assert right / total >= 0.9, f"{right} of {total}"
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def test_unknown_skills_have_no_question():
+    with pytest.raises(KeyError):
+        question(sample_scene(np.random.default_rng(0)), "singing", np.random.default_rng(0))
