@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from imp_kit.images import to_pixels
 from imp_kit.model.config import parse_config
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import NEW, slots
-from imp_kit.nano.draw import draw, sample_scene
+from imp_kit.nano.draw import COLORS, KINDS, Scene, draw, sample_scene
 from imp_kit.nano.lessons import SKILLS, Turn, conversation
 from imp_kit.prompts import PHI2, SYSTEM, Mark, Piece
 from imp_kit.tokens import TextTokenizer
@@ -65,9 +66,11 @@ CONFIG = {
     },
 }
 IGNORED = -100
+COVERED = 0.3
+PATCH_WEIGHT = 4.0  # of the patches' loss, whose mean is over many labels that are mostly 0
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
 PEOPLE_SHARE = 0.12
-ALONE, MIXED = 8_000, 24_000  # samples; see `lesson`
+ALONE, MIXED = 4_000, 12_000  # samples; see `lesson`
 TURNS = 6  # questions about one picture, as one conversation
 
 
@@ -75,7 +78,7 @@ TURNS = 6  # questions about one picture, as one conversation
 class Plan:
     """How long and how fast imp-nano learns. A run is a function of these values and the versions of its libraries."""
 
-    samples: int = 120_000
+    samples: int = 80_000
     seed: int = 0  # of drawings and weights; evaluation draws from other streams
     batch: int = 16
     learning_rate: float = 1e-3
@@ -92,8 +95,8 @@ class Plan:
         return self.learning_rate * min((done + self.batch) / self.warm_up, 1.0, max(left, 0.01))
 
 
-def lesson(seed: int, index: int, image_size: int) -> tuple[Tensor, list[Turn]]:
-    """Sample `index` of a training stream: pixels (3, image_size, image_size) and a conversation about them.
+def lesson(seed: int, index: int) -> tuple[Scene, Image.Image, list[Turn]]:
+    """Sample `index` of a training stream: a scene, its drawing, and a conversation about it.
 
     The first ALONE samples show one thing; by MIXED all kinds of scenes come as they are drawn. Without this
     curriculum a model still guessed colors and places after 14,000 samples.
@@ -107,8 +110,25 @@ def lesson(seed: int, index: int, image_size: int) -> tuple[Tensor, list[Turn]]:
         fits = not person or any(thing.kind == "person" for thing in scene.things)
         if fits and (len(scene.things) == 1 or not alone):
             break
-    pixels = to_pixels(draw(scene, rng), image_size)
-    return pixels, conversation(scene, rng, TURNS)
+    return scene, draw(scene, rng), conversation(scene, rng, TURNS)
+
+
+def patch_labels(scene: Scene, side: int) -> Tensor:
+    """What each of side x side patches shows, float (side * side, kinds + colors), all 0 where it is background.
+
+    A patch shows a thing if the thing's box covers at least COVERED of it.
+    """
+    labels = torch.zeros(side, side, len(KINDS) + len(COLORS))
+    edges = np.arange(side + 1) / side
+    for thing in scene.things:
+        x0, y0, x1, y1 = thing.box
+        across = np.clip(np.minimum(edges[1:], x1) - np.maximum(edges[:-1], x0), 0, None) * side
+        down = np.clip(np.minimum(edges[1:], y1) - np.maximum(edges[:-1], y0), 0, None) * side
+        shown = torch.from_numpy(np.outer(down, across) >= COVERED)
+        labels[shown] = 0.0
+        for place in (KINDS.index(thing.kind), *(len(KINDS) + COLORS.index(color) for color in thing.colors)):
+            labels[..., place][shown] = 1.0
+    return labels.flatten(0, 1)
 
 
 def encode_pieces(tokenizer: TextTokenizer, pieces: tuple[Piece, ...]) -> list[int]:
@@ -145,17 +165,20 @@ class Lessons(Dataset):
         return self.plan.samples - self.start
 
     def __getitem__(self, index: int):
-        pixels, turns = lesson(self.plan.seed, self.start + index, CONFIG["vision_config"]["image_size"])
-        return pixels, *encode_turns(self.tokenizer, turns), [turn.skill for turn in turns]
+        vision = CONFIG["vision_config"]
+        scene, picture, turns = lesson(self.plan.seed, self.start + index)
+        pixels = to_pixels(picture, vision["image_size"])
+        labels = patch_labels(scene, vision["image_size"] // vision["patch_size"])
+        return pixels, labels, *encode_turns(self.tokenizer, turns), [turn.skill for turn in turns]
 
 
-def collate(samples: list) -> tuple[Tensor, Tensor, Tensor, list[list[str]]]:
+def collate(samples: list) -> tuple[Tensor, Tensor, Tensor, Tensor, list[list[str]]]:
     """Stack samples, padded at the right where nothing looks: a causal model never sees what follows."""
-    pixels, ids, owners, skills = zip(*samples, strict=True)
+    pixels, labels, ids, owners, skills = zip(*samples, strict=True)
     width = max(map(len, ids))
     padded = torch.tensor([row + [0] * (width - len(row)) for row in ids])
     marks = torch.tensor([row + [IGNORED] * (width - len(row)) for row in owners])
-    return torch.stack(pixels), padded, marks, list(skills)
+    return torch.stack(pixels), torch.stack(labels), padded, marks, list(skills)
 
 
 def make_tokenizer(folder: Path, seed: int) -> TextTokenizer:
@@ -212,27 +235,40 @@ def save_checkpoint(model: ImpModel, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", "utf-8")
 
 
-def step_loss(model: ImpModel, opening: Tensor, batch: tuple) -> tuple[Tensor, list[tuple[str, bool]]]:
-    """Mean cross-entropy over the answers' tokens; and, for each turn, its skill and whether greedy decoding is right.
+class Pupil(nn.Module):
+    """The model, and a head that names what each patch shows; the head is for learning only and is not kept.
 
-    Greedy decoding gives an answer exactly if each of its tokens is the likeliest after the true ones before it.
+    Answers alone teach the tower slowly: each says little, and not where it is to be seen. The patches' labels, known
+    from the scene, say it at once.
     """
-    pixels, ids, owners, skills = batch
-    embed = model.decoder.embed_tokens
-    pictures = model.encode(pixels)
-    x = torch.cat((embed(opening).expand(len(ids), -1, -1), pictures, embed(ids[:, :-1])), dim=1)
-    hidden = model.decoder(x)[:, -(ids.shape[1] - 1) :]
-    taught = owners[:, 1:] != IGNORED
-    logits = model.decoder.logits(hidden[taught])
-    loss = F.cross_entropy(logits, ids[:, 1:][taught])
-    right = torch.ones_like(taught)
-    right[taught] = logits.argmax(dim=-1) == ids[:, 1:][taught]
-    results = [
-        (skill, bool(right[row][owners[row, 1:] == turn].all()))
-        for row, turns in enumerate(skills)
-        for turn, skill in enumerate(turns)
-    ]
-    return loss, results
+
+    def __init__(self, model: ImpModel):
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(model.config.vision.hidden_size, len(KINDS) + len(COLORS))
+
+    def forward(self, opening: Tensor, batch: tuple) -> tuple[Tensor, Tensor, list[tuple[str, bool]]]:
+        """Mean cross-entropy over the answers' tokens; that over the patches' labels; each turn's skill and success.
+
+        Greedy decoding gives an answer exactly if each of its tokens is the likeliest after the true ones before it.
+        """
+        pixels, labels, ids, owners, skills = batch
+        model, embed = self.model, self.model.decoder.embed_tokens
+        features = model.vision(pixels)
+        seen = F.binary_cross_entropy_with_logits(self.head(features).float(), labels)
+        x = torch.cat((embed(opening).expand(len(ids), -1, -1), model.projector(features), embed(ids[:, :-1])), dim=1)
+        hidden = model.decoder(x)[:, -(ids.shape[1] - 1) :]
+        taught = owners[:, 1:] != IGNORED
+        logits = model.decoder.logits(hidden[taught])
+        said = F.cross_entropy(logits, ids[:, 1:][taught])
+        right = torch.ones_like(taught)
+        right[taught] = logits.argmax(dim=-1) == ids[:, 1:][taught]
+        results = [
+            (skill, bool(right[row][owners[row, 1:] == turn].all()))
+            for row, turns in enumerate(skills)
+            for turn, skill in enumerate(turns)
+        ]
+        return said, seen, results
 
 
 def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000) -> None:
@@ -242,10 +278,10 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
     """
     out.mkdir(parents=True, exist_ok=True)
     state_file, log_file = out / "state.pt", out / "log.csv"
-    model = new_model(plan.seed).to(device)
+    pupil = Pupil(new_model(plan.seed)).to(device)
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": plan.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in pupil.parameters() if p.ndim >= 2], "weight_decay": plan.weight_decay},
+        {"params": [p for p in pupil.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98))
     done = 0
@@ -255,7 +291,7 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
         decaying = state["done"] > (1 - plan.decay) * min(before.samples, plan.samples)
         if before != plan and (decaying or before != replace(plan, samples=before.samples)):
             raise SettingError(f"{out} holds a run of another plan, {before}; choose another folder.")
-        model.load_state_dict(state["model"])
+        pupil.load_state_dict(state["pupil"])
         optimizer.load_state_dict(state["optimizer"])
         done = state["done"]
         tokenizer = TextTokenizer(out)
@@ -271,38 +307,38 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
         prefetch_factor=8,
         multiprocessing_context="spawn",
     )
-    losses: list[float] = []
+    losses: list[tuple[float, float]] = []
     results: dict[str, list[bool]] = defaultdict(list)
     next_report = (done // report_every + 1) * report_every
     with tqdm(total=plan.samples, initial=done, unit="sample", mininterval=10) as bar:
-        for pixels, ids, owners, skills in loader:
+        for *tensors, skills in loader:
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate(done)
             with torch.autocast(torch.device(device).type, torch.bfloat16):
-                batch = (pixels.to(device), ids.to(device), owners.to(device), skills)
-                loss, answered = step_loss(model, opening, batch)
+                batch = (*(tensor.to(device) for tensor in tensors), skills)
+                said, seen, answered = pupil(opening, batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            (said + PATCH_WEIGHT * seen).backward()
+            nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
             optimizer.step()
-            done += len(ids)
-            bar.update(len(ids))
-            losses.append(loss.item())
+            done += len(skills)
+            bar.update(len(skills))
+            losses.append((said.item(), seen.item()))
             for skill, right in answered:
                 results[skill].append(right)
             if done >= next_report or done >= plan.samples:
                 next_report += report_every
                 _report(log_file, done, losses, results)
-                bar.set_postfix(loss=f"{np.mean(losses):.3f}")
+                bar.set_postfix(loss=f"{np.mean(losses, axis=0)[0]:.3f}")
                 losses.clear()
                 results.clear()
-                save_checkpoint(model, out)
+                save_checkpoint(pupil.model, out)
                 # Written aside, then renamed: a run that is killed while it saves keeps its last state.
                 aside = state_file.with_suffix(".new")
                 torch.save(
                     {
                         "plan": asdict(plan),
-                        "model": model.state_dict(),
+                        "pupil": pupil.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "done": done,
                     },
@@ -311,12 +347,12 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
                 aside.replace(state_file)
 
 
-def _report(log_file: Path, done: int, losses: list[float], results: dict[str, list[bool]]) -> None:
-    """Add a line to the log: samples, mean loss, share of exactly right answers by skill since the last line."""
+def _report(log_file: Path, done: int, losses: list[tuple[float, float]], results: dict[str, list[bool]]) -> None:
+    """Add a line to the log: samples, mean losses of answers and patches, share of exactly right answers by skill."""
     new = not log_file.exists()
     with log_file.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(["samples", "loss", *SKILLS])
+            writer.writerow(["samples", "loss", "patch_loss", *SKILLS])
         scores = (f"{np.mean(results[skill]):.4f}" if results[skill] else "" for skill in SKILLS)
-        writer.writerow([done, f"{np.mean(losses):.4f}", *scores])
+        writer.writerow([done, *(f"{loss:.4f}" for loss in np.mean(losses, axis=0)), *scores])
