@@ -20,7 +20,7 @@ from imp_kit.checkpoints import NANO_FOLDER
 from imp_kit.nano.draw import COLORS, KINDS, TWO_COLORED, draw, sample_scene
 from imp_kit.nano.evaluate import WORDINGS, answer_batch, evaluate, exam, write
 from imp_kit.nano.lessons import SKILLS, question, score
-from imp_kit.nano.train import Plan, lesson, patch_labels, train
+from imp_kit.nano.train import PATCH_LABELS, Plan, lesson, patch_labels, train
 
 PLAN = Plan(samples=96, batch=8, warm_up=16)
 
@@ -79,8 +79,8 @@ def test_patch_labels_lie_where_the_things_are():
         labels = patch_labels(scene, 10).view(10, 10, -1)
         for thing in scene.things:
             x, y = (int((thing.box[i] + thing.box[i + 2]) / 2 * 10) for i in range(2))
-            names = {(*KINDS, *COLORS)[i] for i in labels[y, x].nonzero().flatten()}
-            assert names == {thing.kind, *thing.colors}
+            names = {PATCH_LABELS[i] for i in labels[y, x].nonzero().flatten()}
+            assert names == {thing.kind, *thing.colors, f"column {thing.column}", f"row {thing.row}"}
         assert labels[:, :, : len(KINDS)].sum(-1).max() == 1
 
 

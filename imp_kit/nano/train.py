@@ -66,6 +66,7 @@ CONFIG = {
     },
 }
 IGNORED = -100
+PATCH_LABELS = (*KINDS, *COLORS, *(f"{line} {third}" for line in ("column", "row") for third in range(3)))
 COVERED = 0.3
 PATCH_WEIGHT = 4.0  # of the patches' loss, whose mean is over many labels that are mostly 0
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
@@ -114,11 +115,12 @@ def lesson(seed: int, index: int) -> tuple[Scene, Image.Image, list[Turn]]:
 
 
 def patch_labels(scene: Scene, side: int) -> Tensor:
-    """What each of side x side patches shows, float (side * side, kinds + colors), all 0 where it is background.
+    """What each of side x side patches shows, 0 or 1, float (side * side, len(PATCH_LABELS)), all 0 where it is background.
 
+    The labels are the thing's kind, its colors, and the column and row of the picture's thirds that hold its centre.
     A patch shows a thing if the thing's box covers at least COVERED of it.
     """
-    labels = torch.zeros(side, side, len(KINDS) + len(COLORS))
+    labels = torch.zeros(side, side, len(PATCH_LABELS))
     edges = np.arange(side + 1) / side
     for thing in scene.things:
         x0, y0, x1, y1 = thing.box
@@ -126,8 +128,9 @@ def patch_labels(scene: Scene, side: int) -> Tensor:
         down = np.clip(np.minimum(edges[1:], y1) - np.maximum(edges[:-1], y0), 0, None) * side
         shown = torch.from_numpy(np.outer(down, across) >= COVERED)
         labels[shown] = 0.0
-        for place in (KINDS.index(thing.kind), *(len(KINDS) + COLORS.index(color) for color in thing.colors)):
-            labels[..., place][shown] = 1.0
+        names = [thing.kind, *thing.colors, f"column {thing.column}", f"row {thing.row}"]
+        for name in names:
+            labels[..., PATCH_LABELS.index(name)][shown] = 1.0
     return labels.flatten(0, 1)
 
 
@@ -214,7 +217,10 @@ def new_model(seed: int) -> ImpModel:
     model = ImpModel(parse_config(CONFIG, shapes))
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
-            deviation = 0.1 if "embed" in name and parameter.ndim == 2 else parameter[0].numel() ** -0.5
+            deviation = parameter[0].numel() ** -0.5
+            if "embed" in name and parameter.ndim == 2:
+                # A patch's place counts as much as its colors from the start, or places are learned late.
+                deviation = 0.5 if "position" in name else 0.1
             if name.endswith(("attention.out.weight", "mlp.down.weight", "out_proj.weight", "fc2.weight")):
                 # What adds to the residual stream is scaled down by depth.
                 deviation /= math.sqrt(2 * (CONFIG["num_hidden_layers"] if name.startswith("decoder") else used))
@@ -245,7 +251,7 @@ class Pupil(nn.Module):
     def __init__(self, model: ImpModel):
         super().__init__()
         self.model = model
-        self.head = nn.Linear(model.config.vision.hidden_size, len(KINDS) + len(COLORS))
+        self.head = nn.Linear(model.config.vision.hidden_size, len(PATCH_LABELS))
 
     def forward(self, opening: Tensor, batch: tuple) -> tuple[Tensor, Tensor, list[tuple[str, bool]]]:
         """Mean cross-entropy over the answers' tokens; that over the patches' labels; each turn's skill and success.
