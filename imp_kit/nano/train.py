@@ -115,7 +115,7 @@ def lesson(seed: int, index: int) -> tuple[Scene, Image.Image, list[Turn]]:
 
 
 def patch_labels(scene: Scene, side: int) -> Tensor:
-    """What each of side x side patches shows, 0 or 1, float (side * side, len(PATCH_LABELS)), all 0 where it is background.
+    """What each of side x side patches shows: 0 or 1, float (side * side, labels), all 0 where it is background.
 
     The labels are the thing's kind, its colors, and the column and row of the picture's thirds that hold its centre.
     A patch shows a thing if the thing's box covers at least COVERED of it.
