@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, fields
-from itertools import chain
 
 import torch
 
@@ -15,10 +14,11 @@ from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO, Snapshot, at_hand, find
 from imp_kit.errors import CheckpointError, PromptError, SettingError
 from imp_kit.images import open_image, to_pixels
 from imp_kit.machine import LONG_DTYPES, bf16_pays, choose_device, choose_dtype, peak_memory
-from imp_kit.model.generate import Sampling, generate
+from imp_kit.model.generate import generate
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import load_weights
-from imp_kit.prompts import CAPTION, PHI2, Mark, Piece, render
+from imp_kit.prompts import CAPTION, TEMPLATES
+from imp_kit.sampling import Sampling
 from imp_kit.tokens import GrowingText, TextTokenizer
 
 SMALL_MODEL = 200_000_000  # bytes of weights; below, a CPU's caches and overheads decide, not its bandwidth
@@ -130,7 +130,7 @@ class Imp:
 
     def __init__(self, model: ImpModel, tokenizer: TextTokenizer, snapshot: Snapshot, why: str):
         self.model, self.tokenizer, self.snapshot, self.why = model, tokenizer, snapshot, why
-        self.template = PHI2
+        self.template = TEMPLATES[model.config.family]
         control = tokenizer.control
         ends = (control.get(self.template.stop), control.get("<|endoftext|>"), *model.config.eos_token_ids)
         self.stop_ids = frozenset(id for id in ends if id is not None)
@@ -164,17 +164,6 @@ class Imp:
         """Begin a conversation about a picture, in which later questions know the earlier answers."""
         return Chat(self.look(picture))
 
-    def encode(self, pieces: tuple[Piece, ...]) -> list[int]:
-        """Token ids of a prompt's pieces, the picture's place left out."""
-        stop = self.template.stop
-        stop_ids = [self.tokenizer.control[stop]] if stop in self.tokenizer.control else self.tokenizer.encode(stop)
-        return list(
-            chain.from_iterable(
-                stop_ids if piece is Mark.STOP else [] if piece is Mark.IMAGE else self.tokenizer.encode(piece)
-                for piece in pieces
-            )
-        )
-
 
 class View:
     """A picture that an Imp has looked at: its keys and values are kept, so each question costs only itself."""
@@ -189,7 +178,7 @@ class View:
         with torch.inference_mode():
             pixels = to_pixels(self.picture, config.vision.image_size, config.pad)
             features = imp.model.encode(pixels[None])[0]
-            prefix = imp.model.splice([imp.encode(imp.template.opening), features])
+            prefix = imp.model.splice([imp.tokenizer.encode_pieces(imp.template.open()), features])
             self.cache = imp.model.new_cache(prefix.shape[1])
             imp.model.decoder(prefix, self.cache)
         if imp.model.device.type == "cuda":
@@ -219,7 +208,7 @@ class Chat:
         self.turns: list[tuple[str, Answer]] = []
         self._cache = view.cache
         self._unread: list[int] = []  # tokens of the last answer that are not in the cache yet
-        self._pieces: tuple[Piece, ...] = view.imp.template.opening
+        self._pieces: tuple[str, ...] = view.imp.template.open()
 
     def say(self, question: str, **settings) -> Answer:
         """Ask the next question and wait for the whole answer."""
@@ -235,7 +224,7 @@ class Chat:
         sampling, stops = _settings(settings)
         imp = self.view.imp
         asked = imp.template.ask(question, first=not self.turns)
-        ids = [*self._unread, *imp.encode(asked)]
+        ids = [*self._unread, *imp.tokenizer.encode_pieces(asked)]
         limit = imp.model.config.decoder.max_positions
         if self._cache.length + len(ids) >= limit:
             raise PromptError(
@@ -247,7 +236,7 @@ class Chat:
     def _stream(
         self,
         question: str,
-        asked: tuple[Piece, ...],
+        asked: tuple[str, ...],
         ids: list[int],
         sampling: Sampling,
         stops: tuple[str, ...],
@@ -282,7 +271,7 @@ class Chat:
         answer = Answer(
             text=text.text,
             token_ids=tuple(kept),
-            prompt=render(pieces, imp.template),
+            prompt="".join(pieces),
             checkpoint=imp.name,
             revision=imp.snapshot.revision,
             device=str(imp.model.device),
@@ -293,7 +282,7 @@ class Chat:
             peak_memory=peak_memory(imp.model.device),
         )
         self._cache, self._unread = cache, kept[cache.length - prompt_length :]
-        self._pieces = (*pieces, f" {text.text}")
+        self._pieces = (*pieces, imp.template.answer + text.text)
         self.turns.append((question, answer))
         return answer
 

@@ -1,7 +1,7 @@
 """Chat templates and stop strings of each family: pure functions from turns to pieces of a prompt."""
 
+import re
 from dataclasses import dataclass
-from enum import Enum
 
 from imp_kit.errors import PromptError
 
@@ -12,52 +12,75 @@ SYSTEM = (
 CAPTION = "Describe the image."
 
 
-class Mark(Enum):
-    """Places in a prompt that are no text."""
-
-    IMAGE = "<image>"  # the picture's features go here
-    STOP = "</s>"  # the control token that ends a turn
+class Control(str):
+    """A piece of a prompt that is one control token, never letters; any other `str` is letters only."""
 
 
-Piece = str | Mark
+IMAGE = Control("<image>")  # where the picture's features go
 
 
 @dataclass(frozen=True)
 class Template:
-    """How a family lays out a chat; the pieces of a whole prompt are `opening + ask(question)`.
+    """How a family lays out a chat: `opening`, then a turn for each question, "{}" being the question.
 
-    Source: the conversation templates of MILVLG/imp (facts checked against its training code).
+    Source: the conversation templates in the training code of MILVLG/imp.
     """
 
-    opening: tuple[Piece, ...]
-    before: str
-    after: str
-    stop: str
+    opening: str
+    first: str  # follows the picture
+    later: str  # follows an answer, which it ends
+    answer: str  # stands between a turn and its answer
+    stop: str  # ends an answer
+    control: tuple[str, ...]  # what of the above are control tokens, `stop` among them
 
-    def ask(self, question: str, first: bool) -> tuple[Piece, ...]:
-        """The pieces that follow the opening (`first`) or an earlier answer. Raises PromptError."""
+    def open(self) -> tuple[str, ...]:
+        """The pieces of every prompt's beginning, the picture's place last."""
+        return self._cut(self.opening)
+
+    def ask(self, question: str, first: bool) -> tuple[str, ...]:
+        """The pieces of a turn: behind the opening if it is the `first`, else behind an answer. Raises PromptError.
+
+        The question and the letters around it are one piece, since a tokenizer may join them.
+        """
         if not isinstance(question, str):
             raise PromptError(f"A question is text, not {type(question).__name__}.")
         if not question.strip():
             raise PromptError("The question is empty; ask something about the picture.")
-        if Mark.IMAGE.value in question:
+        if IMAGE in question:
             raise PromptError(
-                f"The question contains {Mark.IMAGE.value}, which marks the picture's place; the kit sets it itself."
+                f"The question contains {IMAGE}, which marks the picture's place; the kit sets it itself."
             )
-        text = question.strip() + self.after
-        return (f"\n{text}",) if first else (Mark.STOP, self.before + text)
+        pieces = self._cut(self.first if first else self.later)
+        return tuple(p if isinstance(p, Control) else p.replace("{}", question.strip()) for p in pieces)
+
+    def _cut(self, text: str) -> tuple[str, ...]:
+        marks = {IMAGE: IMAGE, **{token: Control(token) for token in self.control}}
+        parts = re.split("|".join(f"({re.escape(mark)})" for mark in marks), text)
+        return tuple(marks.get(part, part) for part in parts if part)
 
 
 PHI2 = Template(
-    opening=(f"{SYSTEM} USER: ", Mark.IMAGE),
-    before="USER: ",
-    after=" ASSISTANT:",
+    opening=f"{SYSTEM} USER: <image>",
+    first="\n{} ASSISTANT:",
+    later="</s>USER: {} ASSISTANT:",
+    answer=" ",
     stop="</s>",
+    control=("</s>",),
 )
-
-
-def render(pieces: tuple[Piece, ...], template: Template) -> str:
-    """A prompt as one readable text, marks written out."""
-    return "".join(
-        piece if isinstance(piece, str) else template.stop if piece is Mark.STOP else piece.value for piece in pieces
-    )
+QWEN = Template(
+    opening=f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<image>",
+    first="\n{}<|im_end|>\n<|im_start|>assistant\n",
+    later="<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
+    answer="",
+    stop="<|im_end|>",
+    control=("<|im_start|>", "<|im_end|>"),
+)
+PHI3 = Template(
+    opening=f"<|system|>\n{SYSTEM}<|end|>\n<|user|>\n<image>",
+    first="\n{}<|end|>\n<|assistant|>\n",
+    later="<|end|>\n<|user|>\n{}<|end|>\n<|assistant|>\n",
+    answer="",
+    stop="<|end|>",
+    control=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+)
+TEMPLATES = {"imp": PHI2, "imp_qwen2": QWEN, "imp_phi3": PHI3}  # by model_type of config.json

@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from imp_kit.errors import CheckpointError
+from imp_kit.prompts import IMAGE, Control
 
 REPLACEMENT = "�"  # what bytes that are no whole UTF-8 character decode to
 
@@ -21,9 +22,15 @@ class TextTokenizer:
         file = folder / "tokenizer.json"
         try:
             text = file.read_text("utf-8") if file.exists() else _convert(folder)
-            added = json.loads(text)["added_tokens"]
-            self.control = {token["content"]: token["id"] for token in added if token["special"]}
-            self._tokenizer = Tokenizer.from_str(text)
+            data = json.loads(text)
+            # Phi-2 adds runs of blanks as tokens. Any other added token is a mark, called special or not.
+            marks = [token for token in data["added_tokens"] if token["content"].strip()]
+            for token in marks:
+                token["special"] = True
+            self.control = {token["content"]: token["id"] for token in marks}
+            self._strip_left = {token["content"] for token in marks if token["lstrip"]}
+            self._strip_right = {token["content"] for token in marks if token["rstrip"]}
+            self._tokenizer = Tokenizer.from_str(json.dumps(data))
             # "</s>" typed by a user is four letters, never the stop token.
             self._tokenizer.encode_special_tokens = True
         except CheckpointError:
@@ -39,6 +46,26 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; nothing in it becomes a control token."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_pieces(self, pieces: Sequence[str]) -> list[int]:
+        """Token ids of a prompt's pieces, the picture's place left out.
+
+        A control token that the tokenizer does not have is spelled out in letters. One that the tokenizer lets
+        swallow the blanks beside it (Phi-3's do) swallows them here, too.
+        """
+        ids: list[int] = []
+        for index, piece in enumerate(pieces):
+            if piece == IMAGE:
+                continue
+            if isinstance(piece, Control) and piece in self.control:
+                ids.append(self.control[piece])
+                continue
+            if index and pieces[index - 1] in self._strip_right:
+                piece = piece.lstrip()
+            if index + 1 < len(pieces) and pieces[index + 1] in self._strip_left:
+                piece = piece.rstrip()
+            ids += self.encode(piece) if piece else []
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids, spaces as they are; control tokens are left out."""

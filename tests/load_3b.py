@@ -90,8 +90,9 @@ def measure(folder: Path) -> dict:
     """Load the checkpoint in this process and let it answer."""
     import safetensors.torch  # noqa: F401 - counts as part of the bare interpreter
 
-    from imp_kit.model.generate import Sampling, generate
+    from imp_kit.model.generate import generate
     from imp_kit.model.weights import load_weights
+    from imp_kit.sampling import Sampling
 
     file_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports

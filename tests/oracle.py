@@ -1,4 +1,4 @@
-"""A tiny Imp put together from transformers' own Phi and SigLIP: what the kit's network is compared with.
+"""A tiny Imp put together from transformers' own classes: what the kit's network is compared with.
 
 Nothing in here uses the kit. `write_checkpoint` writes such a model in the published key layouts, straight from
 transformers' state dicts, so a mistake in the kit's own table of names cannot cancel itself out.
@@ -12,7 +12,21 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import PhiConfig, PhiForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+try:
+    from transformers import Phi3Config, Phi3ForCausalLM
+except ImportError:  # before 4.41; Phi-3 is LLaMA with two of its products fused, so LLaMA is as good an oracle
+    Phi3Config, Phi3ForCausalLM = LlamaConfig, LlamaForCausalLM
 
 # No size is a multiple of another by chance and no value is a default of the kit, so that none can be ignored
 # unseen. The epsilons are large because at 1e-5 no test of an fp32 network could tell them from 1e-6.
@@ -45,18 +59,30 @@ OLD_NAMES = {
     "layer_norm_eps": "layer_norm_epsilon",
     "hidden_act": "activation_function",
 }
+LLAMA = {  # the same sizes as Qwen1.5 and Phi-3 call them
+    **{name: value for name, value in DECODER.items() if name not in ("partial_rotary_factor", "layer_norm_eps")},
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 0.05,
+}
+FAMILIES = {  # model_type of the checkpoint -> configuration and class of its language model, sizes
+    "imp": (PhiConfig, PhiForCausalLM, DECODER),
+    "imp_qwen2": (Qwen2Config, Qwen2ForCausalLM, {**LLAMA, "use_sliding_window": False}),
+    "imp_phi3": (Phi3Config, Phi3ForCausalLM, {**LLAMA, "pad_token_id": 0}),
+}
+PICKY = ("lm_head.weight", "q_proj.weight", "k_proj.weight", "qkv_proj.weight")
 # The tokenizer fills the vocabulary up to here and the model has some rows more, as Phi-2 does.
 SPECIAL = {"<|endoftext|>": 297, "</s>": 298, "<image>": 299}
 
 
 class Oracle:
-    """Tower, projector and language model with the sizes `decoder` and `tower`; parameters as yet at rest."""
+    """Tower, projector and language model of a family; parameters as yet at rest."""
 
-    def __init__(self, decoder: Mapping = DECODER, tower: Mapping = TOWER):
-        self.decoder, self.tower = dict(decoder), dict(tower)
-        self.phi = PhiForCausalLM(PhiConfig(**decoder, attn_implementation="eager")).eval()
+    def __init__(self, family: str = "imp", decoder: Mapping | None = None, tower: Mapping = TOWER):
+        config, model, sizes = FAMILIES[family]
+        self.family, self.decoder, self.tower = family, dict(decoder or sizes), dict(tower)
+        self.language = model(config(**self.decoder, attn_implementation="eager")).eval()
         self.siglip = SiglipVisionModel(SiglipVisionConfig(**tower, attn_implementation="eager")).eval()
-        width = decoder["hidden_size"]
+        width = self.decoder["hidden_size"]
         self.projector = nn.Sequential(nn.Linear(tower["hidden_size"], width), nn.GELU(), nn.Linear(width, width))
 
     @torch.no_grad()
@@ -66,7 +92,7 @@ class Oracle:
         With transformers' own initial values (zero biases, unit norms, weights of 0.02) the comparison is blind.
         """
         generator = torch.Generator().manual_seed(seed)
-        for part in (self.siglip, self.projector, self.phi):
+        for part in (self.siglip, self.projector, self.language):
             for name, parameter in part.named_parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
                 if name.endswith("bias"):
@@ -76,9 +102,10 @@ class Oracle:
                 elif "embed_tokens" not in name and "position_embedding" not in name:
                     noise /= parameter[0].numel() ** 0.5
                 # Scores as far apart as a trained model's, and attention that picks: else the answer is one token
-                # over and over, and comparing tokens shows little.
-                if part is self.phi and name.endswith(("lm_head.weight", "q_proj.weight", "k_proj.weight")):
-                    noise *= 3
+                # over and over, and comparing tokens shows little. LLaMA's blocks need less of it, and with more
+                # their fp32 rounding grows beyond what the comparison is to find.
+                if part is self.language and name.endswith(PICKY):
+                    noise *= 3 if self.family == "imp" or "lm_head" in name else 2
                 parameter.copy_(noise)
 
     @torch.no_grad()
@@ -89,14 +116,14 @@ class Oracle:
     @torch.no_grad()
     def embed(self, before: Sequence[int], pixels: Tensor, after: Sequence[int], select: int = -2) -> Tensor:
         """A prompt with one picture, (3, size, size), as embeddings (1, n, hidden_size)."""
-        words = self.phi.get_input_embeddings()
+        words = self.language.get_input_embeddings()
         picture = self.projector(self.features(pixels[None], select))
         return torch.cat((words(torch.tensor([before])), picture, words(torch.tensor([after]))), dim=1)
 
     @torch.no_grad()
     def logits(self, embeddings: Tensor) -> Tensor:
         """Scores (1, n, vocab_size) after each position, everything computed anew."""
-        return self.phi(inputs_embeds=embeddings, use_cache=False).logits
+        return self.language(inputs_embeds=embeddings, use_cache=False).logits
 
     @torch.no_grad()
     def greedy(self, embeddings: Tensor, steps: int) -> list[int]:
@@ -104,22 +131,24 @@ class Oracle:
         ids = []
         for _ in range(steps):
             ids.append(int(self.logits(embeddings)[0, -1].argmax()))
-            embeddings = torch.cat((embeddings, self.phi.get_input_embeddings()(torch.tensor([ids[-1:]]))), dim=1)
+            embeddings = torch.cat((embeddings, self.language.get_input_embeddings()(torch.tensor([ids[-1:]]))), dim=1)
         return ids
 
 
-def make_oracle(seed: int = 0, decoder: Mapping = DECODER, tower: Mapping = TOWER) -> Oracle:
+def make_oracle(seed: int = 0, family: str = "imp") -> Oracle:
     """A tiny Imp with random weights."""
-    oracle = Oracle(decoder, tower)
+    oracle = Oracle(family)
     oracle.randomise(seed)
     return oracle
 
 
 def checkpoint_tensors(oracle: Oracle, layout: str, spares: bool = True) -> dict[str, Tensor]:
     """All tensors under a checkpoint's names; `spares` keeps those of the tower that nobody reads."""
-    phi = oracle.phi.state_dict()
+    language, layers = oracle.language.state_dict(), oracle.decoder["num_hidden_layers"]
     stem = "transformer." if layout == "old" else "model."
-    tensors = _old_phi(phi, oracle.decoder["num_hidden_layers"]) if layout == "old" else dict(phi)
+    tensors = _old_phi(language, layers) if layout == "old" else dict(language)
+    if oracle.family == "imp_phi3" and Phi3ForCausalLM is LlamaForCausalLM:
+        tensors = _fused_llama(tensors, layers)
     for name, tensor in oracle.projector.state_dict().items():
         tensors[f"{stem}mm_projector.{name}"] = tensor
     last = f"encoder.layers.{oracle.tower['num_hidden_layers'] - 1}."
@@ -146,13 +175,24 @@ def _old_phi(phi: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
     return tensors
 
 
+def _fused_llama(llama: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """LLaMA's tensors as Phi-3 stores them: queries, keys and values in one, gate and up in one."""
+    tensors = dict(llama)
+    for i in range(layers):
+        for fused, parts in (("self_attn.qkv", "qkv"), ("mlp.gate_up", ("gate", "up"))):
+            stem = f"model.layers.{i}.{fused.split('.')[0]}."
+            values = [tensors.pop(f"{stem}{part}_proj.weight") for part in parts]
+            tensors[f"model.layers.{i}.{fused}_proj.weight"] = torch.cat(values)
+    return tensors
+
+
 def config_values(oracle: Oracle, names: str) -> dict:
     """config.json of a checkpoint, with the "old" or the "new" names of the same values."""
     values = {
         **oracle.decoder,
-        "model_type": "imp",
+        "model_type": oracle.family,
         "architectures": ["ImpForCausalLM"],
-        "hidden_act": "gelu_new",
+        "hidden_act": "gelu_new" if oracle.family == "imp" else "silu",
         "tie_word_embeddings": False,
         "eos_token_id": SPECIAL["<|endoftext|>"],
         "image_aspect_ratio": "square",

@@ -1,4 +1,4 @@
-"""How far the kit's network is from transformers' Phi and SigLIP: `python tests/parity.py` prints it as Markdown.
+"""How far the kit's network is from transformers' own classes: `python tests/parity.py` prints it as Markdown.
 
 The tests in test_parity.py ask the same functions.
 """
@@ -11,17 +11,18 @@ from pathlib import Path
 from types import MethodType
 
 import torch
-from oracle import DECODER, TOWER, Oracle, make_oracle, write_checkpoint
+from oracle import DECODER, FAMILIES, TOWER, Oracle, make_oracle, write_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imp_kit.model import decoder, vision
-from imp_kit.model.generate import Sampling, generate
+from imp_kit.model.generate import generate
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import load_weights
+from imp_kit.sampling import Sampling
 
 STEPS = 64
-LAYOUTS = ("old", "new")
+LAYOUTS = {"old": "imp", "new": "imp", "qwen": "imp_qwen2", "phi3": "imp_phi3"}  # -> family
 # Largest absolute difference of logits that counts as the same network, and what a mutation must exceed.
 SAME, CAUGHT = 1e-4, 1e-3
 # Text before the picture and after it, of different lengths, so that a batch of all three is padded.
@@ -45,20 +46,21 @@ class Prompt:
 
 
 @cache
-def oracle() -> Oracle:
-    return make_oracle(seed=0)
+def oracle(family: str = "imp") -> Oracle:
+    return make_oracle(0, family)
 
 
 @cache
-def prompts() -> tuple[Prompt, ...]:
+def prompts(family: str = "imp") -> tuple[Prompt, ...]:
     """The prompts, answered by the oracle one at a time, without padding and without a cache."""
     generator = torch.Generator().manual_seed(1)
     made = []
     for counts in LENGTHS:
         before, after = (torch.randint(DECODER["vocab_size"], (n,), generator=generator).tolist() for n in counts)
         pixels = torch.rand(3, TOWER["image_size"], TOWER["image_size"], generator=generator) * 2 - 1
-        answer = oracle().greedy(oracle().embed(before, pixels, after), STEPS)
-        logits = oracle().logits(oracle().embed(before, pixels, after + answer))[0]
+        truth = oracle(family)
+        answer = truth.greedy(truth.embed(before, pixels, after), STEPS)
+        logits = truth.logits(truth.embed(before, pixels, after + answer))[0]
         made.append(Prompt(before, pixels, after, answer, logits))
     return tuple(made)
 
@@ -179,6 +181,10 @@ def rotary_share(model: ImpModel) -> None:
     model.decoder.config = dataclasses.replace(model.decoder.config, rotary_dim=model.decoder.config.head_dim)
 
 
+def rotary_share_halved(model: ImpModel) -> None:
+    model.decoder.config = dataclasses.replace(model.decoder.config, rotary_dim=model.decoder.config.head_dim // 2)
+
+
 def rotary_base(model: ImpModel) -> None:
     model.decoder.config = dataclasses.replace(model.decoder.config, rope_theta=10000.0)
 
@@ -232,14 +238,14 @@ def no_norm_weight_in_tower(model: ImpModel) -> None:
 
 def swapped_q_and_k(model: ImpModel) -> None:
     for layer in model.decoder.layers:
-        for values in (layer.attention.qkv.weight, layer.attention.qkv.bias):
+        for values in layer.attention.qkv.parameters():
             q, k, v = values.chunk(3)
             values.copy_(torch.cat((k, q, v)))
 
 
 def swapped_k_and_v(model: ImpModel) -> None:
     for layer in model.decoder.layers:
-        for values in (layer.attention.qkv.weight, layer.attention.qkv.bias):
+        for values in layer.attention.qkv.parameters():
             q, k, v = values.chunk(3)
             values.copy_(torch.cat((q, v, k)))
 
@@ -279,7 +285,37 @@ def padding_ignored(model: ImpModel) -> None:
     model.decoder.forward = MethodType(forward, model.decoder)
 
 
-MUTATIONS: tuple[Callable[[ImpModel], None], ...] = (
+def gate_and_up_swapped(model: ImpModel) -> None:
+    for layer in model.decoder.layers:
+        layer.mlp.up.weight.copy_(torch.cat(layer.mlp.up.weight.chunk(2)[::-1]))
+
+
+def gelu_in_gate(model: ImpModel) -> None:
+    def forward(mlp, x):
+        gate, up = mlp.up(x).chunk(2, dim=-1)
+        return mlp.down(F.gelu(gate) * up)
+
+    for layer in model.decoder.layers:
+        layer.mlp.forward = MethodType(forward, layer.mlp)
+
+
+def mlp_beside_attention(model: ImpModel) -> None:
+    def forward(block, x, rope, mask, cache, layer):
+        return x + block.attention(block.norm(x), rope, mask, cache, layer) + block.mlp(block.mlp_norm(x))
+
+    for layer in model.decoder.layers:
+        layer.forward = MethodType(forward, layer)
+
+
+def mean_taken_off_in_norm(model: ImpModel) -> None:
+    for layer in model.decoder.layers:
+        norm = layer.mlp_norm
+        layer.mlp_norm = nn.LayerNorm(norm.normalized_shape, eps=norm.eps, bias=False)
+        layer.mlp_norm.weight = norm.weight
+
+
+Mutation = Callable[[ImpModel], None]
+MUTATIONS: tuple[Mutation, ...] = (
     exact_gelu_in_decoder,
     exact_gelu_in_tower,
     tanh_gelu_in_projector,
@@ -307,34 +343,59 @@ MUTATIONS: tuple[Callable[[ImpModel], None], ...] = (
     mlp_behind_attention,
     padding_ignored,
 )
+# Those of the other families: no_bias_in_qkv is Qwen1.5's own, the rest hold for both.
+LLAMA_MUTATIONS: tuple[Mutation, ...] = (
+    rotary_share_halved,
+    rotary_base,
+    decoder_eps,
+    final_eps,
+    no_norm_weight_in_decoder,
+    swapped_q_and_k,
+    swapped_k_and_v,
+    gate_and_up_swapped,
+    gelu_in_gate,
+    mlp_beside_attention,
+    mean_taken_off_in_norm,
+)
+CASES = (
+    *(("old", mutate) for mutate in MUTATIONS),
+    ("qwen", no_bias_in_qkv),
+    *((layout, mutate) for layout in ("qwen", "phi3") for mutate in LLAMA_MUTATIONS),
+)
 
 
 @torch.no_grad()
-def mutated_difference(folder: Path, mutate: Callable[[ImpModel], None]) -> float:
+def mutated_difference(folder: Path, layout: str, mutate: Mutation) -> float:
     """Difference of the whole batch's scores after one mutation of a freshly loaded model."""
     model = load(folder)
     mutate(model)
-    return difference(model, prompts(), cached=False)
+    return difference(model, prompts(LAYOUTS[layout]), cached=False)
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as root:
-        folders = {layout: write_checkpoint(oracle(), Path(root) / layout, layout) for layout in LAYOUTS}
+        folders = {
+            layout: write_checkpoint(oracle(family), Path(root) / layout, layout) for layout, family in LAYOUTS.items()
+        }
         print("| layout | prompts | cache | largest difference of logits | equal greedy tokens |")
         print("| --- | --- | --- | --- | --- |")
         for layout, folder in folders.items():
-            model = load(folder)
-            for chosen, rows in ((prompts()[:1], "one"), (prompts(), "three, left-padded")):
+            model, questions = load(folder), prompts(LAYOUTS[layout])
+            for chosen, rows in ((questions[:1], "one"), (questions, "three, left-padded")):
                 for cached in (True, False):
                     gap, same = difference(model, chosen, cached), equal_tokens(model, chosen, cached)
                     print(f"| {layout} | {rows} | {'yes' if cached else 'no'} | {gap:.1e} | {same} of {STEPS} |")
-        spread = torch.cat([prompt.logits for prompt in prompts()]).std().item()
-        kinds = [len(set(prompt.answer)) for prompt in prompts()]
-        print(f"\nStandard deviation of the logits: {spread:.2f}. Different tokens in the answers: {kinds}.\n")
-        print("| mutation | largest difference of logits |")
-        print("| --- | --- |")
-        for mutate in MUTATIONS:
-            print(f"| {mutate.__name__.replace('_', ' ')} | {mutated_difference(folders['old'], mutate):.1e} |")
+        print("\n| family | oracle | standard deviation of logits | different tokens in the answers |")
+        print("| --- | --- | --- | --- |")
+        for family in FAMILIES:
+            spread = torch.cat([prompt.logits for prompt in prompts(family)]).std().item()
+            kinds = ", ".join(str(len(set(prompt.answer))) for prompt in prompts(family))
+            print(f"| {family} | {type(oracle(family).language).__name__} | {spread:.2f} | {kinds} |")
+        print("\n| layout | mutation | largest difference of logits |")
+        print("| --- | --- | --- |")
+        for layout, mutate in CASES:
+            gap = mutated_difference(folders[layout], layout, mutate)
+            print(f"| {layout} | {mutate.__name__.replace('_', ' ')} | {gap:.1e} |")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 import imp_kit
-from imp_kit.model.generate import Sampling, generate
+from imp_kit.model.generate import generate
+from imp_kit.sampling import Sampling
 
 IMAGES = Path(__file__).parent.parent / "images"
 BUS, DOOR = IMAGES / "bus.png", IMAGES / "door.png"
@@ -79,8 +80,8 @@ def test_a_view_answers_each_question_as_if_it_were_alone(imp):
 
 
 def test_a_view_equals_reading_the_whole_prompt(imp):
-    opening = imp.encode(imp.template.opening)
-    asked = imp.encode(imp.template.ask("Describe the image in detail.", first=True))
+    opening = imp.tokenizer.encode_pieces(imp.template.open())
+    asked = imp.tokenizer.encode_pieces(imp.template.ask("Describe the image in detail.", first=True))
     tokens = whole_prompt_tokens(imp, (opening, asked), 60)
     answer = imp.look(DOOR).ask("Describe the image in detail.")
     assert [*answer.token_ids] == [id for id in tokens if id not in imp.stop_ids]
@@ -93,11 +94,11 @@ def test_a_chat_equals_reading_the_whole_prompt(imp, settings):
     first = chat.say("Where is the door?", **settings)
     second = chat.say("What color is it?")
     ids = [
-        *imp.encode(imp.template.ask("Where is the door?", first=True)),
+        *imp.tokenizer.encode_pieces(imp.template.ask("Where is the door?", first=True)),
         *first.token_ids,
-        *imp.encode(imp.template.ask("What color is it?", first=False)),
+        *imp.tokenizer.encode_pieces(imp.template.ask("What color is it?", first=False)),
     ]
-    tokens = whole_prompt_tokens(imp, (imp.encode(imp.template.opening), ids), 60)
+    tokens = whole_prompt_tokens(imp, (imp.tokenizer.encode_pieces(imp.template.open()), ids), 60)
     assert [*second.token_ids] == [id for id in tokens if id not in imp.stop_ids]
     assert second.prompt.endswith(f"ASSISTANT: {first.text}</s>USER: What color is it? ASSISTANT:")
     assert [question for question, _ in chat.turns] == ["Where is the door?", "What color is it?"]
@@ -149,7 +150,7 @@ def test_the_context_ends_an_answer(imp):
     view = imp.look(BUS)
     with torch.inference_mode():
         cache = view.cache.fork(limit)
-        rest = imp.model.splice([imp.encode(imp.template.ask(COLORS, first=True))])
+        rest = imp.model.splice([imp.tokenizer.encode_pieces(imp.template.ask(COLORS, first=True))])
         steps = list(generate(imp.model, rest, cache, Sampling(5000), stop_ids=()))
     assert cache.length == limit
     # The token that follows the last position can still be chosen.
@@ -169,7 +170,7 @@ def test_sampling_is_repeatable_by_its_seed(imp):
 
 def test_control_tokens_in_a_question_are_text(imp):
     answer = imp.ask(BUS, "Is </s> or <|endoftext|> there?")
-    ids = imp.encode(imp.template.ask("Is </s> or <|endoftext|> there?", first=True))
+    ids = imp.tokenizer.encode_pieces(imp.template.ask("Is </s> or <|endoftext|> there?", first=True))
     assert not imp.stop_ids & set(ids)
     assert "Is </s> or <|endoftext|> there?" in answer.prompt
 

@@ -1,12 +1,12 @@
-"""The kit's network against transformers' Phi and SigLIP with the same random weights, and what it generates."""
+"""The kit's network against transformers' own classes with the same random weights, and what it generates."""
 
 import pytest
 import torch
-from oracle import SPECIAL, TOWER, make_oracle, write_checkpoint
+from oracle import FAMILIES, SPECIAL, TOWER, make_oracle, write_checkpoint
 from parity import (
+    CASES,
     CAUGHT,
     LAYOUTS,
-    MUTATIONS,
     SAME,
     STEPS,
     difference,
@@ -21,7 +21,8 @@ from parity import (
 )
 
 from imp_kit.errors import SettingError
-from imp_kit.model.generate import Sampling, generate
+from imp_kit.model.generate import generate
+from imp_kit.sampling import Sampling
 
 ROWS = {"single": slice(0, 1), "batch": slice(0, 3)}
 rows = pytest.mark.parametrize("chosen", ROWS)
@@ -31,7 +32,7 @@ cached = pytest.mark.parametrize("cached", [True, False], ids=["cache", "no-cach
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("checkpoints")
-    return {layout: write_checkpoint(oracle(), root / layout, layout) for layout in LAYOUTS}
+    return {layout: write_checkpoint(oracle(family), root / layout, layout) for layout, family in LAYOUTS.items()}
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +45,12 @@ def model(models):
     return models["old"]
 
 
-def test_the_oracle_can_tell_networks_apart():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_oracle_can_tell_networks_apart(family):
     """Scores as far apart as a trained model's, and answers that are no single repeated token."""
-    spread = torch.cat([prompt.logits for prompt in prompts()]).std().item()
+    spread = torch.cat([prompt.logits for prompt in prompts(family)]).std().item()
     assert 2 < spread < 5
-    assert min(len(set(prompt.answer)) for prompt in prompts()) >= 8
+    assert min(len(set(prompt.answer)) for prompt in prompts(family)) >= 8
 
 
 # The network ----------------------------------------------------------------------------------------------
@@ -58,19 +60,19 @@ def test_the_oracle_can_tell_networks_apart():
 @rows
 @cached
 def test_same_logits(models, layout, chosen, cached):
-    assert difference(models[layout], prompts()[ROWS[chosen]], cached) <= SAME
+    assert difference(models[layout], prompts(LAYOUTS[layout])[ROWS[chosen]], cached) <= SAME
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @rows
 @cached
 def test_same_greedy_tokens(models, layout, chosen, cached):
-    assert equal_tokens(models[layout], prompts()[ROWS[chosen]], cached) == STEPS
+    assert equal_tokens(models[layout], prompts(LAYOUTS[layout])[ROWS[chosen]], cached) == STEPS
 
 
-@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
-def test_a_wrong_network_is_caught(folders, mutate):
-    assert mutated_difference(folders["old"], mutate) > CAUGHT
+@pytest.mark.parametrize(("layout", "mutate"), CASES, ids=[f"{layout}-{m.__name__}" for layout, m in CASES])
+def test_a_wrong_network_is_caught(folders, layout, mutate):
+    assert mutated_difference(folders[layout], layout, mutate) > CAUGHT
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -79,7 +81,7 @@ def test_same_tower_features(models, layout):
     with torch.inference_mode():
         ours = models[layout].vision(pixels)
     assert ours.shape == (3, (TOWER["image_size"] // TOWER["patch_size"]) ** 2, TOWER["hidden_size"])
-    torch.testing.assert_close(ours, oracle().features(pixels), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, oracle(LAYOUTS[layout]).features(pixels), rtol=0, atol=1e-5)
 
 
 def test_another_tower_layer_when_the_config_says_so(tmp_path):

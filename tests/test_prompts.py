@@ -3,7 +3,22 @@
 import pytest
 
 from imp_kit.errors import PromptError
-from imp_kit.prompts import PHI2, SYSTEM, Mark, render
+from imp_kit.prompts import IMAGE, PHI2, PHI3, QWEN, SYSTEM, TEMPLATES, Control
+
+FIRST = {
+    PHI2: f"{SYSTEM} USER: <image>\nWhat is this? ASSISTANT:",
+    QWEN: (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<image>\nWhat is this?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    ),
+    PHI3: f"<|system|>\n{SYSTEM}<|end|>\n<|user|>\n<image>\nWhat is this?<|end|>\n<|assistant|>\n",
+}
+LATER = {
+    PHI2: " A cat.</s>USER: And now? ASSISTANT:",
+    QWEN: "A cat.<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n",
+    PHI3: "A cat.<|end|>\n<|user|>\nAnd now?<|end|>\n<|assistant|>\n",
+}
+families = pytest.mark.parametrize("template", [PHI2, QWEN, PHI3], ids=["phi2", "qwen", "phi3"])
 
 
 def test_system_text():
@@ -13,25 +28,43 @@ def test_system_text():
     )
 
 
-def test_first_turn():
-    pieces = PHI2.opening + PHI2.ask("What is this?", first=True)
-    assert render(pieces, PHI2) == f"{SYSTEM} USER: <image>\nWhat is this? ASSISTANT:"
+def test_each_family_has_its_template():
+    assert TEMPLATES == {"imp": PHI2, "imp_qwen2": QWEN, "imp_phi3": PHI3}
 
 
-def test_second_turn():
-    pieces = (*PHI2.opening, *PHI2.ask("What is this?", first=True), " A cat.", *PHI2.ask(" And now?\n", first=False))
-    assert render(pieces, PHI2) == (
-        f"{SYSTEM} USER: <image>\nWhat is this? ASSISTANT: A cat.</s>USER: And now? ASSISTANT:"
-    )
+@families
+def test_first_turn(template):
+    assert "".join((*template.open(), *template.ask("What is this?", first=True))) == FIRST[template]
 
 
-def test_control_text_in_a_question_stays_a_piece_of_text():
-    pieces = PHI2.ask("Is </s> a letter?", first=True)
-    assert pieces == ("\nIs </s> a letter? ASSISTANT:",)
-    assert Mark.STOP not in pieces
+@families
+def test_later_turn(template):
+    pieces = (template.answer + "A cat.", *template.ask(" And now?\n", first=False))
+    assert "".join(pieces) == LATER[template]
+
+
+@families
+def test_what_is_a_control_token_and_what_is_letters(template):
+    pieces = (*template.open(), *template.ask("Is {} </s>?", first=True), *template.ask("x", first=False))
+    control = [piece for piece in pieces if isinstance(piece, Control)]
+    assert set(control) == {IMAGE, *template.control}
+    assert control.count(IMAGE) == 1
+    letters = [piece for piece in pieces if not isinstance(piece, Control)]
+    assert sum("Is {} </s>?" in piece for piece in letters) == 1
+    assert not any(token in piece.replace("</s>", "") for piece in letters for token in template.control)
+
+
+@families
+def test_typed_control_tokens_stay_letters(template):
+    for token in template.control:
+        pieces = template.ask(f"Is {token} a letter?", first=True)
+        holding = next(piece for piece in pieces if "a letter?" in piece)
+        assert f"Is {token} a letter?" in holding
+        assert not isinstance(holding, Control)
 
 
 @pytest.mark.parametrize("question", ["", "  \n", "what <image> is this", 3, None, ["a"]])
-def test_a_question_that_cannot_be_asked(question):
+@families
+def test_a_question_that_cannot_be_asked(template, question):
     with pytest.raises(PromptError):
-        PHI2.ask(question, first=True)
+        template.ask(question, first=True)

@@ -17,6 +17,12 @@ KNOWN_TOWERS = {
         "hidden_act": "gelu_pytorch_tanh",
     },
 }
+# model_type of config.json -> how its language model differs from the others.
+FAMILIES = {
+    "imp": {"gated": False, "qkv_bias": True},
+    "imp_qwen2": {"gated": True, "qkv_bias": True},
+    "imp_phi3": {"gated": True, "qkv_bias": False},
+}
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 
 
@@ -40,7 +46,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes of the language model (Phi-2: attention and MLP in parallel behind one LayerNorm)."""
+    """Sizes of the language model, and the two switches that make it Phi-2, Qwen1.5 or Phi-3."""
 
     vocab_size: int
     hidden_size: int
@@ -51,6 +57,8 @@ class DecoderConfig:
     rotary_dim: int
     rope_theta: float
     eps: float
+    gated: bool  # LLaMA's block (RMSNorm, attention, then SwiGLU, no biases) instead of Phi-2's parallel one
+    qkv_bias: bool
 
     @property
     def head_dim(self) -> int:
@@ -59,12 +67,19 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ImpConfig:
-    """A whole checkpoint: decoder, tower, and how a picture is brought to the tower's size."""
+    """A whole checkpoint: its family, decoder, tower, and how a picture is brought to the tower's size."""
 
+    family: str  # a key of FAMILIES
     decoder: DecoderConfig
     vision: VisionConfig
     pad: bool  # pad to a square first (image_aspect_ratio "pad") instead of squashing
     eos_token_ids: tuple[int, ...]
+
+
+def read_family(raw: Mapping, where: str = "config.json") -> str:
+    """The key of FAMILIES that config.json names as its model_type. Raises CheckpointError for any other."""
+    Settings(raw, where).expect(tuple(FAMILIES), "model_type")
+    return raw["model_type"]
 
 
 def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str = "config.json") -> ImpConfig:
@@ -75,8 +90,10 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
     Raises CheckpointError where something is missing, unknown, or contradicts the tensors.
     """
     read = Settings(raw, where)
-    read.expect(("imp",), "model_type")
-    read.expect(TANH_GELU, "activation_function", "hidden_act", default="gelu_new")
+    family = read_family(raw, where)
+    gated = FAMILIES[family]["gated"]
+    activations = ("silu",) if gated else TANH_GELU
+    read.expect(activations, "activation_function", "hidden_act", default=activations[0])
     read.expect(("mlp2x_gelu",), "mm_projector_type", default="mlp2x_gelu")
     read.expect((False,), "tie_word_embeddings", default=False)
     read.expect((False,), "qk_layernorm", default=False)
@@ -90,22 +107,29 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
         raise CheckpointError(f"{where}: hidden_size {hidden} is not a multiple of {heads} attention heads.")
     rotary = read.value("rotary_dim")
     if rotary is None:
-        rotary = int(read.number("partial_rotary_factor", default=0.4, kind=float) * (hidden // heads))
+        share = read.number("partial_rotary_factor", default=1.0 if gated else 0.4, kind=float)
+        rotary = int(share * (hidden // heads))
     if not isinstance(rotary, int) or not 0 < rotary <= hidden // heads or rotary % 2:
         raise CheckpointError(f"{where}: {rotary!r} rotary dimensions do not fit heads of {hidden // heads}.")
+    positions = read.number("max_position_embeddings", "n_positions")
+    if read.value("use_sliding_window", default=True) and read.value("sliding_window") is not None:
+        # Behind the window attention would have to forget; the kit stays within it.
+        positions = min(positions, read.number("sliding_window"))
     decoder = DecoderConfig(
         vocab_size=read.number("vocab_size"),
         hidden_size=hidden,
         intermediate_size=read.number("intermediate_size", "n_inner", default=4 * hidden),
         num_layers=read.number("num_hidden_layers", "n_layer"),
         num_heads=heads,
-        max_positions=read.number("max_position_embeddings", "n_positions"),
+        max_positions=positions,
         rotary_dim=rotary,
         rope_theta=read.number("rope_theta", default=10000.0, kind=float),
-        eps=read.number("layer_norm_eps", "layer_norm_epsilon", default=1e-5, kind=float),
+        eps=read.number("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", default=1e-5, kind=float),
+        **FAMILIES[family],
     )
     eos = raw.get("eos_token_id")
     return ImpConfig(
+        family=family,
         decoder=decoder,
         vision=_parse_vision(raw, shapes, where),
         pad=read.value("image_aspect_ratio") == "pad",

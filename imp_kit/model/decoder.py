@@ -1,4 +1,4 @@
-"""The language model: Phi-2's blocks over a preallocated cache of keys and values."""
+"""The language model: blocks of Phi-2 or of LLaMA's kind over a preallocated cache of keys and values."""
 
 import torch
 from einops import rearrange
@@ -77,8 +77,8 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = config.num_heads
         # One product for queries, keys and values: rows are all q, then all k, then all v.
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=not config.gated)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer: int) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
@@ -91,25 +91,41 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Phi-2's two layers around a tanh GELU, or `gated`: SwiGLU (arXiv 2002.05202), gate and up in one product."""
+
     def __init__(self, config: DecoderConfig):
         super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.gated = config.gated
+        width = config.intermediate_size
+        self.up = nn.Linear(config.hidden_size, 2 * width if self.gated else width, bias=not self.gated)
+        self.down = nn.Linear(width, config.hidden_size, bias=not self.gated)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.gated:
+            gate, up = self.up(x).chunk(2, dim=-1)
+            return self.down(F.silu(gate) * up)
         return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
+def norm(config: DecoderConfig) -> nn.Module:
+    """LayerNorm where the blocks are Phi-2's, RMSNorm (arXiv 1910.07467) where they are LLaMA's."""
+    return (nn.RMSNorm if config.gated else nn.LayerNorm)(config.hidden_size, eps=config.eps)
+
+
 class Block(nn.Module):
+    """Attention and MLP: side by side from one norm in Phi-2, one after the other with two norms if `gated`."""
+
     def __init__(self, config: DecoderConfig):
         super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.eps)
+        self.norm = norm(config)
         self.attention = Attention(config)
+        self.mlp_norm = norm(config) if config.gated else None
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer: int) -> Tensor:
         h = self.norm(x)
-        return x + self.attention(h, rope, mask, cache, layer) + self.mlp(h)
+        attended = x + self.attention(h, rope, mask, cache, layer)
+        return attended + self.mlp(h if self.mlp_norm is None else self.mlp_norm(attended))
 
 
 class Decoder(nn.Module):
@@ -120,8 +136,8 @@ class Decoder(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.norm = norm(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=not config.gated)
 
     def forward(self, x: Tensor, cache: KVCache | None = None, pads: Tensor | None = None) -> Tensor:
         """Run `x` behind what `cache` holds (and add to it); `pads`, int (batch,), counts each row's left padding."""

@@ -9,8 +9,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from imp_kit.errors import CheckpointError, MemoryLimitError
+from imp_kit.layouts import LAYOUTS, SPARE, Layout
 from imp_kit.machine import free_memory
-from imp_kit.model.config import ImpConfig, parse_config
+from imp_kit.model.config import ImpConfig, parse_config, read_family
 from imp_kit.model.imp import ImpModel
 from imp_kit.stored import Stored, find_tensors, read_json, read_tensor
 
@@ -26,55 +27,10 @@ class Slot:
     stop: int | None = None
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One way of naming the same tensors: the first Phi code's, or transformers'."""
-
-    embedding: str  # is in every checkpoint of this layout, so it tells which one a file has
-    tower: str
-    projector: str
-    layer: str
-    inner: dict[str, str]  # ours, inside a layer -> theirs; queries, keys and values apart if `qkv` is no key
-    outer: dict[str, str]
-
-
-OLD = Layout(
-    embedding="transformer.embd.wte.weight",
-    tower="transformer.vision_tower.vision_tower.",
-    projector="transformer.mm_projector.",
-    layer="transformer.h.{}.",
-    inner={
-        "norm": "ln",
-        "attention.qkv": "mixer.Wqkv",
-        "attention.out": "mixer.out_proj",
-        "mlp.up": "mlp.fc1",
-        "mlp.down": "mlp.fc2",
-    },
-    outer={"decoder.norm": "lm_head.ln", "decoder.lm_head": "lm_head.linear"},
-)
-NEW = Layout(
-    embedding="model.embed_tokens.weight",
-    tower="model.vision_tower.vision_tower.",
-    projector="model.mm_projector.",
-    layer="model.layers.{}.",
-    inner={
-        "norm": "input_layernorm",
-        "attention.qkv": "self_attn.{}_proj",
-        "attention.out": "self_attn.dense",
-        "mlp.up": "mlp.fc1",
-        "mlp.down": "mlp.fc2",
-    },
-    outer={"decoder.norm": "model.final_layernorm", "decoder.lm_head": "lm_head"},
-)
-# Present in some files and read by nobody: the tower's head and final norm, and buffers that are computed.
-SPARE = re.compile(r".*(vision_model\.(post_layernorm|head)\..*|\.position_ids|\.rotary_emb\.(inv_freq|cos|sin)\w*)")
-
-
 def slots(model: ImpModel, layout: Layout) -> dict[str, Slot]:
     """Every tensor that a checkpoint of this layout must hold, and where in `model` it goes."""
     table: dict[str, Slot] = {layout.embedding: Slot("decoder.embed_tokens.weight")}
-    width = model.config.decoder.hidden_size
-    for name, _ in model.named_parameters():
+    for name, parameter in model.named_parameters():
         stem, kind = name.rsplit(".", 1)
         if name.startswith("vision."):
             table[f"{layout.tower}vision_model.{name.removeprefix('vision.')}"] = Slot(name)
@@ -82,12 +38,11 @@ def slots(model: ImpModel, layout: Layout) -> dict[str, Slot]:
             table[layout.projector + name.removeprefix("projector.")] = Slot(name)
         elif name.startswith("decoder.layers."):
             _, _, index, inner = stem.split(".", 3)
-            theirs = layout.layer.format(index) + layout.inner[inner]
-            if "{}" in theirs:
-                for place, part in enumerate("qkv"):
-                    table[f"{theirs.format(part)}.{kind}"] = Slot(name, place * width, (place + 1) * width)
-            else:
-                table[f"{theirs}.{kind}"] = Slot(name)
+            parts = layout.inner[inner]
+            rows = len(parameter) // len(parts)
+            for place, part in enumerate(parts):
+                slot = Slot(name, place * rows, (place + 1) * rows)
+                table[f"{layout.layer.format(index)}{part}.{kind}"] = slot
         elif stem in layout.outer:
             table[f"{layout.outer[stem]}.{kind}"] = Slot(name)
     return table
@@ -101,11 +56,11 @@ def plan(folder: Path) -> tuple[ImpModel, dict[str, Slot], dict[str, Stored], li
     """
     raw = read_json(folder / "config.json")
     found = find_tensors(folder)
-    layout = next((layout for layout in (OLD, NEW) if layout.embedding in found), None)
+    layouts = LAYOUTS[read_family(raw, str(folder / "config.json"))]
+    layout = next((layout for layout in layouts if layout.sign in found), None)
     if layout is None:
-        raise CheckpointError(
-            f"{folder} holds neither {OLD.embedding} nor {NEW.embedding}: no layout of Imp that the kit knows."
-        )
+        signs = " or ".join(layout.sign for layout in layouts)
+        raise CheckpointError(f"{folder} does not hold {signs}: its tensors have names that the kit does not know.")
     towers = {
         name.removeprefix(layout.tower): stored.shape for name, stored in found.items() if name.startswith(layout.tower)
     }

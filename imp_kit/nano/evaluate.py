@@ -19,9 +19,10 @@ from imp_kit import __version__
 from imp_kit.assistant import Imp
 from imp_kit.errors import SettingError
 from imp_kit.images import to_pixels
-from imp_kit.model.generate import Sampling, generate
+from imp_kit.model.generate import generate
 from imp_kit.nano.draw import draw, sample_scene
 from imp_kit.nano.lessons import SKILLS, Turn, question, score
+from imp_kit.sampling import Sampling
 
 EVALUATION = 3  # stream of random numbers; train.py has its own, so no drawing here was ever trained on
 WORDINGS = ("trained", "unseen")
@@ -48,11 +49,11 @@ def answer_batch(imp: Imp, pictures: list[Image.Image], conversations: list[list
     model, config = imp.model, imp.model.config
     pixels = torch.stack([to_pixels(picture, config.vision.image_size, config.pad) for picture in pictures])
     features = model.encode(pixels)
-    opening = imp.encode(imp.template.opening)
+    opening = imp.tokenizer.encode_pieces(imp.template.open())
     histories: list[list[int]] = [[] for _ in pictures]
     for turn in range(len(conversations[0])):
         for history, turns in zip(histories, conversations, strict=True):
-            history += imp.encode(imp.template.ask(turns[turn].question, first=turn == 0))
+            history += imp.tokenizer.encode_pieces(imp.template.ask(turns[turn].question, first=turn == 0))
         rows = [model.splice([opening, features[i], ids])[0] for i, ids in enumerate(histories)]
         pads = torch.tensor([max(map(len, rows)) - len(row) for row in rows], device=model.device)
         embeddings = pad_sequence(rows, batch_first=True, padding_side="left")

@@ -23,12 +23,13 @@ from tqdm.auto import tqdm
 
 from imp_kit.errors import SettingError
 from imp_kit.images import to_pixels
+from imp_kit.layouts import NEW_PHI
 from imp_kit.model.config import parse_config
 from imp_kit.model.imp import ImpModel
-from imp_kit.model.weights import NEW, slots
+from imp_kit.model.weights import slots
 from imp_kit.nano.draw import COLORS, KINDS, Scene, draw, sample_scene
 from imp_kit.nano.lessons import SKILLS, Turn, conversation
-from imp_kit.prompts import PHI2, SYSTEM, Mark, Piece
+from imp_kit.prompts import PHI2, SYSTEM
 from imp_kit.tokens import TextTokenizer
 
 VOCABULARY = 1024
@@ -134,18 +135,12 @@ def patch_labels(scene: Scene, side: int) -> Tensor:
     return labels.flatten(0, 1)
 
 
-def encode_pieces(tokenizer: TextTokenizer, pieces: tuple[Piece, ...]) -> list[int]:
-    """Token ids of pieces without a picture among them."""
-    ids = ((tokenizer.control[PHI2.stop],) if piece is Mark.STOP else tokenizer.encode(piece) for piece in pieces)
-    return list(chain.from_iterable(ids))
-
-
 def encode_turns(tokenizer: TextTokenizer, turns: list[Turn]) -> tuple[list[int], list[int]]:
     """A conversation behind the picture as token ids and, for each id, the turn that it answers (or IGNORED)."""
     ids: list[int] = []
     owners: list[int] = []
     for number, turn in enumerate(turns):
-        asked = encode_pieces(tokenizer, PHI2.ask(turn.question, first=number == 0))
+        asked = tokenizer.encode_pieces(PHI2.ask(turn.question, first=number == 0))
         # The stop mark that opens a later turn ends the answer before it, and is learned with it.
         ids += asked
         owners += [IGNORED] * len(asked)
@@ -191,7 +186,7 @@ def make_tokenizer(folder: Path, seed: int) -> TextTokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     rng = np.random.default_rng([VOCABULARY_TEXT, seed])
     turns = chain.from_iterable(conversation(sample_scene(rng), rng, TURNS) for _ in range(20_000))
-    text = chain.from_iterable((turn.question + PHI2.after, " " + turn.answer) for turn in turns)
+    text = chain.from_iterable((PHI2.first.strip().replace("{}", turn.question), " " + turn.answer) for turn in turns)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(CONTROL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -235,7 +230,7 @@ def save_checkpoint(model: ImpModel, folder: Path) -> None:
     parameters = dict(model.named_parameters())
     tensors = {
         key: parameters[slot.parameter].detach()[slot.start : slot.stop].to("cpu", torch.float16).contiguous()
-        for key, slot in slots(model, NEW).items()
+        for key, slot in slots(model, NEW_PHI).items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", "utf-8")
@@ -304,7 +299,7 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
     else:
         tokenizer = make_tokenizer(out, plan.seed)
         log_file.unlink(missing_ok=True)
-    opening = torch.tensor(encode_pieces(tokenizer, PHI2.opening[:1]), device=device)
+    opening = torch.tensor(tokenizer.encode_pieces(PHI2.open()), device=device)
     loader = DataLoader(
         Lessons(plan, out, done),
         plan.batch,
