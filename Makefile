@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: run test parity clean
 
 $(READY): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imp-kit: the pinned packages are for Python 3.11 to 3.13; try: make run PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement requirements.txt --editable ".[test]"
 	touch $@

@@ -1,27 +1,39 @@
 """Imp as a person calls it: load, look, ask, chat."""
 
 import html
+import math
 import os
 import sys
 import time
 import warnings
 from collections.abc import Generator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
 from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO, Snapshot, at_hand, find
-from imp_kit.errors import CheckpointError, PromptError, SettingError
+from imp_kit.errors import CheckpointError, PromptError
 from imp_kit.images import open_image, to_pixels
-from imp_kit.machine import LONG_DTYPES, bf16_pays, choose_device, choose_dtype, peak_memory
+from imp_kit.machine import (
+    LONG_DTYPES,
+    bf16_pays,
+    choose_device,
+    choose_dtype,
+    free_memory,
+    memory_told,
+    peak_memory,
+)
+from imp_kit.model.decoder import KVCache
 from imp_kit.model.generate import generate
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import load_weights
-from imp_kit.prompts import CAPTION, TEMPLATES
-from imp_kit.sampling import Sampling
+from imp_kit.prompts import CAPTION, TEMPLATES, check_question
+from imp_kit.sampling import Sampling, read_settings
+from imp_kit.stored import find_tensors
 from imp_kit.tokens import GrowingText, TextTokenizer
 
-SMALL_MODEL = 200_000_000  # bytes of weights; below, a CPU's caches and overheads decide, not its bandwidth
+DEFAULT_NEEDS = 7.5e9  # bytes of a GPU's memory: 6.4 for the weights of imp-v1-3b in 16 bit, the rest to work
+SMALL_MODEL = 100_000_000  # parameters; below, a CPU's caches and overheads decide, not its bandwidth
 
 
 @dataclass(frozen=True)
@@ -89,18 +101,17 @@ def load(
     `revision` pins a branch, tag or commit of the hub.
     Raises CheckpointError, SettingError or MemoryLimitError; nothing of the checkpoint is run.
     """
-    place = choose_device(device)
+    device = choose_device(device)
+    chosen = choose_dtype(dtype, device)
     why = "you asked for it"
     if checkpoint is None:
-        checkpoint, why = _choose(place)
+        checkpoint, why = _choose(device)
         print(f"imp-kit: {checkpoint}, because {why}.", file=sys.stderr)
-    kind = choose_dtype(dtype, place)
     snapshot = find(checkpoint, revision)
     tokenizer = TextTokenizer(snapshot.folder)
-    if kind is None:
-        stored = sum(file.stat().st_size for file in snapshot.folder.glob("*.safetensors"))
-        kind = torch.bfloat16 if stored > SMALL_MODEL and bf16_pays() else torch.float32
-    model, spare = load_weights(snapshot.folder, place, kind)
+    if chosen is None:
+        chosen = _cpu_dtype(snapshot, device)
+    model, spare = load_weights(snapshot.folder, device, chosen)
     if tokenizer.size > model.config.decoder.vocab_size:
         raise CheckpointError(
             f"{snapshot.folder}: the tokenizer has ids up to {tokenizer.size - 1}, "
@@ -112,20 +123,31 @@ def load(
 
 
 def _choose(device: torch.device) -> tuple[str, str]:
+    """The checkpoint for this machine, and the reason in words."""
     if device.type == "cpu":
-        return (
-            NANO,
-            f"there is no GPU here for {DEFAULT}" if not torch.cuda.is_available() else "you chose the CPU",
-        )
+        absent = not torch.cuda.is_available()
+        return NANO, f"there is no GPU here for {DEFAULT}" if absent else "you chose the CPU"
+    free = free_memory(device)
+    if free is not None and free < DEFAULT_NEEDS:
+        return NANO, f"{DEFAULT} needs {DEFAULT_NEEDS / 1e9} GB of the GPU's memory and {free / 1e9:.1f} GB are free"
     if not at_hand(HUB_IDS[DEFAULT]):
         return NANO, f"the hub cannot be reached for {DEFAULT}"
     return DEFAULT, "there is a GPU and the hub has it"
 
 
-class Imp:
-    """A loaded checkpoint. Settings of every question: see `Sampling`, and `stop`, a string or several.
+def _cpu_dtype(snapshot: Snapshot, device: torch.device) -> torch.dtype:
+    """fp32 for a small model; for a large one bf16 where that is no slower, or where fp32 would not fit."""
+    count = sum(math.prod(stored.shape) for stored in find_tensors(snapshot.folder).values())
+    free = free_memory(device)
+    tight = free is not None and 4 * count > free
+    return torch.bfloat16 if count > SMALL_MODEL and (tight or bf16_pays()) else torch.float32
 
-    `ask`, `caption`, `View.ask` and `Chat.say` raise ImageError, PromptError or SettingError on bad input.
+
+class Imp:
+    """A loaded checkpoint.
+
+    Whatever asks takes these settings: `max_new_tokens` (100), `temperature` (0 is greedy), `top_p` (1), `seed` (None),
+    and `stop`, a text or a list of texts that end the answer and are not part of it; see `Sampling`.
     """
 
     def __init__(self, model: ImpModel, tokenizer: TextTokenizer, snapshot: Snapshot, why: str):
@@ -148,20 +170,24 @@ class Imp:
         return f"<Imp {self.name}: {count / 1e6:,.1f} M parameters, {self.dtype} on {self.model.device} ({self.why})>"
 
     def look(self, picture) -> "View":
-        """Encode a picture once, for as many questions as you like. It may be anything that `open_image` takes."""
+        """Encode a picture once, for as many questions as you like. It may be anything that `open_image` takes.
+
+        Raises ImageError or MemoryLimitError.
+        """
         return View(self, picture)
 
     def ask(self, picture, question: str, **settings) -> Answer:
-        """Answer one question about one picture."""
-        _settings(settings)  # a setting without sense is told before the picture's work is done
+        """Answer one question about one picture. Raises ImageError, PromptError, SettingError or MemoryLimitError."""
+        check_question(question)  # what cannot be asked is told before the picture's work is done
+        read_settings(settings)
         return self.look(picture).ask(question, **settings)
 
     def caption(self, picture, **settings) -> Answer:
-        """Describe a picture."""
+        """Describe a picture. Raises as `ask`."""
         return self.ask(picture, CAPTION, **settings)
 
     def chat(self, picture) -> "Chat":
-        """Begin a conversation about a picture, in which later questions know the earlier answers."""
+        """Begin a conversation about a picture, in which later questions know the earlier answers. Raises as `look`."""
         return Chat(self.look(picture))
 
 
@@ -175,24 +201,24 @@ class View:
         config = imp.model.config
         if imp.model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(imp.model.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), memory_told("Looking at a picture"):
             pixels = to_pixels(self.picture, config.vision.image_size, config.pad)
             features = imp.model.encode(pixels[None])[0]
             prefix = imp.model.splice([imp.tokenizer.encode_pieces(imp.template.open()), features])
-            self.cache = imp.model.new_cache(prefix.shape[1])
-            imp.model.decoder(prefix, self.cache)
+            self._cache = imp.model.new_cache(prefix.shape[1])
+            imp.model.decoder(prefix, self._cache)
         if imp.model.device.type == "cuda":
             torch.cuda.synchronize(imp.model.device)
         self.seconds = time.perf_counter() - start
         self._seconds_to_tell = self.seconds
 
-    def take_seconds(self) -> float:
+    def _take_seconds(self) -> float:
         """The look's seconds for the first answer that asks, 0 for the later ones: the picture's work is done once."""
         seconds, self._seconds_to_tell = self._seconds_to_tell, 0.0
         return seconds
 
     def ask(self, question: str, **settings) -> Answer:
-        """Answer a question about this picture, knowing no other question."""
+        """Answer a question about this picture, knowing no other question. Raises PromptError or SettingError."""
         return Chat(self).say(question, **settings)
 
     def stream(self, question: str, **settings) -> Generator[str, None, Answer]:
@@ -206,12 +232,12 @@ class Chat:
     def __init__(self, view: View):
         self.view = view
         self.turns: list[tuple[str, Answer]] = []
-        self._cache = view.cache
+        self._cache = view._cache
         self._unread: list[int] = []  # tokens of the last answer that are not in the cache yet
         self._pieces: tuple[str, ...] = view.imp.template.open()
 
     def say(self, question: str, **settings) -> Answer:
-        """Ask the next question and wait for the whole answer."""
+        """Ask the next question and wait for the whole answer. Raises PromptError, SettingError or MemoryLimitError."""
         stream = self.stream(question, **settings)
         while True:
             try:
@@ -220,8 +246,11 @@ class Chat:
                 return end.value
 
     def stream(self, question: str, **settings) -> Generator[str, None, Answer]:
-        """Ask the next question; the answer comes piece by piece. A stream that is not read to its end is forgotten."""
-        sampling, stops = _settings(settings)
+        """Ask the next question; the answer comes piece by piece. Raises as `say`.
+
+        A stream that is not read to its end is forgotten; one that is read after another answer came is refused.
+        """
+        sampling, stops = read_settings(settings)
         imp = self.view.imp
         asked = imp.template.ask(question, first=not self.turns)
         ids = [*self._unread, *imp.tokenizer.encode_pieces(asked)]
@@ -231,7 +260,7 @@ class Chat:
                 f"The question makes the prompt {self._cache.length + len(ids)} tokens long, and {imp.name} reads "
                 f"{limit}. Ask a shorter question{' or begin a new chat' if self.turns else ''}."
             )
-        return self._stream(question, asked, ids, sampling, stops)
+        return self._stream(question, asked, ids, sampling, stops, before=self._cache)
 
     def _stream(
         self,
@@ -240,18 +269,26 @@ class Chat:
         ids: list[int],
         sampling: Sampling,
         stops: tuple[str, ...],
+        before: KVCache,
     ) -> Generator[str, None, Answer]:
+        self._check_unchanged(before)
         imp = self.view.imp
         start = time.perf_counter()
         limit = imp.model.config.decoder.max_positions
         prompt_length = self._cache.length + len(ids)
         # A copy: the view's other questions, and this chat if the stream is dropped, keep what they had.
-        cache = self._cache.fork(min(limit, prompt_length + sampling.max_new_tokens))
+        with memory_told("This answer"):
+            cache = before.fork(min(limit, prompt_length + sampling.max_new_tokens))
         text = GrowingText(imp.tokenizer, (*stops, imp.template.stop))
         finish, tokens, first = "length", 0, start
         with torch.inference_mode():
             embeddings = imp.model.splice([ids])
-        for (token,) in generate(imp.model, embeddings, cache, sampling, imp.stop_ids):
+        steps = generate(imp.model, embeddings, cache, sampling, imp.stop_ids)
+        while True:
+            with memory_told("This answer"):
+                token = next(steps, (None,))[0]
+            if token is None:
+                break
             tokens += 1
             first = time.perf_counter() if tokens == 1 else first
             if token in imp.stop_ids:
@@ -264,6 +301,7 @@ class Chat:
                 break
         if piece := text.finish():
             yield piece
+        self._check_unchanged(before)
         end = time.perf_counter()
         kept = text.ids
         cache.length = min(cache.length, prompt_length + len(kept))
@@ -278,23 +316,15 @@ class Chat:
             dtype=imp.dtype,
             finish=finish,
             tokens=tokens,
-            seconds=Seconds(self.view.take_seconds(), first - start, end - first),
+            seconds=Seconds(self.view._take_seconds(), first - start, end - first),
             peak_memory=peak_memory(imp.model.device),
         )
         self._cache, self._unread = cache, kept[cache.length - prompt_length :]
-        self._pieces = (*pieces, imp.template.answer + text.text)
+        # Not the text: a stop string can cut within a token, and the next prompt tells what was read.
+        self._pieces = (*pieces, imp.tokenizer.decode(kept))
         self.turns.append((question, answer))
         return answer
 
-
-def _settings(settings: dict) -> tuple[Sampling, tuple[str, ...]]:
-    """Split keyword settings into Sampling and stop strings. Raises SettingError."""
-    known = [field.name for field in fields(Sampling)]
-    unknown = sorted(settings.keys() - {*known, "stop"})
-    if unknown:
-        raise SettingError(f"Unknown setting {unknown[0]!r}; known are {', '.join([*known, 'stop'])}.")
-    stop = settings.get("stop")
-    stops = () if stop is None else tuple(stop) if isinstance(stop, (list, tuple)) else (stop,)
-    if not all(isinstance(text, str) and text for text in stops):
-        raise SettingError(f"stop is {stop!r}; give a text, or a list of texts, none of them empty.")
-    return Sampling(**{name: value for name, value in settings.items() if name != "stop"}), stops
+    def _check_unchanged(self, before: KVCache) -> None:
+        if self._cache is not before:
+            raise PromptError("This chat got another answer since that question; ask the question again.")

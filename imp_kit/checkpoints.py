@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imp_kit.errors import CheckpointError
+from imp_kit.stored import find_tensors
 
 NANO = "imp-nano"
 NANO_FOLDER = Path(__file__).parent / "nano" / "checkpoint"
 DEFAULT = "imp-v1-3b"
-HUB_IDS = {  # those that stand on Phi-2
+HUB_IDS = {
     "imp-v1-3b": "MILVLG/imp-v1-3b",
     "imp-v1.5-3b-phi2": "MILVLG/Imp-v1.5-3B-Phi2",
+    "imp-v1.5-2b-qwen1.5": "MILVLG/Imp-v1.5-2B-Qwen1.5",
+    "imp-v1.5-4b-phi3": "MILVLG/Imp-v1.5-4B-Phi3",
     "imp-v1.5-3b-196": "MILVLG/Imp-v1.5-3B-196",
 }
 # Weights as safetensors, settings, tokenizer: neither code nor pickles ever reach the disk.
@@ -32,62 +35,89 @@ class Snapshot:
 def find(checkpoint: str | os.PathLike, revision: str | None = None) -> Snapshot:
     """Turn what a user typed into a folder, downloading it with a progress bar where that is needed.
 
-    `checkpoint` is a short name (`HUB_IDS`, or "imp-nano"), a hub id in any case, with or without a slash at its end,
-    or a folder. `revision` is a branch, tag or commit of the hub. Raises CheckpointError.
+    `checkpoint` is a folder with a config.json, a short name (`HUB_IDS`, or "imp-nano"), or a hub id; names in any
+    case, with or without a slash at the end. `revision` is a branch, tag or commit of the hub, so it goes with neither
+    "imp-nano" nor a folder of one's own. Raises CheckpointError.
     """
     if not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint).strip():
         raise CheckpointError(f"A checkpoint is a name, a hub id or a folder, not {checkpoint!r}.")
     text = str(checkpoint).strip()
-    plain = text.rstrip("/")
-    name = plain.lower()
-    if name == NANO:
-        return Snapshot(NANO, NANO_FOLDER, None)
+    name = text.rstrip("/")
     known = {**HUB_IDS, **{hub_id.lower(): hub_id for hub_id in HUB_IDS.values()}}
-    if name in known:
-        return _download(known[name], revision)
     folder = Path(text).expanduser()
-    if folder.is_dir():
-        folder = folder.absolute()
-        commit = folder.name if folder.parent.name == "snapshots" else None
-        return Snapshot(
-            folder.parent.parent.name.replace("models--", "").replace("--", "/") if commit else folder.name,
-            folder,
-            commit,
-        )
-    if folder.exists():
+    if name.lower() == NANO:
+        snapshot = Snapshot(NANO, NANO_FOLDER, None)
+    elif (folder / "config.json").is_file() or (folder.is_dir() and name.lower() not in known):
+        snapshot = _local(folder.absolute())
+    elif folder.is_file():
         raise CheckpointError(f"{text} is a file; give the folder that holds config.json and the weights.")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", plain) and not text.startswith("."):
-        return _download(plain, revision)
-    near = difflib.get_close_matches(name, [*HUB_IDS, NANO], n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise CheckpointError(
-        f"There is no folder {text!r} and no checkpoint of that name.{hint} Known: {', '.join([*HUB_IDS, NANO])}."
-    )
+    elif name.lower() in known:
+        return _download(known[name.lower()], revision)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        return _download(name, revision)
+    else:
+        raise CheckpointError(f"There is no folder {text!r} and no checkpoint of that name.{_hint(name)}")
+    if revision is not None and revision != snapshot.revision:
+        raise CheckpointError(f"A revision, {revision!r}, belongs to a hub id; {text!r} is a folder on this machine.")
+    return snapshot
+
+
+def _local(folder: Path) -> Snapshot:
+    if folder.parent.name != "snapshots":
+        return Snapshot(folder.name, folder, None)
+    # A folder inside a hub cache, models--OWNER--NAME/snapshots/COMMIT, tells what it is.
+    hub_id = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return Snapshot(hub_id, folder, folder.name)
+
+
+def _hint(name: str) -> str:
+    names = [*HUB_IDS, *HUB_IDS.values(), NANO]
+    near = difflib.get_close_matches(name.lower(), [name.lower() for name in names], n=1, cutoff=0.4)
+    meant = next((f" Did you mean {name!r}?" for name in names if [name.lower()] == near), "")
+    return f"{meant} The kit knows {', '.join([*HUB_IDS, NANO])}."
 
 
 def _download(hub_id: str, revision: str | None) -> Snapshot:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
+    wanted = f"{hub_id} at {revision}" if revision else hub_id
     try:
         folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(WANTED)))
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{hub_id}{f' at {revision}' if revision else ''} is not on this machine and the hub cannot be reached. "
+            f"{wanted} is not on this machine and the hub cannot be reached. "
             f"Go online once, or copy the checkpoint's folder here and give its path; {NANO!r} needs neither."
         ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"The hub does not give out {hub_id} ({type(error).__name__}: {reason}).") from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{hub_id} has no revision {revision!r} on the hub.") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise CheckpointError(
+            f"There is no folder {hub_id!r} here and no checkpoint {hub_id} that the hub would give you.{_hint(hub_id)}"
+        ) from error
+    except Exception as error:  # requests, httpx, xet: what the hub's client lets through has no common parent
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"The download of {wanted} failed ({type(error).__name__}: {reason}). "
+            "Run the same again: it goes on where it stopped."
+        ) from error
     return Snapshot(hub_id, folder, folder.name)
 
 
 def at_hand(hub_id: str) -> bool:
-    """Whether a checkpoint is in the hub cache, or the hub answers within a few seconds."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    """Whether a checkpoint is complete in the hub cache, or the hub answers within a few seconds."""
+    from huggingface_hub import HfApi, snapshot_download
 
-    if isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
+    try:
+        find_tensors(Path(snapshot_download(hub_id, local_files_only=True, allow_patterns=list(WANTED))))
         return True
+    except Exception:  # not cached, or only half of it: the client's errors have no common parent
+        pass
     try:
         HfApi().model_info(hub_id, timeout=5)
     except Exception:  # offline mode, no network, no answer: whatever the reason, it is not in reach

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from imp_kit import __version__
-from imp_kit.errors import ImpKitError
+from imp_kit.errors import ImpKitError, PromptError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; an error of the kit is one line on stderr and exit status 2."""
     args = parser().parse_args(arguments)
+    # An answer may hold any character; a console that cannot show it gets an escape instead of a failure.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         list_checkpoints() if args.command == "checkpoints" else talk(args)
     except ImpKitError as error:
@@ -48,19 +50,31 @@ def main(arguments: list[str] | None = None) -> None:
 def talk(args: argparse.Namespace) -> None:
     """ask, caption and chat: answers go to stdout as they are made, all else to stderr."""
     from imp_kit.assistant import load
-    from imp_kit.prompts import CAPTION
+    from imp_kit.images import open_image
+    from imp_kit.prompts import CAPTION, check_question
+    from imp_kit.sampling import read_settings
 
     settings = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "seed", "stop")}
-    imp = load(args.checkpoint, device=args.device, dtype=args.dtype, revision=args.revision)
-    chat = imp.chat(args.picture)
+    # A slip is told before gigabytes are loaded.
+    read_settings(settings)
+    picture = open_image(args.picture)
     if args.command == "chat":
-        print("Ask about the picture; an empty line ends the chat.", file=sys.stderr)
         questions = iter(lambda: _read_line("> "), "")
     else:
         questions = [CAPTION if args.command == "caption" else args.question]
+        check_question(questions[0])
+    chat = load(args.checkpoint, device=args.device, dtype=args.dtype, revision=args.revision).chat(picture)
+    if args.command == "chat":
+        print("Ask about the picture; an empty line ends the chat.", file=sys.stderr)
     for question in questions:
-        for piece in chat.stream(question, **settings):
-            print(piece, end="", flush=True)
+        try:
+            for piece in chat.stream(question, **settings):
+                print(piece, end="", flush=True)
+        except PromptError as error:
+            if args.command != "chat":
+                raise
+            print(f"imp-kit: {error}", file=sys.stderr)  # one bad line does not end a conversation
+            continue
         print(flush=True)
         print(f"[{chat.turns[-1][1].summary}]", file=sys.stderr)
 

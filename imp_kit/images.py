@@ -3,6 +3,7 @@
 import difflib
 import io
 import os
+import re
 import reprlib
 import sys
 import warnings
@@ -108,7 +109,10 @@ def _open(source, name):
 
 def _find_file(source, name):
     """Return the `Path` of an existing, non-empty file, or raise an `ImageError` that says what to do."""
-    if str(source).lower().startswith(("http:/", "https:/")):  # one slash: Path("http://x") drops the other
+    # One slash, of either kind: Path("http://x") drops the other, and Windows turns it round.
+    if address := re.match(r"(https?|ftp|s3|gs|file|data):", str(source), re.IGNORECASE):
+        if address[1].lower() == "file":
+            raise ImageError(f"{name}: give the path alone, without 'file:'")
         raise ImageError(f"{name}: the kit fetches nothing; download it first: curl -L -o picture.jpg URL")
     path = Path(os.path.expanduser(source))
     if not path.exists():

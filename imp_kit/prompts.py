@@ -19,6 +19,16 @@ class Control(str):
 IMAGE = Control("<image>")  # where the picture's features go
 
 
+def check_question(question: str) -> None:
+    """Raise PromptError for what cannot be asked."""
+    if not isinstance(question, str):
+        raise PromptError(f"A question is text, not {type(question).__name__}.")
+    if not question.strip():
+        raise PromptError("The question is empty; ask something about the picture.")
+    if IMAGE in question:
+        raise PromptError(f"The question contains {IMAGE}, which marks the picture's place; the kit sets it itself.")
+
+
 @dataclass(frozen=True)
 class Template:
     """How a family lays out a chat: `opening`, then a turn for each question, "{}" being the question.
@@ -42,14 +52,7 @@ class Template:
 
         The question and the letters around it are one piece, since a tokenizer may join them.
         """
-        if not isinstance(question, str):
-            raise PromptError(f"A question is text, not {type(question).__name__}.")
-        if not question.strip():
-            raise PromptError("The question is empty; ask something about the picture.")
-        if IMAGE in question:
-            raise PromptError(
-                f"The question contains {IMAGE}, which marks the picture's place; the kit sets it itself."
-            )
+        check_question(question)
         pieces = self._cut(self.first if first else self.later)
         return tuple(p if isinstance(p, Control) else p.replace("{}", question.strip()) for p in pieces)
 

@@ -1,6 +1,7 @@
 """How the next token is chosen: the settings, checked, and the draw."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -28,11 +29,12 @@ class Sampling:
             ("top_p", False, 0.0, 1.0),
         ):
             value = getattr(self, name)
-            number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+            # The abstract numbers include numpy's scalars, which loops in notebooks make.
+            number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
             if not number or not low <= value <= high or (name == "top_p" and value == 0):
                 kind = "a whole number from 1" if whole else f"a number from {low} to {high}"
                 raise SettingError(f"{name} is {value!r}; give {kind}{' and above 0' if name == 'top_p' else ''}.")
-        whole = isinstance(self.seed, int) and not isinstance(self.seed, bool)
+        whole = isinstance(self.seed, Integral) and not isinstance(self.seed, bool)
         if self.seed is not None and not (whole and 0 <= self.seed < 2**63):
             raise SettingError(f"seed is {self.seed!r}; give a whole number from 0, or None.")
 
@@ -44,7 +46,7 @@ class Sampling:
         if self.seed is None:
             generator.seed()
         else:
-            generator.manual_seed(self.seed)
+            generator.manual_seed(int(self.seed))
         return generator
 
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -60,3 +62,16 @@ class Sampling:
         probabilities = probabilities.masked_fill(before >= self.top_p, 0.0)
         drawn = torch.multinomial(probabilities, 1, generator=generator)
         return order.gather(-1, drawn).squeeze(-1)
+
+
+def read_settings(settings: dict) -> tuple[Sampling, tuple[str, ...]]:
+    """Split a user's keyword settings into Sampling and stop strings. Raises SettingError."""
+    known = [field.name for field in fields(Sampling)]
+    unknown = sorted(settings.keys() - {*known, "stop"})
+    if unknown:
+        raise SettingError(f"Unknown setting {unknown[0]!r}; known are {', '.join([*known, 'stop'])}.")
+    stop = settings.get("stop")
+    stops = () if stop is None else tuple(stop) if isinstance(stop, (list, tuple)) else (stop,)
+    if not all(isinstance(text, str) and text for text in stops):
+        raise SettingError(f"stop is {stop!r}; give a text, or a list of texts, none of them empty.")
+    return Sampling(**{name: value for name, value in settings.items() if name != "stop"}), stops

@@ -29,29 +29,35 @@ def read_json(file: Path) -> dict:
     return value
 
 
-class Settings:
-    """Takes values out of config.json and says which one is missing or makes no sense."""
+class Fields:
+    """Takes values out of config.json. Its methods raise CheckpointError, naming the field, its value and the file.
+
+    Each takes the names that a value may have; the first that is there and not null counts.
+    """
 
     def __init__(self, raw: Mapping, where: str):
         self.raw, self.where = raw, where
 
     def value(self, *names: str, default=None):
+        """A value as it stands; `default` where no name has one."""
         for name in names:
             if self.raw.get(name) is not None:
                 return self.raw[name]
         return default
 
     def number(self, *names: str, default=None, kind: type = int):
+        """A positive number below 2**31, an int or a float as `kind` says."""
         value = self.value(*names, default=default)
         if value is None:
             raise CheckpointError(f"{self.where} has none of: {', '.join(names)}.")
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         # JSON as Python reads it has NaN and Infinity, too; neither is below the bound.
-        if not number or not 0 < value < 2**63 or value != kind(value):
+        if not number or not 0 < value < 2**31 or value != kind(value):
             raise CheckpointError(f"{self.where}: {names[0]} is {value!r}, not a positive {kind.__name__}.")
         return kind(value)
 
     def expect(self, allowed: tuple, *names: str, default=None) -> None:
+        """Refuse a value that is not among those which the kit knows."""
         value = self.value(*names, default=default)
         if value not in allowed:
             raise CheckpointError(

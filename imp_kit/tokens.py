@@ -4,10 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from imp_kit.errors import CheckpointError
 from imp_kit.prompts import IMAGE, Control
+from imp_kit.stored import read_json
 
 REPLACEMENT = "�"  # what bytes that are no whole UTF-8 character decode to
 
@@ -15,28 +16,35 @@ REPLACEMENT = "�"  # what bytes that are no whole UTF-8 character decode to
 class TextTokenizer:
     """A checkpoint's tokenizer, for which control tokens inside a text are plain text.
 
-    Reads `tokenizer.json`; files of an older form (vocab.json + merges.txt) are converted by transformers.
+    Reads `tokenizer.json`, or GPT-2's older form, vocab.json and merges.txt. Raises CheckpointError.
     """
 
     def __init__(self, folder: Path):
         file = folder / "tokenizer.json"
         try:
-            text = file.read_text("utf-8") if file.exists() else _convert(folder)
-            data = json.loads(text)
+            data = json.loads(file.read_text("utf-8") if file.exists() else _convert(folder).to_str())
             # Phi-2 adds runs of blanks as tokens. Any other added token is a mark, called special or not.
             marks = [token for token in data["added_tokens"] if token["content"].strip()]
             for token in marks:
                 token["special"] = True
-            self.control = {token["content"]: token["id"] for token in marks}
-            self._strip_left = {token["content"] for token in marks if token["lstrip"]}
-            self._strip_right = {token["content"] for token in marks if token["rstrip"]}
             self._tokenizer = Tokenizer.from_str(json.dumps(data))
-            # "</s>" typed by a user is four letters, never the stop token.
-            self._tokenizer.encode_special_tokens = True
         except CheckpointError:
             raise
         except Exception as error:  # tokenizers raises plain Exception
             raise CheckpointError(f"{file} is no tokenizer that can be read ({error}).") from error
+        # "</s>" typed by a user is four letters, never the stop token; and a prompt is neither cut nor filled up.
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.control = {token["content"]: token["id"] for token in marks}
+        for token, id in self.control.items():
+            if self._tokenizer.token_to_id(token) != id:
+                raise CheckpointError(
+                    f"{file} gives {token} the id {id}, but its place in the vocabulary is "
+                    f"{self._tokenizer.token_to_id(token)}."
+                )
+        self._strip_left = {token["content"] for token in marks if token["lstrip"]}
+        self._strip_right = {token["content"] for token in marks if token["rstrip"]}
 
     @property
     def size(self) -> int:
@@ -73,16 +81,33 @@ class TextTokenizer:
         return self._tokenizer.decode([id for id in ids if id not in control], skip_special_tokens=False)
 
 
-def _convert(folder: Path) -> str:
-    if not (folder / "vocab.json").exists():
+def _convert(folder: Path) -> Tokenizer:
+    """GPT-2's byte-level BPE, which Phi-2 uses, from vocab.json, merges.txt and the added tokens of either form."""
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    if not (vocabulary.exists() and merges.exists()):
         raise CheckpointError(f"{folder} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt).")
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
+    settings_file = folder / "tokenizer_config.json"
+    settings = read_json(settings_file) if settings_file.exists() else {}
+    kind = str(settings.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
+    if kind not in ("GPT2Tokenizer", "CodeGenTokenizer"):
         raise CheckpointError(
-            f"{folder} has a tokenizer of the older form; `pip install transformers` lets the kit convert it."
-        ) from None
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False).backend_tokenizer.to_str()
+            f"{folder} has a {kind} in its older form. Save it as tokenizer.json: "
+            "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+        )
+    added = {int(id): token["content"] for id, token in settings.get("added_tokens_decoder", {}).items()}
+    added_file = folder / "added_tokens.json"
+    if added_file.exists():
+        added |= {id: token for token, id in read_json(added_file).items()}
+    tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    for id, token in sorted(added.items()):
+        blank = token.isspace()
+        add = tokenizer.add_tokens if blank else tokenizer.add_special_tokens
+        add([AddedToken(token, normalized=blank, special=not blank)])
+        if tokenizer.token_to_id(token) != id:
+            raise CheckpointError(f"{folder}: the added token {token!r} should have the id {id}, but ids are missing.")
+    return tokenizer
 
 
 class GrowingText:

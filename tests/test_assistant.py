@@ -1,17 +1,18 @@
 """The verbs a user calls, on the bundled checkpoint."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from oracle import make_oracle, write_checkpoint
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import imp_kit
-from imp_kit.model.generate import generate
-from imp_kit.sampling import Sampling
 
 IMAGES = Path(__file__).parent.parent / "images"
 BUS, DOOR = IMAGES / "bus.png", IMAGES / "door.png"
@@ -52,9 +53,6 @@ def test_an_answer_tells_how_it_came_about(imp):
     assert answer.tokens == len(answer.token_ids) + 1  # the stop token
     assert answer.prompt.endswith(f"USER: <image>\n{COLORS} ASSISTANT:")
     assert answer.seconds.look > 0
-    assert answer.seconds.total == pytest.approx(
-        answer.seconds.look + answer.seconds.prefill + answer.seconds.decode, rel=1e-9
-    )
     assert answer.tokens_per_second > 0
     assert answer.peak_memory > 50e6
     assert "imp-nano" in answer._repr_html_()
@@ -100,7 +98,9 @@ def test_a_chat_equals_reading_the_whole_prompt(imp, settings):
     ]
     tokens = whole_prompt_tokens(imp, (imp.tokenizer.encode_pieces(imp.template.open()), ids), 60)
     assert [*second.token_ids] == [id for id in tokens if id not in imp.stop_ids]
-    assert second.prompt.endswith(f"ASSISTANT: {first.text}</s>USER: What color is it? ASSISTANT:")
+    read = imp.tokenizer.decode(first.token_ids)
+    assert read.strip() == first.text or "stop" in settings
+    assert second.prompt.endswith(f"ASSISTANT:{read}</s>USER: What color is it? ASSISTANT:")
     assert [question for question, _ in chat.turns] == ["Where is the door?", "What color is it?"]
 
 
@@ -116,6 +116,27 @@ def test_two_streams_of_one_view_do_not_disturb_each_other(imp):
     one, other = view.stream("Describe the image in detail."), view.stream("What color is the door?")
     pieces = [next(one), next(other), *one]
     assert pieces[0] + "".join(pieces[2:]) == view.ask("Describe the image in detail.").text
+
+
+def test_a_look_is_counted_once(imp):
+    view = imp.look(DOOR)
+    first, second = view.ask("Where is the door?"), view.ask("What color is the door?")
+    assert first.seconds.look == view.seconds > 0
+    assert second.seconds.look == 0
+
+
+@pytest.mark.parametrize("order", ["one after the other", "interleaved"])
+def test_a_second_stream_of_one_chat_is_refused(imp, order):
+    """Both would answer behind the same turn, and the chat could keep only one of them."""
+    chat = imp.chat(DOOR)
+    one, other = chat.stream("Where is the door?"), chat.stream("What color is the door?")
+    if order == "interleaved":
+        next(other)
+    text = "".join(one)
+    with pytest.raises(imp_kit.PromptError, match="another answer"):
+        list(other)
+    assert [str(answer) for _, answer in chat.turns] == [text]
+    assert chat.say("What color is it?").prompt.count("ASSISTANT:") == 2
 
 
 def test_a_dropped_stream_leaves_the_chat_as_it_was(imp):
@@ -142,19 +163,6 @@ def test_a_stop_string_ends_an_answer_and_does_not_show(imp):
     assert " and" not in answer.text
     assert answer.finish == "stop"
     assert "".join(imp.look(BUS).stream(COLORS, stop=[" and", "never"])) == answer.text
-
-
-def test_the_context_ends_an_answer(imp):
-    """Sampled at random, so that no stop token comes: the answer fills what is left of the context, no more."""
-    limit = imp.model.config.decoder.max_positions
-    view = imp.look(BUS)
-    with torch.inference_mode():
-        cache = view.cache.fork(limit)
-        rest = imp.model.splice([imp.tokenizer.encode_pieces(imp.template.ask(COLORS, first=True))])
-        steps = list(generate(imp.model, rest, cache, Sampling(5000), stop_ids=()))
-    assert cache.length == limit
-    # The token that follows the last position can still be chosen.
-    assert len(steps) == limit - view.cache.length - rest.shape[1] + 1
 
 
 def test_sampling_is_repeatable_by_its_seed(imp):
@@ -257,3 +265,77 @@ def test_every_public_name_is_there():
         assert getattr(imp_kit, name).__doc__
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = imp_kit.nothing_like_it
+
+
+# Loading: every choice, on checkpoints of tiny random networks ------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return write_checkpoint(make_oracle(), tmp_path / "tiny")
+
+
+def test_a_padded_picture_is_padded(tiny):
+    """image_aspect_ratio "pad": a wide picture counts as the same picture on a grey square."""
+    config = json.loads((tiny / "config.json").read_text("utf-8"))
+    (tiny / "config.json").write_text(json.dumps({**config, "image_aspect_ratio": "pad"}), "utf-8")
+    wide = Image.open(BUS).convert("RGB")
+    square = Image.new("RGB", (wide.width, wide.width), (127, 127, 127))
+    square.paste(wide, (0, (wide.width - wide.height) // 2))
+    imp = imp_kit.load(tiny, device="cpu", dtype="fp32")
+    assert torch.equal(imp.look(wide)._cache.store, imp.look(square)._cache.store)
+    (tiny / "config.json").write_text(json.dumps(config), "utf-8")
+    squashing = imp_kit.load(tiny, device="cpu", dtype="fp32")
+    assert not torch.equal(squashing.look(wide)._cache.store, squashing.look(square)._cache.store)
+
+
+def test_a_tokenizer_larger_than_the_vocabulary(tiny):
+    tokenizer = json.loads((tiny / "tokenizer.json").read_text("utf-8"))
+    last = max(tokenizer["added_tokens"], key=lambda token: token["id"])
+    extra = [{**last, "id": last["id"] + n, "content": f"<extra{n}>"} for n in range(1, 9)]
+    tokenizer["added_tokens"] += extra
+    (tiny / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    with pytest.raises(imp_kit.CheckpointError, match="ids up to 307, the model a vocabulary of 304"):
+        imp_kit.load(tiny, device="cpu")
+
+
+def test_tensors_that_nobody_knows_are_told(tiny):
+    tensors = load_file(tiny / "model.safetensors")
+    save_file({**tensors, "something.else": torch.zeros(2)}, tiny / "model.safetensors")
+    with pytest.warns(UserWarning, match=r"does not use: something\.else"):
+        imp_kit.load(tiny, device="cpu")
+
+
+def test_a_revision_of_a_folder(tiny):
+    for checkpoint in (tiny, "imp-nano"):
+        with pytest.raises(imp_kit.CheckpointError, match="revision, 'v1', belongs to a hub id"):
+            imp_kit.load(checkpoint, revision="v1")
+
+
+def test_a_small_model_on_a_cpu_is_fp32(imp):
+    assert imp_kit.load("imp-nano", device="cpu").dtype == "fp32"
+
+
+@pytest.mark.parametrize("layout", ["old", "qwen", "phi3"])
+def test_every_family_answers_and_chats(tmp_path, layout):
+    family = {"old": "imp", "qwen": "imp_qwen2", "phi3": "imp_phi3"}[layout]
+    imp = imp_kit.load(write_checkpoint(make_oracle(0, family), tmp_path, layout), device="cpu", dtype="fp32")
+    chat = imp.chat(BUS)
+    first, second = chat.say("a?", max_new_tokens=5), chat.say("b?", max_new_tokens=5)
+    assert first.prompt == "".join((*imp.template.open(), *imp.template.ask("a?", first=True)))
+    assert second.prompt.startswith(first.prompt)
+    assert second.tokens >= 1
+
+
+def test_the_context_ends_an_answer_and_then_the_chat(tiny):
+    """A random network says no stop token, so its answer fills the context to the last position."""
+    imp = imp_kit.load(tiny, device="cpu", dtype="fp32")
+    chat = imp.chat(BUS)
+    answer = chat.say("a?", max_new_tokens=10_000)
+    assert answer.finish == "length"
+    read = chat.view._cache.length + len(imp.tokenizer.encode_pieces(imp.template.ask("a?", first=True)))
+    # The token after the last position can still be chosen, as nothing is asked behind it.
+    assert answer.tokens == imp.model.config.decoder.max_positions - read + 1
+    with pytest.raises(imp_kit.PromptError, match="begin a new chat"):
+        chat.say("b?")
+    assert len(chat.turns) == 1

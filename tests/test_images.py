@@ -272,8 +272,14 @@ def test_url(source, kind):
     assert "download it first" in refusal(kind(source))
 
 
+def test_other_addresses():
+    assert "download it first" in refusal("data:image/png;base64," + "A" * 100_000)
+    assert "download it first" in refusal("s3://bucket/cat.jpg")
+    assert "give the path alone" in refusal("file:///tmp/cat.jpg")
+
+
 def test_very_long_string():
-    assert "cannot be opened" in refusal("data:image/png;base64," + "A" * 100_000)
+    assert "cannot be opened" in refusal("A" * 100_000)
 
 
 @pytest.mark.parametrize("source", ["", "."])

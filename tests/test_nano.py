@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 import imp_kit
 from imp_kit.checkpoints import NANO_FOLDER
 from imp_kit.nano.draw import COLORS, KINDS, TWO_COLORED, draw, sample_scene
-from imp_kit.nano.evaluate import WORDINGS, answer_batch, evaluate, exam, write
+from imp_kit.nano.evaluate import EVALUATION, WORDINGS, answer_batch, evaluate, exam, write
 from imp_kit.nano.lessons import SKILLS, question, score
-from imp_kit.nano.train import PATCH_LABELS, Plan, lesson, patch_labels, train
+from imp_kit.nano.train import PATCH_LABELS, TRAINING, VOCABULARY_TEXT, Plan, lesson, patch_labels, train
 
 PLAN = Plan(samples=96, batch=8, warm_up=16)
 
@@ -71,6 +71,7 @@ def test_the_exam_uses_no_drawing_that_was_trained_on():
     examined = {digest(picture) for skill in SKILLS for picture, _ in exam(skill, "trained", 0, 10)}
     assert len(examined) == 10 * len(SKILLS)
     assert not trained & examined
+    assert EVALUATION not in (TRAINING, VOCABULARY_TEXT)
 
 
 def test_patch_labels_lie_where_the_things_are():
@@ -121,6 +122,15 @@ def test_training_goes_on_where_it_was_killed(tmp_path):
         train(peace, Plan(samples=96, batch=4, warm_up=16))
 
 
+def test_a_training_without_sense_leaves_no_folder(tmp_path):
+    for settings in ({"samples": 0}, {"batch": 0}, {"seed": -1}):
+        with pytest.raises(imp_kit.SettingError):
+            train(tmp_path / "new", Plan(**settings))
+    with pytest.raises(imp_kit.SettingError, match="gpu"):
+        train(tmp_path / "new", PLAN, device="gpu")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_learning_rate_does_not_depend_on_the_end_before_the_decay():
     short, long = Plan(samples=1000, warm_up=100), Plan(samples=4000, warm_up=100)
     assert [short.rate(done) for done in range(0, 700, 16)] == [long.rate(done) for done in range(0, 700, 16)]
@@ -169,6 +179,13 @@ def test_the_bundled_checkpoint_is_small_and_plain():
     assert files == {"config.json", "model.safetensors", "tokenizer.json", "evaluation.json", "README.md", "log.csv"}
     assert sum(file.stat().st_size for file in NANO_FOLDER.iterdir()) <= 15_000_000
     assert {tensor.dtype for tensor in load_file(NANO_FOLDER / "model.safetensors").values()} == {torch.float16}
+
+
+def test_the_bundled_config_names_the_tokens_as_the_tokenizer_does(nano):
+    config = json.loads((NANO_FOLDER / "config.json").read_text("utf-8"))
+    control = nano.tokenizer.control
+    assert (config["bos_token_id"], config["eos_token_id"]) == (control["<|endoftext|>"], control["</s>"])
+    assert nano.tokenizer.size <= config["vocab_size"]
 
 
 def plain(color, shape, box, background="white"):

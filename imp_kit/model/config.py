@@ -1,21 +1,21 @@
 """config.json of a checkpoint -> what the network has to know, whichever names the file uses."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 
 from imp_kit.errors import CheckpointError
-from imp_kit.stored import Settings
+from imp_kit.stored import Fields
 
-# What cannot be read off the tensors, for towers that checkpoints only name.
+# What cannot be read off the tensors, for the tower that the published checkpoints only name.
 # Source: config.json of google/siglip-so400m-patch14-384 as transformers' SiglipVisionConfig reads it.
-KNOWN_TOWERS = {
-    "siglip-so400m-patch14-384": {
-        "num_attention_heads": 16,
-        "num_hidden_layers": 27,
-        "image_size": 384,
-        "layer_norm_eps": 1e-6,
-        "hidden_act": "gelu_pytorch_tanh",
-    },
+SO400M = re.compile(r"siglip-so400m-patch14-\d+")
+SO400M_CONFIG = {
+    "num_attention_heads": 16,
+    "num_hidden_layers": 27,
+    "layer_norm_eps": 1e-6,
+    "hidden_act": "gelu_pytorch_tanh",
 }
 # model_type of config.json -> how its language model differs from the others.
 FAMILIES = {
@@ -78,7 +78,7 @@ class ImpConfig:
 
 def read_family(raw: Mapping, where: str = "config.json") -> str:
     """The key of FAMILIES that config.json names as its model_type. Raises CheckpointError for any other."""
-    Settings(raw, where).expect(tuple(FAMILIES), "model_type")
+    Fields(raw, where).expect(tuple(FAMILIES), "model_type")
     return raw["model_type"]
 
 
@@ -89,7 +89,7 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
     `shapes` maps the tower's tensor names, without what stands before `vision_model.`, to their shapes.
     Raises CheckpointError where something is missing, unknown, or contradicts the tensors.
     """
-    read = Settings(raw, where)
+    read = Fields(raw, where)
     family = read_family(raw, where)
     gated = FAMILIES[family]["gated"]
     activations = ("silu",) if gated else TANH_GELU
@@ -98,6 +98,10 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
     read.expect((False,), "tie_word_embeddings", default=False)
     read.expect((False,), "qk_layernorm", default=False)
     read.expect((None,), "rope_scaling")
+    read.expect((None,), "rope_parameters")  # where transformers 5 keeps the rotary base and share
+    read.expect((False,), "mm_use_im_start_end", default=False)  # these two would change the prompt
+    read.expect((False,), "mm_use_im_patch_token", default=False)
+    read.expect(("patch",), "mm_vision_select_feature", default="patch")
     read.expect(("square", "pad"), "image_aspect_ratio", default="square")
 
     hidden = read.number("hidden_size", "n_embd")
@@ -128,12 +132,17 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
         **FAMILIES[family],
     )
     eos = raw.get("eos_token_id")
+    eos = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+    if not all(type(id) is int and 0 <= id < decoder.vocab_size for id in eos):
+        raise CheckpointError(
+            f"{where}: eos_token_id is {raw['eos_token_id']!r}; expected ids below {decoder.vocab_size}."
+        )
     return ImpConfig(
         family=family,
         decoder=decoder,
         vision=_parse_vision(raw, shapes, where),
         pad=read.value("image_aspect_ratio") == "pad",
-        eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+        eos_token_ids=eos,
     )
 
 
@@ -154,18 +163,20 @@ def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: st
     numbers = {key.removeprefix(prefix).split(".")[0] for key in shapes if key.startswith(prefix)}
     present = 1 + max(int(number) for number in numbers if number.isdecimal())
 
-    given = raw.get("vision_config")
-    if given is None:
-        tower = str(raw.get("mm_vision_tower", "")).rstrip("/").split("/")[-1]
-        given, source = KNOWN_TOWERS.get(tower, {}), f"the tower's name, {tower!r},"
-    else:
+    tower = str(raw.get("mm_vision_tower", "")).rstrip("/").split("/")[-1]
+    given, source = {}, f"the tower's name, {tower!r},"
+    if SO400M.fullmatch(tower):
+        # 384 = 27 x 14 + 6 is the one size that leaves a remainder; Imp's smaller pictures divide by the patch.
+        given = {**SO400M_CONFIG, "image_size": 384 if positions == 27**2 else isqrt(positions) * patch}
+    if raw.get("vision_config") is not None:
         source = f"vision_config in {where}"
-        if not isinstance(given, dict):
-            raise CheckpointError(f"{source} is {given!r}, not an object of names and values.")
+        if not isinstance(raw["vision_config"], dict):
+            raise CheckpointError(f"{source} is {raw['vision_config']!r}, not an object of names and values.")
+        given = {**given, **raw["vision_config"]}
     for name, actual in (("hidden_size", hidden), ("intermediate_size", intermediate), ("patch_size", patch)):
         if given.get(name, actual) != actual:
             raise CheckpointError(f"{source} says {name} {given[name]}, but the tensors have {actual}.")
-    read = Settings(given, source)
+    read = Fields(given, source)
     read.expect(("gelu_pytorch_tanh",), "hidden_act", default="gelu_pytorch_tanh")
     heads = read.number("num_attention_heads")
     # Neither can be told from the tensors: a remainder of pixels leaves no trace, and files may lack the last layer.

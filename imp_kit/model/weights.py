@@ -65,6 +65,10 @@ def plan(folder: Path) -> tuple[ImpModel, dict[str, Slot], dict[str, Stored], li
         name.removeprefix(layout.tower): stored.shape for name, stored in found.items() if name.startswith(layout.tower)
     }
     config: ImpConfig = parse_config(raw, towers, str(folder / "config.json"))
+    # Looked for before a network is built that may be absurdly deep.
+    last = f"{layout.layer.format(config.decoder.num_layers - 1)}{layout.inner['norm'][0]}.weight"
+    if last not in found:
+        raise CheckpointError(f"{folder} lacks the tensor {last}, which its config.json calls for.")
     with torch.device("meta"):
         model = ImpModel(config)
     table = slots(model, layout)
@@ -98,7 +102,10 @@ def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tupl
     Raises CheckpointError for a folder that does not fit, MemoryLimitError before anything is read.
     """
     model, table, found, spare = plan(folder)
-    needed = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    sizes = model.config.decoder
+    # The weights, and the keys and values of a picture with a question, twice: a view keeps its own.
+    kept = 2 * 2 * sizes.num_layers * sizes.hidden_size * (model.config.vision.num_patches + 256)
+    needed = (sum(parameter.numel() for parameter in model.parameters()) + kept) * dtype.itemsize
     free = free_memory(device)
     if free is not None and needed > free:
         raise MemoryLimitError(

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from imp_kit.errors import SettingError
 from imp_kit.images import to_pixels
 from imp_kit.layouts import NEW_PHI
+from imp_kit.machine import choose_device
 from imp_kit.model.config import parse_config
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import slots
@@ -32,7 +33,7 @@ from imp_kit.nano.lessons import SKILLS, Turn, conversation
 from imp_kit.prompts import PHI2, SYSTEM
 from imp_kit.tokens import TextTokenizer
 
-VOCABULARY = 1024
+VOCABULARY = 1024  # rows; as in Phi-2, the tokenizer fills fewer of them
 CONTROL = ("<|endoftext|>", "</s>", "<image>")  # behind the learned vocabulary, as in Phi-2's tokenizer
 CONFIG = {
     "architectures": ["ImpForCausalLM"],
@@ -49,8 +50,6 @@ CONFIG = {
     "hidden_act": "gelu_new",
     "tie_word_embeddings": False,
     "torch_dtype": "float16",
-    "bos_token_id": VOCABULARY - 3,
-    "eos_token_id": VOCABULARY - 2,
     "mm_vision_tower": "imp-nano",
     "mm_vision_select_layer": -2,
     "mm_projector_type": "mlp2x_gelu",
@@ -87,6 +86,10 @@ class Plan:
     warm_up: int = 4_000  # samples
     decay: float = 0.25  # share of the run, at its end
     weight_decay: float = 0.05
+
+    def __post_init__(self):
+        if self.samples < 1 or self.batch < 1 or self.seed < 0:
+            raise SettingError(f"{self}: give at least one sample, a batch of at least one, and a seed from 0.")
 
     def rate(self, done: int) -> float:
         """Learning rate after `done` samples: warm-up, then constant, then linearly down to nearly nothing.
@@ -225,15 +228,17 @@ def new_model(seed: int) -> ImpModel:
     return model
 
 
-def save_checkpoint(model: ImpModel, folder: Path) -> None:
+def save_checkpoint(model: ImpModel, tokenizer: TextTokenizer, folder: Path) -> None:
     """Write config.json and model.safetensors (fp16, keys as transformers names them) next to the tokenizer."""
     parameters = dict(model.named_parameters())
     tensors = {
         key: parameters[slot.parameter].detach()[slot.start : slot.stop].to("cpu", torch.float16).contiguous()
         for key, slot in slots(model, NEW_PHI).items()
     }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", "utf-8")
+    save_file(tensors, folder / "model.new", metadata={"format": "pt"})
+    (folder / "model.new").replace(folder / "model.safetensors")
+    ids = {"bos_token_id": tokenizer.control["<|endoftext|>"], "eos_token_id": tokenizer.control[PHI2.stop]}
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **ids}, indent=2) + "\n", "utf-8")
 
 
 class Pupil(nn.Module):
@@ -277,6 +282,7 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
 
     The folder goes on where it was; a folder of another plan is refused (SettingError).
     """
+    device = choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
     state_file, log_file = out / "state.pt", out / "log.csv"
     pupil = Pupil(new_model(plan.seed)).to(device)
@@ -296,6 +302,7 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
         optimizer.load_state_dict(state["optimizer"])
         done = state["done"]
         tokenizer = TextTokenizer(out)
+        _forget(log_file, done)
     else:
         tokenizer = make_tokenizer(out, plan.seed)
         log_file.unlink(missing_ok=True)
@@ -315,7 +322,7 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
         for *tensors, skills in loader:
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate(done)
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16):
                 batch = (*(tensor.to(device) for tensor in tensors), skills)
                 said, seen, answered = pupil(opening, batch)
             optimizer.zero_grad(set_to_none=True)
@@ -333,7 +340,7 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
                 bar.set_postfix(loss=f"{np.mean(losses, axis=0)[0]:.3f}")
                 losses.clear()
                 results.clear()
-                save_checkpoint(pupil.model, out)
+                save_checkpoint(pupil.model, tokenizer, out)
                 # Written aside, then renamed: a run that is killed while it saves keeps its last state.
                 aside = state_file.with_suffix(".new")
                 torch.save(
@@ -346,6 +353,14 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
                     aside,
                 )
                 aside.replace(state_file)
+
+
+def _forget(log_file: Path, done: int) -> None:
+    """Take out lines of the log that were written after the last state was."""
+    with log_file.open(newline="") as file:
+        head, *rows = csv.reader(file)
+    with log_file.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *(row for row in rows if int(row[0]) <= done)])
 
 
 def _report(log_file: Path, done: int, losses: list[tuple[float, float]], results: dict[str, list[bool]]) -> None:

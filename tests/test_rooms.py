@@ -1,0 +1,63 @@
+"""The architecture, as the imports tell it: each room of the kit knows only the floors below."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import imp_kit
+
+ROOT = Path(imp_kit.__file__).parent
+FLOORS = (  # from the ground up; rooms of one floor do not know each other
+    ("errors",),
+    ("images", "layouts", "machine", "prompts", "sampling", "stored"),
+    ("checkpoints", "tokens", "model.config"),
+    ("model.vision", "model.decoder"),
+    ("model.imp",),
+    ("model.generate", "model.weights"),
+    ("assistant",),
+    ("cli", "nano.draw"),
+    ("__main__", "nano.lessons"),
+    ("nano.train", "nano.evaluate"),
+    ("nano.__main__",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts)
+
+
+FILES = {room_of(file): file for file in ROOT.rglob("*.py") if file.name != "__init__.py"}
+
+
+def imported(file: Path) -> set[str]:
+    """The kit's rooms that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imp_kit."):
+            names.add(node.module.removeprefix("imp_kit."))
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.removeprefix("imp_kit.") for alias in node.names if alias.name.startswith("imp_kit.")}
+    return names
+
+
+def test_every_room_has_its_floor():
+    assert FILES.keys() == FLOOR.keys()
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR))
+def test_a_room_imports_only_from_the_floors_below(room):
+    assert {name for name in imported(FILES[room]) if FLOOR[name] >= FLOOR[room]} == set()
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR))
+def test_a_room_says_what_it_is_for(room):
+    assert ast.get_docstring(ast.parse(FILES[room].read_text("utf-8")))
+
+
+def test_the_network_can_be_read_in_one_sitting():
+    lines = sum(len(file.read_text("utf-8").splitlines()) for file in (ROOT / "model").glob("*.py"))
+    assert lines <= 700
+    kit = sum(len(file.read_text("utf-8").splitlines()) for name, file in FILES.items() if not name.startswith("nano."))
+    assert kit <= 2500
