@@ -108,9 +108,10 @@ def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tupl
     needed = (sum(parameter.numel() for parameter in model.parameters()) + kept) * dtype.itemsize
     free = free_memory(device)
     if free is not None and needed > free:
+        smaller = "choose dtype='bf16'" if dtype.itemsize > 2 else "choose a smaller checkpoint"
         raise MemoryLimitError(
             f"{folder.name} needs {needed / 1e9:.1f} GB on {device} as {str(dtype).removeprefix('torch.')}, but "
-            f"{free / 1e9:.1f} GB are free. Close other programs, choose dtype='bf16' or a smaller checkpoint."
+            f"{free / 1e9:.1f} GB are free. Close other programs, or {smaller}."
         )
     for name, parameter in list(model.named_parameters()):
         stem, leaf = name.rsplit(".", 1)

@@ -75,7 +75,7 @@ ASPECTS = {  # width / height on the canvas
     "box": (0.9, 1.4),
     "door": (0.4, 0.6),
 }
-LEAST_SIDE = 0.095  # of the picture, for a thing's shorter side: about 13 pixels once squashed to 140
+LEAST_SIDE = 0.15  # of the picture, for a thing's shorter side: 21 pixels once squashed to 140, or no shape is left
 LEAST_HOLDER = 0.37  # of the picture's height, for a person with something in hand
 SKINS = ((255, 219, 184), (241, 194, 150), (198, 134, 88), (141, 85, 54), (92, 58, 40))
 
@@ -124,9 +124,9 @@ def _place(named, size, rng):
     things, short = [], min(size)
     for kind, colors, holding in named:
         if len(named) > 1:
-            long_side = rng.uniform(0.16, 0.5)
+            long_side = rng.uniform(0.26, 0.5)
         else:  # only small ones fit beside the centre, so every second one is small
-            long_side = rng.uniform(0.2, 0.36) if rng.random() < 0.5 else rng.uniform(0.36, 0.95)
+            long_side = rng.uniform(0.26, 0.4) if rng.random() < 0.5 else rng.uniform(0.4, 0.95)
         aspect = rng.uniform(0.62, 0.85) if holding else rng.uniform(*ASPECTS[kind])
         width = long_side * short * min(1, aspect) / size[0]
         height = long_side * short * min(1, 1 / aspect) / size[1]
