@@ -10,11 +10,15 @@ from functools import cache
 from pathlib import Path
 from types import MethodType
 
+import numpy as np
 import torch
 from oracle import DECODER, FAMILIES, TOWER, Oracle, make_oracle, write_checkpoint
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import SiglipImageProcessor
 
+from imp_kit.images import to_pixels
 from imp_kit.model import decoder, vision
 from imp_kit.model.generate import generate
 from imp_kit.model.imp import ImpModel
@@ -372,6 +376,18 @@ def mutated_difference(folder: Path, layout: str, mutate: Mutation) -> float:
     return difference(model, prompts(LAYOUTS[layout]), cached=False)
 
 
+def preprocessing_difference(size: int) -> float:
+    """Largest difference between the kit's pixels and transformers' SigLIP processor's, over pictures of many shapes."""
+    processor = SiglipImageProcessor(size={"height": size, "width": size}, resample=Image.Resampling.BICUBIC)
+    rng = np.random.default_rng(0)
+    gaps = []
+    for shape in ((480, 640), (640, 480), (1, 1), (7, 900), (size, size)):
+        picture = Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+        theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
+        gaps.append((to_pixels(picture, size) - theirs).abs().max().item())
+    return max(gaps)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         folders = {
@@ -391,6 +407,10 @@ def main() -> None:
             spread = torch.cat([prompt.logits for prompt in prompts(family)]).std().item()
             kinds = ", ".join(str(len(set(prompt.answer))) for prompt in prompts(family))
             print(f"| {family} | {type(oracle(family).language).__name__} | {spread:.2f} | {kinds} |")
+        print("\n| pixels | largest difference to SiglipImageProcessor |")
+        print("| --- | --- |")
+        for size in (384, 140):
+            print(f"| {size} x {size} | {preprocessing_difference(size):.1e} |")
         print("\n| layout | mutation | largest difference of logits |")
         print("| --- | --- | --- |")
         for layout, mutate in CASES:
