@@ -377,7 +377,7 @@ def mutated_difference(folder: Path, layout: str, mutate: Mutation) -> float:
 
 
 def preprocessing_difference(size: int) -> float:
-    """Largest difference between the kit's pixels and transformers' SigLIP processor's, over pictures of many shapes."""
+    """Largest difference between the kit's pixels and transformers' SigLIP processor's, over many shapes."""
     processor = SiglipImageProcessor(size={"height": size, "width": size}, resample=Image.Resampling.BICUBIC)
     rng = np.random.default_rng(0)
     gaps = []
