@@ -71,7 +71,7 @@ COVERED = 0.3
 PATCH_WEIGHT = 4.0  # of the patches' loss, whose mean is over many labels that are mostly 0
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
 PEOPLE_SHARE = 0.12
-ALONE, MIXED = 10_000, 20_000  # samples; see `lesson`
+ALONE, MIXED = 14_000, 24_000  # samples; see `lesson`
 TURNS = 6  # questions about one picture, as one conversation
 
 
@@ -79,8 +79,8 @@ TURNS = 6  # questions about one picture, as one conversation
 class Plan:
     """How long and how fast imp-nano learns. A run is a function of these values and the versions of its libraries."""
 
-    samples: int = 60_000
-    seeing: int = 28_000  # the first of them: only the tower learns, from the patches' labels
+    samples: int = 45_000
+    seeing: int = 8_000  # the first of them: only the tower learns, from the patches' labels
     seed: int = 0  # of drawings and weights; evaluation draws from other streams
     batch: int = 16
     learning_rate: float = 6e-4
