@@ -80,7 +80,7 @@ class Plan:
     """How long and how fast imp-nano learns. A run is a function of these values and the versions of its libraries."""
 
     samples: int = 45_000
-    seeing: int = 8_000  # the first of them: only the tower learns, from the patches' labels
+    seeing: int = 10_000  # the first of them: only the tower learns, from the patches' labels
     seed: int = 0  # of drawings and weights; evaluation draws from other streams
     batch: int = 16
     learning_rate: float = 6e-4
