@@ -23,7 +23,7 @@ from imp_kit.nano.evaluate import EVALUATION, WORDINGS, answer_batch, evaluate, 
 from imp_kit.nano.lessons import SKILLS, question, score
 from imp_kit.nano.train import PATCH_LABELS, TRAINING, VOCABULARY_TEXT, Plan, lesson, patch_labels, train
 
-PLAN = Plan(samples=96, seeing=32, batch=8, warm_up=16)
+PLAN = Plan(samples=96, seeing=32, together=64, talk_every=2, batch=8, warm_up=16)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_training_goes_on_where_it_was_killed(tmp_path):
     with (peace / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["samples"]) for row in rows] == [16, 32, 48, 64, 80, 96]
-    assert [float(row["loss"]) > 0 for row in rows] == [False, False, True, True, True, True]
+    assert [bool(row["loss"]) for row in rows] == [False, False, True, True, True, True]
     assert float(rows[-1]["loss"]) < float(rows[2]["loss"])
     assert float(rows[-1]["patch_loss"]) < float(rows[0]["patch_loss"])
 
@@ -132,6 +132,11 @@ def test_a_training_without_sense_leaves_no_folder(tmp_path):
     with pytest.raises(imp_kit.SettingError, match="gpu"):
         train(tmp_path / "new", PLAN, device="gpu")
     assert not (tmp_path / "new").exists()
+
+
+def test_which_batches_come_with_conversations():
+    talks = [PLAN.talks(done) for done in range(0, PLAN.samples, PLAN.batch)]
+    assert talks == [False] * 4 + [True] * 4 + [True, False] * 2
 
 
 def test_the_learning_rate_does_not_depend_on_the_end_before_the_decay():

@@ -79,8 +79,10 @@ TURNS = 6  # questions about one picture, as one conversation
 class Plan:
     """How long and how fast imp-nano learns. A run is a function of these values and the versions of its libraries."""
 
-    samples: int = 45_000
+    samples: int = 100_000
     seeing: int = 10_000  # the first of them: only the tower learns, from the patches' labels
+    together: int = 28_000  # up to here every batch has its conversations, then one of `talk_every`:
+    talk_every: int = 4  # shapes are what is learned last, and a batch that is only seen takes a quarter of the time
     seed: int = 0  # of drawings and weights; evaluation draws from other streams
     batch: int = 16
     learning_rate: float = 6e-4
@@ -91,6 +93,12 @@ class Plan:
     def __post_init__(self):
         if self.samples < 1 or self.batch < 1 or self.seed < 0:
             raise SettingError(f"{self}: give at least one sample, a batch of at least one, and a seed from 0.")
+
+    def talks(self, done: int) -> bool:
+        """Whether the batch after `done` samples comes with its conversations."""
+        return self.seeing <= done < self.together or (
+            done >= self.together and done // self.batch % self.talk_every == 0
+        )
 
     def rate(self, done: int) -> float:
         """Learning rate after `done` samples: warm-up, then constant, then linearly down to nearly nothing.
@@ -329,7 +337,7 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
                 pixels, labels, ids, owners = (tensor.to(device) for tensor in tensors)
                 features, seen = pupil.see(pixels, labels)
                 said, answered = torch.zeros(()), []
-                if done >= plan.seeing:
+                if plan.talks(done):
                     said, answered = pupil.talk(features, opening, ids, owners, skills)
             optimizer.zero_grad(set_to_none=True)
             (said + PATCH_WEIGHT * seen).backward()
@@ -337,13 +345,13 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
             optimizer.step()
             done += len(skills)
             bar.update(len(skills))
-            losses.append((said.item(), seen.item()))
+            losses.append((said.item() if answered else math.nan, seen.item()))
             for skill, right in answered:
                 results[skill].append(right)
             if done >= next_report or done >= plan.samples:
                 next_report += report_every
                 _report(log_file, done, losses, results)
-                bar.set_postfix(loss=f"{np.mean(losses, axis=0)[0]:.3f}")
+                bar.set_postfix(patch_loss=f"{np.mean(losses, axis=0)[1]:.3f}")
                 losses.clear()
                 results.clear()
                 save_checkpoint(pupil.model, tokenizer, out)
@@ -376,5 +384,10 @@ def _report(log_file: Path, done: int, losses: list[tuple[float, float]], result
         writer = csv.writer(file)
         if new:
             writer.writerow(["samples", "loss", "patch_loss", *SKILLS])
+        # A batch without conversations has no loss of answers.
+        means = (
+            f"{np.mean(kind):.4f}" if len(kind) else ""
+            for kind in ([a for a, _ in losses if a == a], [b for _, b in losses])
+        )
         scores = (f"{np.mean(results[skill]):.4f}" if results[skill] else "" for skill in SKILLS)
-        writer.writerow([done, *(f"{loss:.4f}" for loss in np.mean(losses, axis=0)), *scores])
+        writer.writerow([done, *means, *scores])
