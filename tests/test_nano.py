@@ -23,7 +23,7 @@ from imp_kit.nano.evaluate import EVALUATION, WORDINGS, answer_batch, evaluate, 
 from imp_kit.nano.lessons import SKILLS, question, score
 from imp_kit.nano.train import PATCH_LABELS, TRAINING, VOCABULARY_TEXT, Plan, lesson, patch_labels, train
 
-PLAN = Plan(samples=96, seeing=32, together=64, talk_every=2, batch=8, warm_up=16)
+PLAN = Plan(samples=96, seeing=32, together=48, talk_every=2, closing=16, batch=8, warm_up=16)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_training_without_sense_leaves_no_folder(tmp_path):
 
 def test_which_batches_come_with_conversations():
     talks = [PLAN.talks(done) for done in range(0, PLAN.samples, PLAN.batch)]
-    assert talks == [False] * 4 + [True] * 4 + [True, False] * 2
+    assert talks == [False] * 4 + [True] * 2 + [True, False] * 2 + [True] * 2
 
 
 def test_the_learning_rate_does_not_depend_on_the_end_before_the_decay():

@@ -79,10 +79,11 @@ TURNS = 6  # questions about one picture, as one conversation
 class Plan:
     """How long and how fast imp-nano learns. A run is a function of these values and the versions of its libraries."""
 
-    samples: int = 100_000
+    samples: int = 88_000
     seeing: int = 10_000  # the first of them: only the tower learns, from the patches' labels
     together: int = 28_000  # up to here every batch has its conversations, then one of `talk_every`:
     talk_every: int = 4  # shapes are what is learned last, and a batch that is only seen takes a quarter of the time
+    closing: int = 14_000  # the last samples: every batch again
     seed: int = 0  # of drawings and weights; evaluation draws from other streams
     batch: int = 16
     learning_rate: float = 6e-4
@@ -96,9 +97,9 @@ class Plan:
 
     def talks(self, done: int) -> bool:
         """Whether the batch after `done` samples comes with its conversations."""
-        return self.seeing <= done < self.together or (
-            done >= self.together and done // self.batch % self.talk_every == 0
-        )
+        if done < self.together or done >= self.samples - self.closing:
+            return done >= self.seeing
+        return done // self.batch % self.talk_every == 0
 
     def rate(self, done: int) -> float:
         """Learning rate after `done` samples: warm-up, then constant, then linearly down to nearly nothing.
