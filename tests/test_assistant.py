@@ -43,7 +43,7 @@ def whole_prompt_tokens(imp, prompt_pieces, count):
 def test_the_sample_pictures_are_answered_rightly(imp):
     assert str(imp.ask(BUS, COLORS)) == "The bus is red and white."
     assert str(imp.ask(DOOR, "What color is the door?")) == "The door is green."
-    assert str(imp.ask(DOOR, "What is the person holding?")) == "The person is holding a brown box."
+    assert str(imp.ask(DOOR, "Where is the door?")) == "The door is on the right."
 
 
 def test_an_answer_tells_how_it_came_about(imp):
@@ -240,7 +240,7 @@ def test_a_dtype_that_is_unknown(dtype):
 def test_every_dtype_answers(dtype):
     imp = imp_kit.load("imp-nano", device="cpu", dtype=dtype)
     assert imp.dtype in ("bf16", "fp16")
-    assert str(imp.ask(BUS, COLORS)) == "The bus is red and white."
+    assert str(imp.ask(DOOR, "What color is the door?")) == "The door is green."
 
 
 def test_without_a_name_the_choice_is_told(capfd):

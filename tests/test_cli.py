@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import imp_kit
 from imp_kit.cli import main
 
 IMAGES = Path(__file__).parent.parent / "images"
@@ -27,14 +28,18 @@ def test_ask_prints_the_answer_and_nothing_else_on_stdout():
 
 def test_caption(capsys):
     main(["caption", BUS, "--checkpoint", "imp-nano", "--device", "cpu"])
-    assert capsys.readouterr().out == "The picture shows a red and white bus.\n"
+    assert capsys.readouterr().out == f"{imp_kit.load('imp-nano', device='cpu').caption(BUS)}\n"
 
 
-def test_chat_ends_with_an_empty_line():
-    done = shell("chat", BUS, "--checkpoint", "imp-nano", typed="Where is the bus?\nWhat color is it?\n\nnot asked\n")
+def test_chat_answers_as_the_verbs_do_and_ends_with_an_empty_line():
+    """A line that cannot be asked is told, and the conversation goes on."""
+    typed = "Where is the bus?\nwhat is <image>?\nWhat color is it?\n\nnot asked\n"
+    done = shell("chat", BUS, "--checkpoint", "imp-nano", "--device", "cpu", typed=typed)
+    chat = imp_kit.load("imp-nano", device="cpu").chat(BUS)
+    expected = [str(chat.say("Where is the bus?")), str(chat.say("What color is it?"))]
     assert done.returncode == 0
-    assert len(done.stdout.splitlines()) == 2
-    assert "red and white" in done.stdout.splitlines()[1]
+    assert done.stdout.splitlines() == expected
+    assert "marks the picture's place" in done.stderr
 
 
 def test_chat_ends_with_its_input():
