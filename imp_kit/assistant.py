@@ -106,7 +106,8 @@ def load(
     why = "you asked for it"
     if checkpoint is None:
         checkpoint, why = _choose(device)
-        print(f"imp-kit: {checkpoint}, because {why}.", file=sys.stderr)
+        limit = " It knows only simple drawings." if checkpoint == NANO else ""
+        print(f"imp-kit: {checkpoint}, because {why}.{limit}", file=sys.stderr)
     snapshot = find(checkpoint, revision)
     tokenizer = TextTokenizer(snapshot.folder)
     if chosen is None:

@@ -43,7 +43,7 @@ def write(folder: Path, layout: str) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
-        oracle = Oracle(PHI2, SO400M)
+        oracle = Oracle(decoder=PHI2, tower=SO400M)
     shards, room = [], 0
     for name, tensor in checkpoint_tensors(oracle, layout).items():
         size = 2 * tensor.numel()

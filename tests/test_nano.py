@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import imp_kit
 from imp_kit.checkpoints import NANO_FOLDER
 from imp_kit.nano.draw import COLORS, KINDS, TWO_COLORED, draw, sample_scene
-from imp_kit.nano.evaluate import EVALUATION, WORDINGS, answer_batch, evaluate, exam, write
+from imp_kit.nano.evaluate import EVALUATION, WORDINGS, answer_batch, check_target, evaluate, exam, write
 from imp_kit.nano.lessons import SKILLS, question, score
 from imp_kit.nano.train import PATCH_LABELS, TRAINING, VOCABULARY_TEXT, Plan, lesson, patch_labels, train
 
@@ -175,6 +175,14 @@ def test_the_card_is_written_from_the_figures(nano, tmp_path):
     assert all(f"| {skill.replace('_', ' ')} |" in card for skill in SKILLS)
     assert "{" not in card
     assert json.loads((tmp_path / "new" / "evaluation.json").read_text("utf-8"))["seed"] == 3
+
+
+def test_the_card_replaces_no_other_readme(tmp_path):
+    (tmp_path / "README.md").write_text("# Mine")
+    with pytest.raises(imp_kit.SettingError, match="no card of imp-nano"):
+        check_target(tmp_path / "scores.json")
+    check_target(tmp_path / "new" / "scores.json")
+    check_target(NANO_FOLDER / "evaluation.json")
 
 
 def test_an_exam_without_sense(nano):

@@ -7,7 +7,7 @@ from pathlib import Path
 from imp_kit.assistant import load
 from imp_kit.checkpoints import NANO
 from imp_kit.errors import ImpKitError
-from imp_kit.nano.evaluate import evaluate, table, write
+from imp_kit.nano.evaluate import check_target, evaluate, table, write
 from imp_kit.nano.train import Plan, train
 
 
@@ -30,6 +30,8 @@ def main() -> None:
         if args.command == "train":
             train(args.out, Plan(samples=args.samples, seed=args.seed), device=args.device)
         else:
+            if args.json:
+                check_target(args.json)
             figures = evaluate(load(args.checkpoint, device=args.device, dtype="fp32"), args.seed, args.samples)
             if args.json:
                 write(figures, args.json)

@@ -126,6 +126,13 @@ def table(figures: dict) -> str:
     return "\n".join(lines)
 
 
+def check_target(file: Path) -> None:
+    """Raise SettingError where the card would replace a README.md that is no card; asked before the work, not after."""
+    card = file.with_name("README.md")
+    if card.exists() and not card.read_text("utf-8").startswith("# imp-nano"):
+        raise SettingError(f"{card} is no card of imp-nano and would be replaced; choose another folder for --json.")
+
+
 def write(figures: dict, file: Path) -> None:
     """Write the figures as JSON, and beside them README.md: the text of CARD.md with their table filled in."""
     file.parent.mkdir(parents=True, exist_ok=True)
