@@ -383,7 +383,7 @@ def preprocessing_difference(size: int) -> float:
     gaps = []
     for shape in ((480, 640), (640, 480), (1, 1), (7, 900), (size, size)):
         picture = Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
-        theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
+        theirs = processor(picture, return_tensors="pt", input_data_format="channels_last")["pixel_values"][0]
         gaps.append((to_pixels(picture, size) - theirs).abs().max().item())
     return max(gaps)
 

@@ -17,6 +17,7 @@ from parity import (
     mutated_difference,
     oracle,
     pad,
+    preprocessing_difference,
     prompts,
 )
 
@@ -82,6 +83,11 @@ def test_same_tower_features(models, layout):
         ours = models[layout].vision(pixels)
     assert ours.shape == (3, (TOWER["image_size"] // TOWER["patch_size"]) ** 2, TOWER["hidden_size"])
     torch.testing.assert_close(ours, oracle(LAYOUTS[layout]).features(pixels), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [384, 140])
+def test_same_pixels(size):
+    assert preprocessing_difference(size) <= 1e-6
 
 
 def test_another_tower_layer_when_the_config_says_so(tmp_path):
