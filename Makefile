@@ -16,7 +16,7 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 run: $(READY)
 	$(BIN)/python -m imp_kit caption images/door.png
 	$(BIN)/python -m imp_kit ask images/bus.png "What are the colors of the bus in the image?"
-	$(BIN)/python -m imp_kit ask images/door.png "What color is the door?"
+	$(BIN)/python -m imp_kit ask images/door.png "What is the person holding?"
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
 
 test: $(READY)

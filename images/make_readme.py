@@ -12,7 +12,7 @@ import imp_kit
 HERE = Path(__file__).parent
 CHATS = {
     "bus.png": ("What are the colors of the bus in the image?", "Is there a cat?"),
-    "door.png": ("Describe the person in the image.", "Where is the door?", "What color is it?"),
+    "door.png": ("What is the person holding?", "Where is the door?", "What color is it?"),
 }
 
 

@@ -93,7 +93,7 @@ def memory_told(what: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0]
         raise MemoryLimitError(
-            f"{what} needs more memory than is free ({reason}) Free some of it, or choose a smaller checkpoint or "
+            f"{what} needs more memory than is free ({reason.rstrip('.')}). Free some of it, or choose a smaller checkpoint or "
             "dtype='fp16'."
         ) from error
 

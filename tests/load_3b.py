@@ -26,20 +26,11 @@ PHI2 = {
     "rope_theta": 10000.0,
     "layer_norm_eps": 1e-5,
 }
-SO400M = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "image_size": 384,
-    "layer_norm_eps": 1e-6,
-}
 
 
 def write(folder: Path, layout: str) -> None:
     """Write the checkpoint tensor by tensor, so that no more than one of them is in memory."""
-    from oracle import Oracle, checkpoint_tensors, config_values
+    from oracle import SO400M, Oracle, checkpoint_tensors, config_values
 
     folder.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):

@@ -50,6 +50,16 @@ TOWER = {
     "image_size": 61,  # four patches and a remainder of 5 pixels, as 384 leaves one
     "layer_norm_eps": 0.03,
 }
+# The tower of the published checkpoints, google/siglip-so400m-patch14-384.
+SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 384,
+    "layer_norm_eps": 1e-6,
+}
 OLD_NAMES = {
     "hidden_size": "n_embd",
     "num_hidden_layers": "n_layer",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import Oracle, checkpoint_tensors, config_values, make_oracle, write_checkpoint
+from oracle import SO400M, Oracle, checkpoint_tensors, config_values, make_oracle, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from imp_kit.errors import CheckpointError, MemoryLimitError
@@ -476,15 +476,6 @@ def test_a_plan_takes_no_memory(whole):
 
 # The published sizes --------------------------------------------------------------------------------------
 
-SO400M = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "image_size": 384,
-    "layer_norm_eps": 1e-6,
-}
 PHI2_OLD = {
     "model_type": "imp",
     "vocab_size": 51200,

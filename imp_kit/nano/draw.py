@@ -75,7 +75,7 @@ ASPECTS = {  # width / height on the canvas
     "box": (0.9, 1.4),
     "door": (0.4, 0.6),
 }
-LEAST_SIDE = 0.15  # of the picture, for a thing's shorter side: 21 pixels once squashed to 140, or no shape is left
+LEAST_SIDE = 0.15  # of the picture, for a thing's shorter side: 21 pixels once squashed to 140, so that its shape shows
 LEAST_HOLDER = 0.37  # of the picture's height, for a person with something in hand
 SKINS = ((255, 219, 184), (241, 194, 150), (198, 134, 88), (141, 85, 54), (92, 58, 40))
 

@@ -113,8 +113,8 @@ class Plan:
 def lesson(plan: Plan, index: int) -> tuple[Scene, Image.Image, list[Turn]]:
     """Sample `index` of a training stream: a scene, its drawing, and a conversation about it.
 
-    The first ALONE samples show one thing; by MIXED all kinds of scenes come as they are drawn. Without this
-    curriculum a model still guessed colors and places after 14,000 samples, and a tower shapes after 10,000.
+    The first ALONE samples show one thing, so that a question needs no search for the thing it is about; by MIXED all
+    kinds of scenes come as they are drawn.
     """
     rng = np.random.default_rng([TRAINING, plan.seed, index])
     alone = rng.random() < (MIXED - index) / (MIXED - ALONE)
@@ -227,7 +227,7 @@ def new_model(seed: int) -> ImpModel:
         if parameter.ndim >= 2:
             deviation = parameter[0].numel() ** -0.5
             if "embed" in name and parameter.ndim == 2:
-                # A patch's place counts as much as its colors from the start, or places are learned late.
+                # So that a patch's place counts as much as its colors from the start.
                 deviation = 0.5 if "position" in name else 0.1
             if name.endswith(("attention.out.weight", "mlp.down.weight", "out_proj.weight", "fc2.weight")):
                 # What adds to the residual stream is scaled down by depth.
