@@ -23,7 +23,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         place = torch.device(device)
         torch.empty(1, device=place)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise SettingError(f"There is no device {device!r} here ({reason}). Use device='cpu' or 'auto'.") from None
     if place.type == "meta":
         raise SettingError("The device 'meta' holds no values. Use device='cpu' or 'auto'.")
@@ -91,10 +91,10 @@ def memory_told(what: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise MemoryLimitError(
-            f"{what} needs more memory than is free ({reason.rstrip('.')}). Free some of it, or choose a smaller checkpoint or "
-            "dtype='fp16'."
+            f"{what} needs more memory than is free ({reason}). "
+            "Free some of it, or choose a smaller checkpoint or dtype='fp16'."
         ) from error
 
 
