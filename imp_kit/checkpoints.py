@@ -3,6 +3,8 @@
 import difflib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,18 @@ def find(checkpoint: str | os.PathLike, revision: str | None = None) -> Snapshot
     case, with or without a slash at the end. `revision` is a branch, tag or commit of the hub, so it goes with neither
     "imp-nano" nor a folder of one's own. Raises CheckpointError.
     """
+    place = locate(checkpoint)
+    if isinstance(place, str):
+        return _download(place, revision)
+    if revision is not None and revision != place.revision:
+        raise CheckpointError(
+            f"A revision, {revision!r}, belongs to a hub id; {str(checkpoint)!r} is a folder on this machine."
+        )
+    return place
+
+
+def locate(checkpoint: str | os.PathLike) -> Snapshot | str:
+    """What `find` takes -> a folder on this machine, or an id of the hub. Raises CheckpointError where it is neither."""
     if not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint).strip():
         raise CheckpointError(f"A checkpoint is a name, a hub id or a folder, not {checkpoint!r}.")
     text = str(checkpoint).strip()
@@ -46,20 +60,16 @@ def find(checkpoint: str | os.PathLike, revision: str | None = None) -> Snapshot
     known = {**HUB_IDS, **{hub_id.lower(): hub_id for hub_id in HUB_IDS.values()}}
     folder = Path(text).expanduser()
     if name.lower() == NANO:
-        snapshot = Snapshot(NANO, NANO_FOLDER, None)
-    elif (folder / "config.json").is_file() or (folder.is_dir() and name.lower() not in known):
-        snapshot = _local(folder.absolute())
-    elif folder.is_file():
+        return Snapshot(NANO, NANO_FOLDER, None)
+    if (folder / "config.json").is_file() or (folder.is_dir() and name.lower() not in known):
+        return _local(folder.absolute())
+    if folder.is_file():
         raise CheckpointError(f"{text} is a file; give the folder that holds config.json and the weights.")
-    elif name.lower() in known:
-        return _download(known[name.lower()], revision)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        return _download(name, revision)
-    else:
-        raise CheckpointError(f"There is no folder {text!r} and no checkpoint of that name.{_hint(name)}")
-    if revision is not None and revision != snapshot.revision:
-        raise CheckpointError(f"A revision, {revision!r}, belongs to a hub id; {text!r} is a folder on this machine.")
-    return snapshot
+    if name.lower() in known:
+        return known[name.lower()]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        return name
+    raise CheckpointError(f"There is no folder {text!r} and no checkpoint of that name.{_hint(name)}")
 
 
 def _local(folder: Path) -> Snapshot:
@@ -79,17 +89,29 @@ def _hint(name: str) -> str:
 
 def _download(hub_id: str, revision: str | None) -> Snapshot:
     from huggingface_hub import snapshot_download
+
+    with hub_told(hub_id, revision):
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(WANTED)))
+    return Snapshot(hub_id, folder, folder.name)
+
+
+@contextmanager
+def hub_told(hub_id: str, revision: str | None) -> Iterator[None]:
+    """Turn whatever the hub's client raises into a CheckpointError that says what to do."""
     from huggingface_hub.errors import (
         HFValidationError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     wanted = f"{hub_id} at {revision}" if revision else hub_id
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(WANTED)))
-    except LocalEntryNotFoundError as error:
+        yield
+    except CheckpointError:
+        raise
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise CheckpointError(
             f"{wanted} is not on this machine and the hub cannot be reached. "
             f"Go online once, or copy the checkpoint's folder here and give its path; {NANO!r} needs neither."
@@ -106,18 +128,28 @@ def _download(hub_id: str, revision: str | None) -> Snapshot:
             f"The download of {wanted} failed ({type(error).__name__}: {reason}). "
             "Run the same again: it goes on where it stopped."
         ) from error
-    return Snapshot(hub_id, folder, folder.name)
+
+
+def cached(hub_id: str, revision: str | None = None) -> Path | None:
+    """The snapshot folder of a checkpoint whose weights are complete in the hub cache, else None."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(
+            snapshot_download(hub_id, revision=revision, local_files_only=True, allow_patterns=list(WANTED))
+        )
+        find_tensors(folder)
+    except Exception:  # not cached, or only half of it: the client's errors have no common parent
+        return None
+    return folder
 
 
 def at_hand(hub_id: str) -> bool:
     """Whether a checkpoint is complete in the hub cache, or the hub answers within a few seconds."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
-    try:
-        find_tensors(Path(snapshot_download(hub_id, local_files_only=True, allow_patterns=list(WANTED))))
+    if cached(hub_id):
         return True
-    except Exception:  # not cached, or only half of it: the client's errors have no common parent
-        pass
     try:
         HfApi().model_info(hub_id, timeout=5)
     except Exception:  # offline mode, no network, no answer: whatever the reason, it is not in reach

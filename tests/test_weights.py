@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from imp_kit.errors import CheckpointError, MemoryLimitError
 from imp_kit.model.config import parse_config
 from imp_kit.model.weights import load_weights, plan
+from imp_kit.stored import find_tensors, read_json
 
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 SHARD = "model-00002-of-00003.safetensors"
@@ -468,10 +469,10 @@ def test_a_file_too_large_to_map(whole):
 
 
 def test_a_plan_takes_no_memory(whole):
-    model, table, found, spare = plan(whole)
-    assert all(parameter.is_meta for parameter in model.parameters())
-    assert table.keys() <= found.keys()
-    assert spare == []
+    checked = plan(read_json(whole / "config.json"), find_tensors(whole), str(whole))
+    assert all(parameter.is_meta for parameter in checked.model.parameters())
+    assert checked.slots.keys() | checked.idle == checked.found.keys()
+    assert (checked.spare, checked.faults) == ((), {})
 
 
 # The published sizes --------------------------------------------------------------------------------------

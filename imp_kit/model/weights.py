@@ -1,6 +1,7 @@
 """A folder of safetensors files -> an ImpModel on its device, every tensor accounted for."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 from imp_kit.errors import CheckpointError, MemoryLimitError
 from imp_kit.layouts import LAYOUTS, SPARE, Layout
 from imp_kit.machine import free_memory
-from imp_kit.model.config import ImpConfig, parse_config, read_family
+from imp_kit.model.config import parse_config, read_family
 from imp_kit.model.imp import ImpModel
 from imp_kit.stored import Stored, find_tensors, read_json, read_tensor
 
@@ -48,51 +49,65 @@ def slots(model: ImpModel, layout: Layout) -> dict[str, Slot]:
     return table
 
 
-def plan(folder: Path) -> tuple[ImpModel, dict[str, Slot], dict[str, Stored], list[str]]:
-    """Check a folder without loading it.
+@dataclass(frozen=True)
+class Plan:
+    """What loading a checkpoint would do, known from config.json and the headers of its files."""
 
-    Returns the model without memory (device "meta"), where each stored tensor goes, the stored tensors,
-    and the names of those that nobody knows. Raises CheckpointError.
+    model: ImpModel  # without memory, on the device "meta"
+    found: dict[str, Stored]
+    slots: dict[str, Slot]  # where each tensor that the model calls for goes
+    idle: frozenset[str]  # stored, and known to be needed by nobody: the tower's head, its last layer, buffers
+    spare: tuple[str, ...]  # stored, and unknown
+    faults: dict[str, str]  # tensors that are missing or do not fit: name -> what is wrong, in a sentence
+
+
+def plan(raw: Mapping, found: dict[str, Stored], where: str) -> Plan:
+    """Compare config.json (`raw`) with the stored tensors (`found`) of the checkpoint at `where`, loading nothing.
+
+    Raises CheckpointError where they are too strange to build a network from; a tensor that is missing or has another
+    shape or dtype is a fault of the plan.
     """
-    raw = read_json(folder / "config.json")
-    found = find_tensors(folder)
-    layouts = LAYOUTS[read_family(raw, str(folder / "config.json"))]
+    layouts = LAYOUTS[read_family(raw, f"{where}/config.json")]
     layout = next((layout for layout in layouts if layout.sign in found), None)
     if layout is None:
         signs = " or ".join(layout.sign for layout in layouts)
-        raise CheckpointError(f"{folder} does not hold {signs}: its tensors have names that the kit does not know.")
+        raise CheckpointError(f"{where} does not hold {signs}: its tensors have names that the kit does not know.")
     towers = {
         name.removeprefix(layout.tower): stored.shape for name, stored in found.items() if name.startswith(layout.tower)
     }
-    config: ImpConfig = parse_config(raw, towers, str(folder / "config.json"))
+    config = parse_config(raw, towers, f"{where}/config.json")
     # Looked for before a network is built that may be absurdly deep.
     last = f"{layout.layer.format(config.decoder.num_layers - 1)}{layout.inner['norm'][0]}.weight"
     if last not in found:
-        raise CheckpointError(f"{folder} lacks the tensor {last}, which its config.json calls for.")
+        raise CheckpointError(f"{where} lacks the tensor {last}, which its config.json calls for.")
     with torch.device("meta"):
         model = ImpModel(config)
     table = slots(model, layout)
     parameters = dict(model.named_parameters())
-    for name, slot in table.items():
-        if name not in found:
-            raise CheckpointError(f"{folder} lacks the tensor {name}, which its config.json calls for.")
-        if found[name].dtype not in FLOATS:
-            raise CheckpointError(
-                f"{found[name].file}: {name} is stored as {found[name].dtype}; the kit reads {', '.join(FLOATS)}."
-            )
-        rows, *others = parameters[slot.parameter].shape
-        expected = (rows if slot.stop is None else slot.stop - slot.start, *others)
-        if found[name].shape != expected:
-            raise CheckpointError(
-                f"{found[name].file}: {name} has the shape {found[name].shape}, but config.json calls for {expected}."
-            )
+    faults = {name: fault for name, slot in table.items() if (fault := _fault(name, slot, found, parameters, where))}
     unused = re.compile(re.escape(layout.tower) + r"vision_model\.encoder\.layers\.(\d+)\.")
-    spare = []
-    for name in found.keys() - table.keys():
-        layer = unused.match(name)
-        if not SPARE.fullmatch(name) and not (layer and int(layer[1]) >= config.vision.used_layers):
-            spare.append(name)
-    return model, table, found, sorted(spare)
+    others = found.keys() - table.keys()
+    idle = {
+        name
+        for name in others
+        if SPARE.fullmatch(name) or ((layer := unused.match(name)) and int(layer[1]) >= config.vision.used_layers)
+    }
+    return Plan(model, found, table, frozenset(idle), tuple(sorted(others - idle)), faults)
+
+
+def _fault(
+    name: str, slot: Slot, found: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter], where: str
+) -> str | None:
+    if name not in found:
+        return f"{where} lacks the tensor {name}, which its config.json calls for."
+    stored = found[name]
+    if stored.dtype not in FLOATS:
+        return f"{stored.file}: {name} is stored as {stored.dtype}; the kit reads {', '.join(FLOATS)}."
+    rows, *others = parameters[slot.parameter].shape
+    expected = (rows if slot.stop is None else slot.stop - slot.start, *others)
+    if stored.shape != expected:
+        return f"{stored.file}: {name} has the shape {stored.shape}, but config.json calls for {expected}."
+    return None
 
 
 def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[ImpModel, list[str]]:
@@ -101,7 +116,10 @@ def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tupl
     Returns the model, ready to answer, and the names of stored tensors that nobody knows.
     Raises CheckpointError for a folder that does not fit, MemoryLimitError before anything is read.
     """
-    model, table, found, spare = plan(folder)
+    checked = plan(read_json(folder / "config.json"), find_tensors(folder), str(folder))
+    for fault in checked.faults.values():
+        raise CheckpointError(fault)
+    model, table, found = checked.model, checked.slots, checked.found
     sizes = model.config.decoder
     # The weights, and the keys and values of a picture with a question, twice: a view keeps its own.
     kept = 2 * 2 * sizes.num_layers * sizes.hidden_size * (model.config.vision.num_patches + 256)
@@ -124,4 +142,4 @@ def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tupl
             target = parameters[slot.parameter].data[slot.start : slot.stop]
             target.copy_(read_tensor(found[name].file, name))
             bar.update(target.nbytes)
-    return model.eval(), spare
+    return model.eval(), list(checked.spare)
