@@ -135,9 +135,7 @@ def cached(hub_id: str, revision: str | None = None) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(
-            snapshot_download(hub_id, revision=revision, local_files_only=True, allow_patterns=list(WANTED))
-        )
+        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True, allow_patterns=list(WANTED)))
         find_tensors(folder)
     except Exception:  # not cached, or only half of it: the client's errors have no common parent
         return None

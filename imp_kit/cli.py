@@ -27,24 +27,36 @@ def parser() -> argparse.ArgumentParser:
 
     ask = commands.add_parser("ask", parents=[model], help="answer a question about a picture")
     ask.add_argument("question")
-    commands.add_parser("caption", parents=[model], help="describe a picture")
-    commands.add_parser("chat", parents=[model], help="talk about a picture, a question a line")
-    commands.add_parser("checkpoints", help="list the names that the kit knows")
+    ask.set_defaults(run=talk)
+    caption = commands.add_parser("caption", parents=[model], help="describe a picture")
+    caption.set_defaults(run=talk)
+    chat = commands.add_parser("chat", parents=[model], help="talk about a picture, a question a line")
+    chat.set_defaults(run=talk)
+
+    checkpoints = commands.add_parser("checkpoints", help="list the names that the kit knows, or inspect one")
+    checkpoints.set_defaults(run=list_checkpoints)
+    deeper = checkpoints.add_subparsers(metavar="inspect NAME")
+    inspect = deeper.add_parser("inspect", help="list a checkpoint's tensors without downloading its weights")
+    inspect.add_argument("checkpoint", help="name, hub id or folder")
+    inspect.add_argument("--revision", help="branch, tag or commit of the hub")
+    inspect.set_defaults(run=inspect_checkpoint)
     return top
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; an error of the kit is one line on stderr and exit status 2."""
+    """Run one command; an error of the kit is one line on stderr and exit status 2, a bad finding is status 1."""
     args = parser().parse_args(arguments)
     # An answer may hold any character; a console that cannot show it gets an escape instead of a failure.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        list_checkpoints() if args.command == "checkpoints" else talk(args)
+        status = args.run(args)
     except ImpKitError as error:
         print(f"imp-kit: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    if status:
+        raise SystemExit(status)
 
 
 def talk(args: argparse.Namespace) -> None:
@@ -84,10 +96,19 @@ def _read_line(mark: str) -> str:
     return sys.stdin.readline().strip()
 
 
-def list_checkpoints() -> None:
+def list_checkpoints(_: argparse.Namespace) -> None:
     """Print each short name and what it stands for."""
     from imp_kit.checkpoints import HUB_IDS, NANO
 
     print(f"{NANO:<22} bundled with the kit; knows only simple drawings")
     for name, hub_id in HUB_IDS.items():
         print(f"{name:<22} {hub_id} on the hub")
+
+
+def inspect_checkpoint(args: argparse.Namespace) -> int:
+    """Print a checkpoint's tensors and what loading would do with each; 1 if the kit would refuse it."""
+    from imp_kit.inspection import inspect
+
+    inspection = inspect(args.checkpoint, args.revision)
+    print(*inspection.lines(), sep="\n")
+    return 0 if inspection.loads else 1

@@ -1,8 +1,9 @@
 """What a checkpoint's folder holds: its settings, and its tensors as their files' headers tell them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,13 +91,7 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
     else:
         weight_map, files = {}, sorted(folder.glob("*.safetensors"))
         if not files:
-            pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-            raise CheckpointError(
-                f"{folder} holds its weights only as pickles ({', '.join(pickles)}). A pickle can run any code, so the"
-                " kit refuses it; convert it to safetensors where you trust it."
-                if pickles
-                else f"{folder} holds no *.safetensors file."
-            )
+            raise no_weights(str(folder), (file.name for file in folder.glob("*")))
     found: dict[str, Stored] = {}
     for file in files:
         for name, stored in _header(file):
@@ -107,6 +102,17 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
         if name not in found or found[name].file.name != file_name:
             raise CheckpointError(f"{index.name} says that {name} is in {file_name}, but it is not there.")
     return found
+
+
+def no_weights(where: str, names: Iterable[str]) -> CheckpointError:
+    """The error for a place whose files, `names`, hold no safetensors."""
+    pickles = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in PICKLES))
+    if not pickles:
+        return CheckpointError(f"{where} holds no *.safetensors file.")
+    return CheckpointError(
+        f"{where} holds its weights only as pickles ({', '.join(pickles)}). A pickle can run any code, so the kit "
+        "refuses it; convert it to safetensors where you trust it."
+    )
 
 
 def _header(file: Path) -> Iterator[tuple[str, Stored]]:

@@ -15,7 +15,7 @@ FLOORS = (  # from the ground up; rooms of one floor do not know each other
     ("model.vision", "model.decoder"),
     ("model.imp",),
     ("model.generate", "model.weights"),
-    ("assistant",),
+    ("assistant", "inspection"),
     ("cli", "nano.draw"),
     ("__main__", "nano.lessons"),
     ("nano.train", "nano.evaluate"),
