@@ -81,7 +81,7 @@ def _local(folder: Path) -> Snapshot:
 
 
 def _hint(name: str) -> str:
-    names = [*HUB_IDS, *HUB_IDS.values(), NANO]
+    names = [known for known in (*HUB_IDS, *HUB_IDS.values(), NANO) if known.lower() != name.lower()]
     near = difflib.get_close_matches(name.lower(), [name.lower() for name in names], n=1, cutoff=0.4)
     meant = next((f" Did you mean {name!r}?" for name in names if [name.lower()] == near), "")
     return f"{meant} The kit knows {', '.join([*HUB_IDS, NANO])}."

@@ -80,8 +80,13 @@ FAMILIES = {  # model_type of the checkpoint -> configuration and class of its l
     "imp_phi3": (Phi3Config, Phi3ForCausalLM, {**LLAMA, "pad_token_id": 0}),
 }
 PICKY = ("lm_head.weight", "q_proj.weight", "k_proj.weight", "qkv_proj.weight")
-# The tokenizer fills the vocabulary up to here and the model has some rows more, as Phi-2 does.
+# The tokenizer fills the vocabulary up to these and the model has some rows more, as Phi-2 does.
 SPECIAL = {"<|endoftext|>": 297, "</s>": 298, "<image>": 299}
+CONTROL = {  # the control tokens of each family's tokenizer
+    "imp": SPECIAL,
+    "imp_qwen2": {"<|endoftext|>": 297, "<|im_start|>": 298, "<|im_end|>": 299},
+    "imp_phi3": {"<|endoftext|>": 297, "<|system|>": 298, "<|user|>": 299, "<|assistant|>": 300, "<|end|>": 301},
+}
 
 
 class Oracle:
@@ -249,24 +254,24 @@ def write_checkpoint(
             places.update(dict.fromkeys(part, file))
         index = {"metadata": {}, "weight_map": places}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
-    write_tokenizer(folder)
+    write_tokenizer(folder, CONTROL[oracle.family])
     return folder
 
 
-def write_tokenizer(folder: Path) -> None:
-    """A small byte-level BPE with the control tokens of Phi-2 Imps, as tokenizer.json."""
+def write_tokenizer(folder: Path, control: Mapping[str, int] = SPECIAL) -> None:
+    """A small byte-level BPE with some control tokens, as tokenizer.json."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=min(SPECIAL.values()),
+        vocab_size=min(control.values()),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     text = "A curious user asks the assistant a question about the picture; the assistant gives a helpful answer."
     tokenizer.train_from_iterator([text] * 2, trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    for token, place in SPECIAL.items():
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    for token, place in control.items():
         if tokenizer.token_to_id(token) != place:
             raise ValueError(f"{token} has the id {tokenizer.token_to_id(token)}, not {place}")
     tokenizer.save(str(folder / "tokenizer.json"))

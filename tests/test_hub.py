@@ -34,6 +34,10 @@ class Hub(BaseHTTPRequestHandler):
         if path in ("/api/models/MILVLG/imp-v1-3b", f"/api/models/MILVLG/imp-v1-3b/revision/{self.server.revision}"):
             siblings = [{"rfilename": name} for name in self.server.files]
             return self.give(json.dumps({"id": "MILVLG/imp-v1-3b", "sha": COMMIT, "siblings": siblings}).encode(), body)
+        if path == f"/api/models/MILVLG/imp-v1-3b/tree/{COMMIT}":  # what the hub's client asks for since its version 2
+            files = self.server.files.items()
+            tree = [{"type": "file", "path": name, "size": len(data), "oid": name} for name, data in files]
+            return self.give(json.dumps(tree).encode(), body)
         name = path.rsplit("/", 1)[-1]
         if path == f"/MILVLG/imp-v1-3b/resolve/{COMMIT}/{name}":
             if name in self.server.files:
