@@ -105,7 +105,7 @@ def load(
     chosen = choose_dtype(dtype, device)
     why = "you asked for it"
     if checkpoint is None:
-        checkpoint, why = _choose(device)
+        checkpoint, why = choose_checkpoint(device)
         limit = " It knows only simple drawings." if checkpoint == NANO else ""
         print(f"imp-kit: {checkpoint}, because {why}.{limit}", file=sys.stderr)
     snapshot = find(checkpoint, revision)
@@ -123,7 +123,7 @@ def load(
     return Imp(model, tokenizer, snapshot, why)
 
 
-def _choose(device: torch.device) -> tuple[str, str]:
+def choose_checkpoint(device: torch.device) -> tuple[str, str]:
     """The checkpoint for this machine, and the reason in words."""
     if device.type == "cpu":
         absent = not torch.cuda.is_available()

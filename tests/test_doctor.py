@@ -1,0 +1,685 @@
+"""The doctor: what it finds on this machine, in a child process as a person runs it, and how it explains errors."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import SO400M, Oracle, checkpoint_tensors
+
+from imp_kit.assistant import DEFAULT_NEEDS
+from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO_FOLDER
+from imp_kit.doctor import KNOWN, OPTIONAL, SIZES, TESTED, WORKING, examine, explain
+from imp_kit.errors import MemoryLimitError
+from imp_kit.machine import memory_told
+from imp_kit.model.config import parse_config
+from imp_kit.model.imp import ImpModel
+from imp_kit.model.weights import load_weights
+
+ROOT = Path(__file__).parent.parent
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LINE = re.compile(r"\[(OK|WARN|FAIL)\] \S|    \S")
+
+
+@pytest.fixture
+def doctor(tmp_path):
+    """Runs the command offline, without GPU, proxy or token; `environment` changes that."""
+
+    def run(*arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess:
+        names = {name for name in os.environ if name.lower().endswith("_proxy") or name.startswith(("HF_", "HUGGING"))}
+        base = {name: value for name, value in os.environ.items() if name not in names}
+        base |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+        base |= {"CUDA_VISIBLE_DEVICES": "", "PATH": str(tmp_path / "bin")}
+        command = [sys.executable, "-m", "imp_kit", "doctor", *arguments]
+        done = subprocess.run(
+            command, env={**base, **environment}, input=typed, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert "Traceback" not in done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def line_with(done: subprocess.CompletedProcess, words: str) -> str:
+    """The finding that has these words, its mend too."""
+    (found,) = [finding for finding in re.split(r"\n(?=\[)", done.stdout) if words in finding]
+    return found
+
+
+# The examination -------------------------------------------------------------------------------------------
+
+
+def test_a_machine_without_gpu_and_hub_is_in_order(doctor, tmp_path):
+    done = doctor()
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    lines = done.stdout.splitlines()
+    assert all(LINE.match(line) for line in lines)
+    assert lines[-1] == f"[OK] imp_kit.load() chooses imp-nano, because there is no GPU here for {DEFAULT}"
+    assert f"torch {torch.__version__}" in line_with(done, "no GPU: ")
+    assert line_with(done, "HF_HUB_OFFLINE").startswith("[OK] ")
+    assert line_with(done, f"Hub cache: {tmp_path / 'hub'}").startswith("[OK] ")
+    for name in HUB_IDS:
+        assert f"not downloaded, about {SIZES[name] / 1e9} GB; needs " in line_with(done, f"] {name}: ")
+    assert not (tmp_path / "hub").exists()
+
+
+def put(cache: Path, hub_id: str, *left_out: str) -> Path:
+    """imp-nano's files in a hub cache as if they were those of `hub_id`; returns the snapshot."""
+    repo = cache / f"models--{hub_id.replace('/', '--')}"
+    snapshot = repo / "snapshots" / COMMIT
+    for folder in (snapshot, repo / "refs", repo / "blobs"):
+        folder.mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    for number, file in enumerate(sorted(NANO_FOLDER.iterdir())):
+        if file.name not in left_out:
+            blob = repo / "blobs" / f"{number:064x}"
+            shutil.copy(file, blob)
+            (snapshot / file.name).symlink_to(Path("..") / ".." / "blobs" / blob.name)
+    return snapshot
+
+
+def test_what_the_hub_cache_holds(doctor, tmp_path):
+    names = iter(HUB_IDS)
+    complete, no_settings, no_shard, no_tokenizer, begun = ((name, HUB_IDS[name]) for name in names)
+    cache = tmp_path / "hub"
+    put(cache, complete[1])
+    put(cache, no_settings[1], "config.json")
+    shard = "model-00002-of-00002.safetensors"
+    index = put(cache, no_shard[1]) / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": shard}}))
+    put(cache, no_tokenizer[1], "tokenizer.json")
+    blobs = cache / f"models--{begun[1].replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "0.incomplete").write_bytes(bytes(20_000_000))
+    done = doctor()
+    assert done.returncode == 0
+    size = sum(file.stat().st_size for file in NANO_FOLDER.iterdir()) / 1e9
+    assert f"complete in the hub cache, {size:.2f} GB" in line_with(done, f"[OK] {complete[0]}: ")
+    assert "has no config.json" in line_with(done, f"[WARN] {no_settings[0]}: ")
+    assert shard in line_with(done, f"[WARN] {no_shard[0]}: ")
+    assert "tokenizer.json" in line_with(done, f"[WARN] {no_tokenizer[0]}: ")
+    assert "hub cache, 0.02 GB: it has no complete file" in line_with(done, f"[WARN] {begun[0]}: ")
+    assert f'\n    imp_kit.load("{begun[0]}") fetches what is missing' in line_with(done, f"] {begun[0]}: ")
+
+
+def test_a_hub_that_does_not_answer_and_a_cache_that_cannot_be_written(doctor, tmp_path):
+    with socket.socket() as closed:  # bound and not listening: connections are refused
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        (tmp_path / "file").touch()
+        done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HF_HUB_CACHE=str(tmp_path / "file" / "hub"))
+    assert done.returncode == 1
+    assert re.match(rf"\[WARN\] {endpoint} cannot be reached \(Connect\w*Error", line_with(done, endpoint))
+    assert "HF_ENDPOINT" in line_with(done, endpoint)
+    assert "\n    Set HF_HUB_CACHE to" in line_with(done, "[FAIL] Hub cache: ")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Knows imp-v1-3b, gives it to everyone without a token, and takes no token but "good"."""
+
+    def do_GET(self):
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        self.server.asked.append((self.path, token, self.headers.get("Content-Length")))
+        status = self.server.status or (200 if token in ("", "good") else 401)
+        content = json.dumps({"id": HUB_IDS[DEFAULT], "sha": COMMIT, "siblings": []}).encode()
+        self.send_response(status)
+        if status == 401:
+            self.send_header("X-Error-Message", "Invalid credentials in Authorization header")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.asked, server.status = [], None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_refused_token(doctor, hub):
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HF_TOKEN="hf_worn_out")
+    assert done.returncode == 1
+    assert line_with(done, endpoint).startswith(f"[FAIL] {endpoint} refuses your token (401)")
+    assert "unset HF_TOKEN" in line_with(done, endpoint)
+    assert "hf_worn_out" not in done.stdout + done.stderr
+    assert hub.asked == [(f"/api/models/{HUB_IDS[DEFAULT]}", "hf_worn_out", None)]
+
+
+@pytest.fixture
+def here(hub, tmp_path, monkeypatch):
+    """Examines in this process, with the small hub; returns the finding about the hub."""
+    from huggingface_hub import constants
+
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+
+    def look():
+        findings = examine()
+        assert {finding.level for finding in findings} <= {"OK", "WARN", "FAIL"}
+        (found,) = [finding for finding in findings if finding.what.startswith(endpoint)]
+        return found.level, found.what.removeprefix(f"{endpoint} ")
+
+    return look
+
+
+def test_a_hub_that_answers(here, hub):
+    assert here() == ("OK", "answers")
+    assert hub.asked[0] == (f"/api/models/{HUB_IDS[DEFAULT]}", "", None)
+
+
+def test_a_token_that_the_hub_takes(here, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "good")
+    assert here() == ("OK", "answers")
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_a_hub_that_refuses_someone_without_a_token(here, hub, status):
+    hub.status = status
+    assert here() == ("WARN", f"answers {status}")
+
+
+def test_a_hub_that_is_silent(here, hub):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        from huggingface_hub import constants
+
+        constants.ENDPOINT = f"http://127.0.0.1:{silent.getsockname()[1]}"  # `here` puts the right one back
+        (found,) = [finding for finding in examine() if finding.what.startswith(constants.ENDPOINT)]
+    assert (found.level, "Timeout" in found.what) == ("WARN", True)
+
+
+def nvidia_smi(folder: Path) -> None:
+    """A program in place of NVIDIA's, that prints what it prints for this query."""
+    folder.mkdir()
+    (folder / "nvidia-smi").write_text("#!/bin/sh\necho 'Tesla T4'\n")
+    (folder / "nvidia-smi").chmod(0o755)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU of this machine")
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_gpu_that_torch_cannot_use(here, tmp_path, monkeypatch, hidden):
+    nvidia_smi(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    told = "Update the NVIDIA driver" if torch.version.cuda else "torch's build with CUDA"
+    if hidden:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        told = "CUDA_VISIBLE_DEVICES is '' and may hide it"
+    (found,) = [finding for finding in examine() if "Tesla T4" in finding.what]
+    assert (found.level, told in found.mend) == ("FAIL", True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_that_works(here):
+    (found,) = [finding for finding in examine() if torch.cuda.get_device_name() in finding.what]
+    assert (found.level, "GB free" in found.what) == ("OK", True)
+
+
+@pytest.mark.parametrize("module", ["torch", "safetensors"])
+def test_a_package_that_cannot_be_imported(doctor, tmp_path, module):
+    (tmp_path / "path" / module).mkdir(parents=True)
+    reason = "libcublas.so.12: cannot open shared object file: No such file or directory"
+    (tmp_path / "path" / module / "__init__.py").write_text(f"raise OSError({reason!r})")
+    done = doctor(PYTHONPATH=f"{tmp_path / 'path'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    assert done.returncode == 1
+    finding = line_with(done, "cannot be imported")
+    assert finding.startswith(f"[FAIL] {module} cannot be imported (OSError: {reason})")
+    assert "\n    " in finding
+
+
+def test_versions_that_do_not_fit(doctor, tmp_path):
+    pytest.importorskip("transformers")
+    for name, version in (("huggingface_hub", "99.0"), ("pillow", "9.0")):
+        folder = tmp_path / "path" / f"{name}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    done = doctor(PYTHONPATH=f"{tmp_path / 'path'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    assert done.returncode == 1
+    assert line_with(done, "imp-kit needs pillow>=10.1, but 9.0 is installed").startswith("[FAIL] ")
+    hub = line_with(done, "transformers needs huggingface")
+    assert hub.startswith("[WARN] ")
+    assert "but 99.0 is installed\n    pip install " in hub
+    assert f"pillow 9.0 ({', '.join(TESTED['pillow'])})" in line_with(done, "[WARN] Not in a tested version")
+
+
+def test_the_tested_versions_are_the_pinned_ones():
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    packages = [name for name in TESTED if name != "Python"]
+    assert {name: TESTED[name][0] for name in packages} == {name: pinned[name] for name in packages}
+    assert f"on Python {TESTED['Python'][0]}." in (ROOT / "constraints.txt").read_text()
+    assert set(OPTIONAL) < set(packages)
+
+
+LLAMA = {"hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 1e4, "mm_vision_select_layer": -2}
+PUBLISHED = {  # config.json of the language models that the checkpoints are built on
+    "imp": {
+        "vocab_size": 51200,
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 3072,
+        "partial_rotary_factor": 0.4,
+        "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu_new",
+        "mm_vision_select_layer": -2,
+    },
+    "imp_qwen2": {
+        **LLAMA,
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 5504,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "max_position_embeddings": 32768,
+    },
+    "imp_phi3": {
+        **LLAMA,
+        "vocab_size": 32064,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 4096,
+    },
+}
+FAMILY = dict.fromkeys(HUB_IDS, "imp") | {"imp-v1.5-2b-qwen1.5": "imp_qwen2", "imp-v1.5-4b-phi3": "imp_phi3"}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_the_sizes_are_those_of_the_networks(family):
+    with torch.device("meta"):
+        tensors = checkpoint_tensors(Oracle(tower=SO400M), "new")
+        prefix = "model.vision_tower.vision_tower."
+        tower = {n.removeprefix(prefix): tuple(t.shape) for n, t in tensors.items() if n.startswith(prefix)}
+        config = {**PUBLISHED[family], "model_type": family, "mm_vision_tower": "google/siglip-so400m-patch14-384"}
+        model = ImpModel(parse_config(config, tower))
+    size = 2 * sum(parameter.numel() for parameter in model.parameters())
+    names = [name for name in HUB_IDS if FAMILY[name] == family]
+    assert names
+    for name in names:
+        assert SIZES[name] == pytest.approx(size, rel=0.02)
+
+
+def test_every_checkpoint_has_a_size():
+    assert SIZES.keys() == HUB_IDS.keys()
+    assert SIZES[DEFAULT] + WORKING == pytest.approx(DEFAULT_NEEDS)
+
+
+# Explanations ----------------------------------------------------------------------------------------------
+
+EXAMPLES = {  # words of the explanation -> errors as they are printed
+    "The name Imp-v1.5-... has a dot": [
+        "ModuleNotFoundError: No module named 'transformers_modules.Imp-v1'",
+        "ModuleNotFoundError: No module named 'transformers_modules.MILVLG.Imp-v1'",
+    ],
+    "neither a folder on this machine nor a hub id": [
+        "OSError: Incorrect path_or_model_id: 'MILVLG/Imp-v1.5-3B-Phi2/'. Please provide either the path to a local "
+        "folder or the repo_id of a model on the Hub.",
+        "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': "
+        "'MILVLG/Imp-v1.5-3B-Phi2/'. Use `repo_type` argument if needed.",
+        "OSError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/data/imp-v1-3b'. Use `repo_type` "
+        "argument if needed.",
+    ],
+    "does not fit the weights": [
+        "RuntimeError: Error(s) in loading state_dict for ImpForCausalLM:\n\tsize mismatch for lm_head.weight: copying "
+        "a param with shape torch.Size([2, 3]) from checkpoint, the shape in current model is torch.Size([2, 2]).",
+    ],
+    "reads the first layer of an empty cache": [
+        "KeyError: 'Cache only has 0 layers, attempted to access layer with index 0'",
+        "TypeError: 'DynamicCache' object is not subscriptable",
+    ],
+    "calls _load_state_dict_into_meta_model": [
+        "ImportError: cannot import name '_load_state_dict_into_meta_model' from 'transformers.modeling_utils' (x.py)",
+        "TypeError: _load_state_dict_into_meta_model() got an unexpected keyword argument 'start_prefix'",
+    ],
+    "on the device 'meta'": [
+        "NotImplementedError: Cannot copy out of meta tensor; no data! Please use torch.nn.Module.to_empty() instead "
+        "of torch.nn.Module.to() when moving module from meta to a different device.",
+    ],
+    "calls get_max_length": ["AttributeError: 'DynamicCache' object has no attribute 'get_max_length'"],
+    "takes generate from": [
+        "AttributeError: 'ImpForCausalLM' object has no attribute 'generate'",
+        "AttributeError: 'ImpPhi3ForCausalLM' object has no attribute 'generate'",
+    ],
+    "asks a cache for its length": [
+        "AttributeError: 'DynamicCache' object has no attribute 'seen_tokens'. Did you mean: 'get_seq_length'?",
+        "AttributeError: 'DynamicCache' object has no attribute 'get_usable_length'",
+    ],
+    "converts caches": [
+        "AttributeError: type object 'DynamicCache' has no attribute 'from_legacy_cache'",
+        "AttributeError: 'DynamicCache' object has no attribute 'to_legacy_cache'",
+    ],
+    "imports is_torch_fx_available": [
+        "ImportError: cannot import name 'is_torch_fx_available' from 'transformers.utils.import_utils' (x.py)",
+    ],
+    "calls _set_token_in_kwargs": [
+        "AttributeError: type object 'PreTrainedConfig' has no attribute '_set_token_in_kwargs'",
+    ],
+    "pad_token_id has a default": ["AttributeError: 'ImpConfig' object has no attribute 'pad_token_id'"],
+    "probably, if this is about Phi-3": ["KeyError: 'type'"],
+    "GPU has too little free memory": [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 14 GiB",
+        "RuntimeError: CUDA error: out of memory",
+        "imp_kit.errors.MemoryLimitError: imp-v1-3b needs 6.4 GB on cuda as float16, but 3.1 GB are free. Close other "
+        "programs, or choose a smaller checkpoint.",
+    ],
+    "computer has too little free memory": [
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+        "tried to allocate 4503599627370496 bytes. Error code 12 (Cannot allocate memory)",
+        "MemoryError",
+        "MemoryError: Unable to allocate 7.45 GiB for an array with shape (1000000000,) and data type float64",
+        "imp-kit: imp-v1-3b needs 12.9 GB on cpu as float32, but 8.0 GB are free. Close other programs, or choose "
+        "dtype='bf16'.",
+        "MemoryLimitError: model.safetensors is too large for this machine's memory (unable to mmap 6434835000 bytes).",
+    ],
+    "The system ended the program": [
+        "Killed",
+        "Kernel died before replying to kernel_info",
+        "The kernel appears to have died. It will restart automatically.",
+        "nbclient.exceptions.DeadKernelError: Kernel died",
+        "Your session crashed after using all available RAM.",
+        "The process ended with exit code 137.",
+        "Command failed with exit status 137",
+    ],
+    "This build of torch cannot use a GPU": ["AssertionError: Torch not compiled with CUDA enabled"],
+    "torch finds no NVIDIA GPU": [
+        "RuntimeError: Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU",
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 11040).",
+        "RuntimeError: No CUDA GPUs are available",
+    ],
+    "no code for this GPU": ["RuntimeError: CUDA error: no kernel image is available for execution on the device"],
+    "The hub refuses access": [
+        "huggingface_hub.errors.HfHubHTTPError: 401 Client Error: Unauthorized for url: x (Request ID: y)\n\nInvalid "
+        "credentials in Authorization header",
+        "huggingface_hub.errors.HfHubHTTPError: (Request ID: y)\n\n403 Forbidden: None.\nCannot access content at: x.",
+        "huggingface_hub.errors.GatedRepoError: 403 Client Error. (Request ID)\n\nCannot access gated repo for url x.",
+        "OSError: You are trying to access a gated repo.\nMake sure to request access at x",
+        "OSError: owner/name is a gated repository. Make sure to request access at x",
+    ],
+    "The hub has no checkpoint of this name": [
+        "huggingface_hub.errors.RepositoryNotFoundError: 401 Client Error. (Request ID: y)\n\nRepository Not Found for "
+        "url: x.\nPlease make sure you specified the correct `repo_id` and `repo_type`.\nIf you are trying to access a "
+        "private or gated repo, make sure you are authenticated and your token has the required permissions.",
+        "OSError: MILVLG/imp-v1-3bb is not a local folder and is not a valid model identifier listed on the hub",
+        "imp-kit: There is no folder 'MILVLG/x' here and no checkpoint MILVLG/x that the hub would give you.",
+    ],
+    "The disk is full": [
+        "OSError: [Errno 28] No space left on device",
+        "imp-kit: The download of MILVLG/imp-v1-3b failed (OSError: [Errno 28] No space left on device: 'x'). Run the "
+        "same again: it goes on where it stopped.",
+        "RuntimeError: Data processing error: File reconstruction error: No space left on device (os error 28)",
+        "ERROR: Could not install packages due to an OSError: [Errno 28] El disco esta lleno",
+    ],
+    "the hub cannot be reached or is switched off": [
+        "OSError: We couldn't connect to 'https://huggingface.co' to load this file, couldn't find it in the cached "
+        "files and it looks like MILVLG/imp-v1-3b is not the path to a directory containing a file named config.json.",
+        "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder for the "
+        "specified revision on the local disk and outgoing traffic has been disabled.",
+        "LocalEntryNotFoundError: An error happened while trying to locate the file on the Hub and we cannot find it",
+        "huggingface_hub.errors.OfflineModeIsEnabled: Cannot reach https://huggingface.co/x: offline mode is enabled.",
+        "requests.exceptions.ConnectionError: HTTPConnectionPool(host='x', port=443): Max retries exceeded with url: /",
+        "httpx.ConnectError: [Errno -3] Temporary failure in name resolution",
+        "httpx.ConnectError: [Errno -2] Name or service not known",
+        "httpx.ConnectError: [Errno 11001] getaddrinfo failed",
+        "imp-kit: MILVLG/imp-v1-3b is not on this machine and the hub cannot be reached. Go online once, or copy",
+    ],
+    "wants your consent": [
+        "Do you wish to run the custom code? [y/N]",
+        "ValueError: The repository for MILVLG/imp-v1-3b contains custom code which must be executed to correctly load "
+        "the model.\nPlease pass the argument `trust_remote_code=True` to allow custom code to be run.",
+    ],
+    "transformers has no classes of its own for Imp": [
+        "ValueError: The checkpoint you are trying to load has model type `imp` but Transformers does not recognize "
+        "this architecture. This could be because of an issue with the checkpoint",
+        "KeyError: 'imp'",
+        "KeyError: 'imp_phi3'",
+    ],
+    "does not fit the version of another package": [
+        "ImportError: huggingface-hub>=0.19.3,<1.0 is required for a normal functioning of this module, but found "
+        "huggingface-hub==2.4.0.",
+        "ERROR: pip's dependency resolver does not currently take into account all the packages that are installed.\n"
+        "transformers 4.37.2 requires tokenizers<0.19,>=0.14, but you have tokenizers 0.23.3 which is incompatible.",
+    ],
+}
+CASES = [(words, text) for words, texts in EXAMPLES.items() for text in texts]
+
+
+def hits(text: str, signs: tuple[str, ...]) -> list[str]:
+    return [sign for sign in signs if re.search(sign, text, re.M)]
+
+
+@pytest.mark.parametrize(("words", "text"), CASES)
+def test_an_error_is_explained_by_its_own_entry_and_no_other(words, text):
+    (known,) = [known for known in KNOWN if hits(text, known.signs)]
+    assert explain(text) is known
+    assert words in known.cause
+    assert known.mend
+
+
+def test_no_sign_is_dead():
+    signs = [sign for known in KNOWN for sign in known.signs]
+    assert len(signs) == len(set(signs)) > 40
+    assert [sign for sign in signs if not any(hits(text, (sign,)) for _, text in CASES)] == []
+    assert len(EXAMPLES) == len(KNOWN)
+
+
+def test_a_mend_names_what_there_is():
+    """Commands, names of checkpoints and dtypes that the mends speak of."""
+    mends = " ".join(known.mend for known in KNOWN)
+    assert set(re.findall(r"imp-v1[\w.-]+\w", mends)) == {"imp-v1.5-3b-phi2"} <= HUB_IDS.keys()
+    assert set(re.findall(r"transformers==([\d.]+)", mends)) == {TESTED["transformers"][0]}
+    assert set(re.findall(r"python -m imp_kit (\w+)", mends)) == {"checkpoints", "doctor"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ZeroDivisionError: division by zero",
+        "AttributeError: 'GPT2Model' object has no attribute 'generate'",
+        "AttributeError: 'GPT2Config' object has no attribute 'pad_token_id'",
+        "KeyError: 'types'",
+        "KeyError: 'important'",
+        "ModuleNotFoundError: No module named 'transformers_modules.microsoft.phi-2'",
+        "RuntimeError: Error(s) in loading state_dict for GPT2Model:\n\tsize mismatch for wte.weight",
+        "Setting `pad_token_id` to `eos_token_id`:50256 for open-end generation.",
+        # the lines of code tell of other errors than the one that was raised
+        'Traceback (most recent call last):\n  File "x.py", line 3, in <module>\n    load("x", '
+        "`trust_remote_code=True`)  # Killed, CUDA out of memory\nZeroDivisionError: division by zero\n",
+    ],
+)
+def test_what_is_not_known_is_not_explained(text):
+    assert explain(text) is None
+
+
+FULL = "OSError: [Errno 28] No space left on device\n"
+OFFLINE = "OSError: We couldn't connect to 'https://huggingface.co' to load this file\n"
+STRANGE = "ZeroDivisionError: division by zero\n"
+TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n    go()\n'
+CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
+DURING = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TRACE + FULL + CAUSE + TRACE + OFFLINE, "disk is full"),
+        (TRACE + OFFLINE + DURING + TRACE + FULL, "hub cannot be reached"),
+        (TRACE + STRANGE + DURING + TRACE + FULL, "disk is full"),
+        (TRACE + FULL + DURING + TRACE + STRANGE, "disk is full"),
+        (TRACE + FULL + "and later\n" + TRACE + OFFLINE, "hub cannot be reached"),
+        (TRACE + FULL + "and later\n" + TRACE + STRANGE + CAUSE + TRACE + OFFLINE, "hub cannot be reached"),
+        # as a notebook and as pytest print them
+        ("OSError                  Traceback (most recent call last)\nCell In[1], line 1\n" + FULL, "disk is full"),
+        (
+            "    def f():\n>       go()\nE       OSError: [Errno 28] No space left on device\n\nx.py:1: OSError",
+            "disk is full",
+        ),
+        ((TRACE + FULL).replace("\n", "\r\n"), "disk is full"),
+    ],
+)
+def test_the_deepest_error_of_the_last_chain_counts(text, words):
+    assert words in explain(text).cause
+
+
+def test_errors_of_the_kit_itself(tmp_path, monkeypatch):
+    with pytest.raises(MemoryLimitError) as caught, memory_told("Looking at a picture"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert "GPU has too little" in explain(str(caught.value)).cause
+    monkeypatch.setattr("imp_kit.model.weights.free_memory", lambda device: 1_000_000)
+    with pytest.raises(MemoryLimitError) as caught:
+        load_weights(NANO_FOLDER, torch.device("cpu"), torch.float32)
+    assert "computer has too little" in explain(f"imp-kit: {caught.value}").cause
+
+
+REAL = r'''
+import json, os, sys, traceback
+from pathlib import Path
+
+root, nano = map(Path, sys.argv[1:])
+os.environ.update(HF_HOME=str(root / "home"), HF_HUB_OFFLINE="1", HF_MODULES_CACHE=str(root / "modules"))
+os.environ.pop("HF_HUB_CACHE", None)
+
+CONFIGURATION = """
+from transformers import PretrainedConfig
+class ImpConfig(PretrainedConfig):
+    model_type = "imp"
+"""
+MODELING = """
+import torch
+from transformers import PreTrainedModel
+from .configuration_imp import ImpConfig
+class ImpForCausalLM(PreTrainedModel):
+    config_class = ImpConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.head = torch.nn.Linear({width}, 2)
+        self.post_init()
+"""
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers.utils.versions import require_version
+
+
+def put(folder, width=2):
+    folder.mkdir(parents=True)
+    classes = {"AutoConfig": "configuration_imp.ImpConfig", "AutoModelForCausalLM": "modeling_imp.ImpForCausalLM"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "imp", "auto_map": classes}))
+    (folder / "configuration_imp.py").write_text(CONFIGURATION)
+    (folder / "modeling_imp.py").write_text(MODELING.format(width=width))
+    tensors = {"head.weight": torch.zeros(2, width), "head.bias": torch.zeros(2)}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return str(folder)
+
+
+def load(path):
+    return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
+
+
+def run(code):
+    return lambda: exec(code)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+dotted, wider = put(root / "Imp-v1.5-3B-Phi2"), put(root / "Imp-v1.5-4B-Phi3", 3)
+repo = root / "home" / "hub" / "models--MILVLG--Imp-v1.5-3B-Phi2"
+snapshot = put(repo / "snapshots" / COMMIT)
+(repo / "refs").mkdir()
+(repo / "refs" / "main").write_text(COMMIT)
+raised = {}
+for words, act in (
+    ("has a dot", lambda: load(dotted)),
+    ("has a dot", lambda: load("MILVLG/Imp-v1.5-3B-Phi2")),
+    ("neither a folder", lambda: load("MILVLG/Imp-v1.5-3B-Phi2/")),
+    ("neither a folder", lambda: load("/nowhere/imp-v1-3b")),
+    ("does not fit the weights", lambda: (load(dotted + "/"), load(wider + "/"))),
+    ("none", lambda: load(snapshot)),
+    ("wants your consent", lambda: AutoConfig.from_pretrained(snapshot)),
+    ("no classes of its own", lambda: AutoConfig.from_pretrained(nano)),
+    ("hub cannot be reached", lambda: load("MILVLG/imp-v1-3b")),
+    ("hub cannot be reached", lambda: __import__("imp_kit").load("imp-v1-3b")),
+    ("empty cache", lambda: DynamicCache()[0]),
+    ("converts caches", lambda: DynamicCache.from_legacy_cache),
+    ("converts caches", lambda: DynamicCache().to_legacy_cache),
+    ("its length", lambda: DynamicCache().seen_tokens),
+    ("its length", lambda: DynamicCache().get_usable_length),
+    ("pad_token_id", lambda: AutoConfig.from_pretrained(snapshot, trust_remote_code=True).pad_token_id),
+    ("meta_model", run("from transformers.modeling_utils import _load_state_dict_into_meta_model")),
+    ("is_torch_fx", run("from transformers.utils.import_utils import is_torch_fx_available")),
+    ("_set_token", lambda: transformers.PretrainedConfig._set_token_in_kwargs),
+    ("'meta'", lambda: torch.empty(1, device="meta").to("cpu")),
+    ("computer has too little", lambda: torch.empty(1 << 50)),
+    ("torch", lambda: torch.empty(1, device="cuda")),
+    ("disk is full", lambda: os.write(os.open("/dev/full", os.O_WRONLY), b"x")),
+    ("another package", lambda: require_version("huggingface-hub<0.1")),
+):
+    try:
+        act()
+    except BaseException:
+        raised.setdefault(words, []).append(traceback.format_exc())
+print("\n" + json.dumps([transformers.__version__, raised]))
+'''
+
+
+def test_errors_as_they_really_come(tmp_path):
+    """Raised by the installed transformers, torch and hub client; which of them come depends on the version."""
+    pytest.importorskip("transformers")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", REAL, str(tmp_path), str(NANO_FOLDER)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, input="", check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    version, raised = json.loads(done.stdout.splitlines()[-1])
+    for words, texts in raised.items():
+        for text in texts:
+            found = explain(text)
+            assert found, text
+            assert words in found.cause, text
+    always = {"neither a folder": 2, "wants your consent": 1, "no classes of its own": 1, "hub cannot be reached": 2}
+    always |= {"'meta'": 1, "computer has too little": 1, "another package": 1, "torch": 1}
+    always |= {"disk is full": 1} if Path("/dev/full").exists() else {}
+    pinned = {"has a dot": 2, "does not fit the weights": 1, "empty cache": 1}
+    newest = {"converts caches": 2, "its length": 2, "meta_model": 1, "is_torch_fx": 1, "_set_token": 1}
+    expected = always | {TESTED["transformers"][0]: pinned, TESTED["transformers"][1]: newest}.get(version, {})
+    assert {words: len(raised.get(words, ())) for words in expected} == expected
+
+
+def test_why(doctor):
+    known = doctor("--why", "OSError: [Errno 28] No space left on device")
+    assert (known.returncode, known.stderr) == (0, "")
+    assert known.stdout.startswith("Cause: The disk is full.\nMend: Free some disk")
+    assert doctor("--why", "-", typed=TRACE + FULL).stdout == known.stdout
+    unknown = doctor("--why", "-", typed=STRANGE)
+    assert unknown.returncode == 1
+    assert "does not know this error" in unknown.stdout
+    assert "the whole traceback" in unknown.stdout
+
+
+def test_an_explanation_needs_no_torch():
+    code = "import sys; from imp_kit.doctor import explain; explain('Killed'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
