@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test parity clean
+.PHONY: run test parity verify-real clean
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imp-kit: the pinned packages are for Python 3.11 to 3.13; try: make run PYTHON=python3.12")'
@@ -26,6 +26,10 @@ test: $(READY)
 
 parity: $(READY)
 	$(BIN)/python tests/parity.py
+
+# Runs code from the hub, so it asks for make verify-real TRUST_REMOTE_CODE=1; ARGS="imp-v1-3b --dtype fp32" chooses.
+verify-real: $(READY)
+	$(BIN)/python tests/verify_real.py $(if $(filter 1,$(TRUST_REMOTE_CODE)),--trust-remote-code) $(ARGS)
 
 clean:
 	rm -rf $(VENV)

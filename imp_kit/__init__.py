@@ -17,6 +17,7 @@ from imp_kit.errors import (
 )
 
 __version__ = "0.1.0"
+ROOMS = ("doctor", "official")  # modules that a user may call without importing them
 __all__ = [
     "Answer",
     "Chat",
@@ -34,6 +35,8 @@ __all__ = [
 
 def __getattr__(name: str):
     # The assistant brings torch, seconds of import time; it comes when it is first asked for.
+    if name in ROOMS:
+        return import_module(f"imp_kit.{name}")
     if name in __all__:
         return getattr(import_module("imp_kit.assistant"), name)
     raise AttributeError(f"module 'imp_kit' has no attribute {name!r}")

@@ -1,7 +1,8 @@
-"""Time and memory of loading an Imp of full size: `python tests/load_3b.py --layout old --folder DIR`.
+"""Time and memory of loading an Imp of full size: `python tests/full_size.py --checkpoint imp-v1-3b --folder DIR`.
 
-Writes a 3B Imp with random fp16 weights into DIR unless it is there (6 GB of disk), loads it as bf16 on the CPU in a
-process of its own and prints JSON. Only Linux tells a process' memory in the way that is used here.
+Writes an Imp of the published sizes with random fp16 weights into DIR unless it is there (5 to 9 GB of disk), loads it
+as bf16 on the CPU in a process of its own and prints JSON. Only Linux tells a process' memory in the way that is used
+here.
 """
 
 import argparse
@@ -26,15 +27,46 @@ PHI2 = {
     "rope_theta": 10000.0,
     "layer_norm_eps": 1e-5,
 }
+QWEN = {
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 5504,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1000000.0,
+    "rms_norm_eps": 1e-6,
+}
+PHI3 = {
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+    "pad_token_id": 32000,
+}
+CHECKPOINTS = {  # name -> family, language model, pixels of the picture's side, layout
+    "imp-v1-3b": ("imp", PHI2, 384, "old"),
+    "imp-v1.5-3b-phi2": ("imp", PHI2, 384, "new"),
+    "imp-v1.5-3b-196": ("imp", PHI2, 196, "old"),
+    "imp-v1.5-2b-qwen1.5": ("imp_qwen2", QWEN, 384, "qwen"),
+    "imp-v1.5-4b-phi3": ("imp_phi3", PHI3, 384, "phi3"),
+}
 
 
-def write(folder: Path, layout: str) -> None:
+def write(folder: Path, checkpoint: str) -> None:
     """Write the checkpoint tensor by tensor, so that no more than one of them is in memory."""
     from oracle import SO400M, Oracle, checkpoint_tensors, config_values
 
+    family, decoder, side, layout = CHECKPOINTS[checkpoint]
     folder.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
-        oracle = Oracle(decoder=PHI2, tower=SO400M)
+        oracle = Oracle(family, decoder, SO400M | {"image_size": side})
     shards, room = [], 0
     for name, tensor in checkpoint_tensors(oracle, layout).items():
         size = 2 * tensor.numel()
@@ -104,9 +136,10 @@ def measure(folder: Path) -> dict:
     }
     with torch.inference_mode():
         started = time.perf_counter()
-        picture = model.encode(torch.rand(1, 3, 384, 384) * 2 - 1)[0]
+        side = model.config.vision.image_size
+        picture = model.encode(torch.rand(1, 3, side, side) * 2 - 1)[0]
         encoded = time.perf_counter()
-        words = torch.randint(PHI2["vocab_size"], (40,)).tolist()
+        words = torch.randint(model.config.decoder.vocab_size, (40,)).tolist()
         prompt = model.splice([words[:35], picture, words[35:]])
         cache = model.new_cache(prompt.shape[1] + 8)
         ids, times = [], [time.perf_counter()]
@@ -119,6 +152,7 @@ def measure(folder: Path) -> dict:
         "ids": ids,
         "encode_seconds": round(encoded - started, 2),
         "prefill_seconds": round(times[1] - times[0], 2),
+        "picture_tokens": len(picture),
         "prompt_tokens": prompt.shape[1],
         "tokens_per_second": round((len(times) - 2) / (times[-1] - times[1]), 2),
         "peak_bytes_answering": resident("VmHWM") - bare,
@@ -127,7 +161,7 @@ def measure(folder: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layout", choices=("old", "new"), default="old")
+    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="imp-v1-3b")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -136,7 +170,7 @@ def main() -> None:
         return
     if not (options.folder / "config.json").exists():
         print(f"writing {options.folder} ...", file=sys.stderr)
-        write(options.folder, options.layout)
+        write(options.folder, options.checkpoint)
     # In a new process, whose memory holds nothing of the writing.
     subprocess.run([sys.executable, __file__, "--folder", options.folder, "--measure"], check=True)
 
