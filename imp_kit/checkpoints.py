@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imp_kit.errors import CheckpointError
-from imp_kit.stored import find_tensors
+from imp_kit.stored import find_tensors, shown
 
 NANO = "imp-nano"
-NANO_FOLDER = Path(__file__).parent / "nano" / "checkpoint"
+# Resolved: some installers make every file of a package a link, and `follow` refuses links that leave their folder.
+NANO_FOLDER = Path(__file__).resolve().parent / "nano" / "checkpoint"
 DEFAULT = "imp-v1-3b"
 HUB_IDS = {
     "imp-v1-3b": "MILVLG/imp-v1-3b",
@@ -52,24 +53,25 @@ def find(checkpoint: str | os.PathLike, revision: str | None = None) -> Snapshot
 
 
 def locate(checkpoint: str | os.PathLike) -> Snapshot | str:
-    """What `find` takes -> a folder on this machine, or an id of the hub. Raises CheckpointError where it is neither."""
+    """What `find` takes -> a folder on this machine, or an id of the hub. Raises CheckpointError for neither."""
     if not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint).strip():
         raise CheckpointError(f"A checkpoint is a name, a hub id or a folder, not {checkpoint!r}.")
     text = str(checkpoint).strip()
     name = text.rstrip("/")
     known = {**HUB_IDS, **{hub_id.lower(): hub_id for hub_id in HUB_IDS.values()}}
-    folder = Path(text).expanduser()
+    # os.path's functions say no where Path's own raise: a name too long, a home that nobody has.
+    folder = Path(os.path.expanduser(text))
     if name.lower() == NANO:
         return Snapshot(NANO, NANO_FOLDER, None)
-    if (folder / "config.json").is_file() or (folder.is_dir() and name.lower() not in known):
+    if os.path.isfile(folder / "config.json") or (os.path.isdir(folder) and name.lower() not in known):
         return _local(folder.absolute())
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise CheckpointError(f"{text} is a file; give the folder that holds config.json and the weights.")
     if name.lower() in known:
         return known[name.lower()]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return name
-    raise CheckpointError(f"There is no folder {text!r} and no checkpoint of that name.{_hint(name)}")
+    raise CheckpointError(f"There is no folder {shown(text)} and no checkpoint of that name.{_hint(name)}")
 
 
 def _local(folder: Path) -> Snapshot:

@@ -40,6 +40,18 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("checkpoint", help="name, hub id or folder")
     inspect.add_argument("--revision", help="branch, tag or commit of the hub")
     inspect.set_defaults(run=inspect_checkpoint)
+
+    doctor = commands.add_parser("doctor", help="examine this machine, or explain an error message")
+    doctor.add_argument("--why", metavar="TEXT", help="the error, or a whole traceback; - reads it from stdin")
+    doctor.set_defaults(run=see_doctor)
+
+    probe = commands.add_parser("probe", help="run an experiment").add_subparsers(required=True, metavar="experiment")
+    loading = probe.add_parser("loading", help="which versions of transformers load Imp by its own code")
+    loading.add_argument("--versions", nargs="+", metavar="VERSION", help="such as 4.37.2, or newest (default: 15)")
+    loading.add_argument("--csv", metavar="FILE", help="the table (default: runs/loading/loading.csv)")
+    loading.add_argument("--environments", metavar="FOLDER", help="where pip puts each version (default: runs/loading)")
+    loading.add_argument("--picture", metavar="FILE", help="draw the table, too; needs matplotlib")
+    loading.set_defaults(run=probe_loading)
     return top
 
 
@@ -112,3 +124,26 @@ def inspect_checkpoint(args: argparse.Namespace) -> int:
     inspection = inspect(args.checkpoint, args.revision)
     print(*inspection.lines(), sep="\n")
     return 0 if inspection.loads else 1
+
+
+def see_doctor(args: argparse.Namespace) -> int:
+    """Print what is wrong here, or behind an error; 1 if something fails, or the error is not known."""
+    from imp_kit.doctor import UNKNOWN, examine, explain
+
+    if args.why is None:
+        findings = examine()
+        print(*findings, sep="\n")
+        return int(any(finding.level == "FAIL" for finding in findings))
+    explanation = explain(sys.stdin.read() if args.why == "-" else args.why)
+    print(explanation or UNKNOWN)
+    return 0 if explanation else 1
+
+
+def probe_loading(args: argparse.Namespace) -> None:
+    """Try calls in versions of transformers; the table goes to a file, and in words to stdout."""
+    from imp_kit.experiments.loading import RUNS, VERSIONS, measure, save_picture, summary
+
+    rows = measure(args.versions or VERSIONS, args.csv or RUNS / "loading.csv", args.environments or RUNS)
+    print(summary(rows))
+    if args.picture:
+        save_picture(rows, args.picture)

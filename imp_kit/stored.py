@@ -1,6 +1,9 @@
 """What a checkpoint's folder holds: its settings, and its tensors as their files' headers tell them."""
 
 import json
+import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -15,15 +18,65 @@ if TYPE_CHECKING:
     import torch
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+TEXT_LIMIT = 32_000_000  # bytes of a JSON file or a header; more is no checkpoint's, and would only fill the memory
+INCOMPLETE = "If its download was cut short, load it by its name once more while online."
+
+
+def follow(file: Path) -> Path:
+    """The file that a checkpoint's `file` is or links to; every file of a checkpoint is opened through here.
+
+    A link may lead to a file inside its own folder or to a blob of the hub's cache. Any other is refused: a folder
+    from elsewhere must not make the kit read this machine's own files, whose text could show up in an error.
+    Raises CheckpointError; a file that is not there passes.
+    """
+    target = Path(os.path.realpath(file))
+    folder, above = target.parent, target.parent.parent
+    # A repository's blobs, or those that repositories share (huggingface_hub 2): blobs/<2 digits>/<64 digits>.
+    blob = folder.name == "blobs" and above.name.startswith("models--")
+    shared = above.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name)
+    if not (target.is_relative_to(os.path.realpath(file.parent)) or blob or shared):
+        raise CheckpointError(
+            f"{file} is a link to {target}, outside its folder, and the kit does not follow it. "
+            "Put a copy or a hard link in its place, or give the folder that holds the file itself."
+        )
+    if os.path.lexists(file) and not os.path.isfile(target):
+        raise CheckpointError(f"{file} is no file, or a link to one that is not there. {INCOMPLETE}")
+    return target
+
+
+def text_file(file: Path) -> Path:
+    """`follow`, for a file that is to be read at once: raises CheckpointError, too, for one that is far too large."""
+    target = follow(file)
+    size = target.stat().st_size
+    if size > TEXT_LIMIT:
+        raise CheckpointError(f"{file} takes {size} bytes; the kit reads at most {TEXT_LIMIT} of such a file.")
+    return target
+
+
+def shown(value) -> str:
+    """A value from a file as an error shows it: escaped, and not without end."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "a value nested without end"
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def check_name(name: str, where: object) -> None:
+    """Raise CheckpointError for what no tensor is called; names are printed, and the numbers in them read."""
+    if not (name.isprintable() and 0 < len(name) <= 300):
+        raise CheckpointError(f"{where} holds a tensor by the name of {shown(name)}, which is no tensor's name.")
 
 
 def read_json(file: Path) -> dict:
     """A JSON object from a file. Raises CheckpointError where there is none."""
     try:
-        value = json.loads(file.read_text("utf-8"))
+        value = json.loads(text_file(file).read_text("utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{file.parent} has no {file.name}; it is not a checkpoint's folder.") from None
-    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file.parent} has no {file.name}; it is not a checkpoint's folder, or not a whole one. {INCOMPLETE}"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read as JSON ({error}).") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} holds no JSON object.")
@@ -46,15 +99,17 @@ class Fields:
                 return self.raw[name]
         return default
 
-    def number(self, *names: str, default=None, kind: type = int):
-        """A positive number below 2**31, an int or a float as `kind` says."""
+    def number(self, *names: str, default=None, kind: type = int, limit: int = 2**31 - 1):
+        """A positive number up to `limit`, an int or a float as `kind` says."""
         value = self.value(*names, default=default)
         if value is None:
             raise CheckpointError(f"{self.where} has none of: {', '.join(names)}.")
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        # JSON as Python reads it has NaN and Infinity, too; neither is below the bound.
-        if not number or not 0 < value < 2**31 or value != kind(value):
-            raise CheckpointError(f"{self.where}: {names[0]} is {value!r}, not a positive {kind.__name__}.")
+        # JSON as Python reads it has NaN and Infinity, too; neither is within the bounds.
+        if not number or not 0 < value <= limit or value != kind(value):
+            raise CheckpointError(
+                f"{self.where}: {names[0]} is {shown(value)}, not a positive {kind.__name__} up to {limit}."
+            )
         return kind(value)
 
     def expect(self, allowed: tuple, *names: str, default=None) -> None:
@@ -62,7 +117,7 @@ class Fields:
         value = self.value(*names, default=default)
         if value not in allowed:
             raise CheckpointError(
-                f"{self.where}: {names[0]} is {value!r}; this kit knows only {' or '.join(map(repr, allowed))}."
+                f"{self.where}: {names[0]} is {shown(value)}; this kit knows only {' or '.join(map(repr, allowed))}."
             )
 
 
@@ -84,10 +139,8 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
             raise CheckpointError(f"{index} has no weight_map of tensor names to file names.")
         files = [folder / name for name in sorted(set(weight_map.values()))]
         for file in files:
-            if file.parent != folder or not file.is_file():
-                raise CheckpointError(
-                    f"{index.name} lists {file.name!r}, which is not in {folder}. Download that file again."
-                )
+            if file.parent != folder or not os.path.isfile(file):
+                raise CheckpointError(f"{index.name} lists {shown(file.name)}, which is not in {folder}. {INCOMPLETE}")
     else:
         weight_map, files = {}, sorted(folder.glob("*.safetensors"))
         if not files:
@@ -100,7 +153,9 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
             found[name] = stored
     for name, file_name in weight_map.items():
         if name not in found or found[name].file.name != file_name:
-            raise CheckpointError(f"{index.name} says that {name} is in {file_name}, but it is not there.")
+            raise CheckpointError(
+                f"{index.name} says that {shown(name)} is in {shown(file_name)}, but it is not there."
+            )
     return found
 
 
@@ -108,7 +163,7 @@ def no_weights(where: str, names: Iterable[str]) -> CheckpointError:
     """The error for a place whose files, `names`, hold no safetensors."""
     pickles = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in PICKLES))
     if not pickles:
-        return CheckpointError(f"{where} holds no *.safetensors file.")
+        return CheckpointError(f"{where} holds no *.safetensors file. {INCOMPLETE}")
     return CheckpointError(
         f"{where} holds its weights only as pickles ({', '.join(pickles)}). A pickle can run any code, so the kit "
         "refuses it; convert it to safetensors where you trust it."
@@ -116,10 +171,21 @@ def no_weights(where: str, names: Iterable[str]) -> CheckpointError:
 
 
 def _header(file: Path) -> Iterator[tuple[str, Stored]]:
+    target = follow(file)
     try:
+        with target.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > TEXT_LIMIT:
+                raise SafetensorError(f"a header of {length} bytes")
+            header = stream.read(length)
         # As "pt" torch would map the whole file writable, and Linux refuses that for a file larger than its memory.
-        with safe_open(file, framework="np") as tensors:
+        with safe_open(target, framework="np") as tensors:
+            # Of two tensors by one name and with the same bytes, safetensors keeps the last without a word.
+            names = Counter(name for name, _ in json.loads(header, object_pairs_hook=list))
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                check_name(name, file)
+                if names[name] > 1:
+                    raise CheckpointError(f"{file} holds the tensor {name} {names[name]} times. Download it again.")
                 view = tensors.get_slice(name)
                 yield name, Stored(file, tuple(view.get_shape()), view.get_dtype())
     except (SafetensorError, OSError) as error:
@@ -130,7 +196,7 @@ def read_tensor(file: Path, name: str) -> "torch.Tensor":
     """One tensor of a file. Raises CheckpointError, or MemoryLimitError for a file larger than memory."""
     # The file is opened anew for each tensor: closing it gives its mapped pages back, so they never add up in memory.
     try:
-        with safe_open(file, framework="pt") as tensors:
+        with safe_open(follow(file), framework="pt") as tensors:
             return tensors.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}). Download it again.") from error

@@ -1,14 +1,15 @@
 """Text <-> token ids: the checkpoint's own tokenizer, and text that grows while tokens arrive."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from imp_kit.errors import CheckpointError
 from imp_kit.prompts import IMAGE, Control
-from imp_kit.stored import read_json
+from imp_kit.stored import INCOMPLETE, read_json, shown, text_file
 
 REPLACEMENT = "�"  # what bytes that are no whole UTF-8 character decode to
 
@@ -20,29 +21,30 @@ class TextTokenizer:
     """
 
     def __init__(self, folder: Path):
-        file = folder / "tokenizer.json"
-        try:
-            data = json.loads(file.read_text("utf-8") if file.exists() else _convert(folder).to_str())
+        self._file = folder / "tokenizer.json"
+        with self._told():
+            exists = self._file.exists()
+            data = json.loads(text_file(self._file).read_text("utf-8") if exists else _convert(folder).to_str())
             # Phi-2 adds runs of blanks as tokens. Any other added token is a mark, called special or not.
             marks = [token for token in data["added_tokens"] if token["content"].strip()]
             for token in marks:
                 token["special"] = True
             self._tokenizer = Tokenizer.from_str(json.dumps(data))
-        except CheckpointError:
-            raise
-        except Exception as error:  # tokenizers raises plain Exception
-            raise CheckpointError(f"{file} is no tokenizer that can be read ({error}).") from error
         # "</s>" typed by a user is four letters, never the stop token; and a prompt is neither cut nor filled up.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.control = {token["content"]: token["id"] for token in marks}
+        self._control_ids = frozenset(self.control.values())
         for token, id in self.control.items():
             if self._tokenizer.token_to_id(token) != id:
                 raise CheckpointError(
-                    f"{file} gives {token} the id {id}, but its place in the vocabulary is "
+                    f"{self._file} gives {shown(token)} the id {id}, but its place in the vocabulary is "
                     f"{self._tokenizer.token_to_id(token)}."
                 )
+            self.encode(token)
+        if not self.encode("a"):
+            raise CheckpointError(f"{self._file} has no tokens for letters.")
         self._strip_left = {token["content"] for token in marks if token["lstrip"]}
         self._strip_right = {token["content"] for token in marks if token["rstrip"]}
 
@@ -52,8 +54,16 @@ class TextTokenizer:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; nothing in it becomes a control token."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids of a text; nothing in it becomes a control token. Raises CheckpointError where something would."""
+        with self._told():
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if not self._control_ids.isdisjoint(ids):
+            forged = next(token for token, id in self.control.items() if id in ids)
+            raise CheckpointError(
+                f"{self._file} makes the control token {shown(forged)} out of plain letters, so that a question could "
+                "forge it; the kit refuses such a tokenizer."
+            )
+        return ids
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[int]:
         """Token ids of a prompt's pieces, the picture's place left out.
@@ -77,28 +87,41 @@ class TextTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids, spaces as they are; control tokens are left out."""
-        control = set(self.control.values())
-        return self._tokenizer.decode([id for id in ids if id not in control], skip_special_tokens=False)
+        letters = [id for id in ids if id not in self._control_ids]
+        with self._told():
+            return self._tokenizer.decode(letters, skip_special_tokens=False)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn whatever a broken tokenizer raises into a CheckpointError."""
+        try:
+            yield
+        except (CheckpointError, KeyboardInterrupt, GeneratorExit, SystemExit):
+            raise
+        except BaseException as error:  # tokenizers raises plain Exception, and a panic in Rust is not even that
+            raise CheckpointError(f"{self._file} is no tokenizer that can be read: {shown(str(error))}.") from error
 
 
 def _convert(folder: Path) -> Tokenizer:
     """GPT-2's byte-level BPE, which Phi-2 uses, from vocab.json, merges.txt and the added tokens of either form."""
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     if not (vocabulary.exists() and merges.exists()):
-        raise CheckpointError(f"{folder} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt).")
+        raise CheckpointError(
+            f"{folder} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt). {INCOMPLETE}"
+        )
     settings_file = folder / "tokenizer_config.json"
     settings = read_json(settings_file) if settings_file.exists() else {}
     kind = str(settings.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
     if kind not in ("GPT2Tokenizer", "CodeGenTokenizer"):
         raise CheckpointError(
-            f"{folder} has a {kind} in its older form. Save it as tokenizer.json: "
+            f"{folder} has a {shown(kind)} in its older form. Save it as tokenizer.json: "
             "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
         )
     added = {int(id): token["content"] for id, token in settings.get("added_tokens_decoder", {}).items()}
     added_file = folder / "added_tokens.json"
     if added_file.exists():
         added |= {id: token for token, id in read_json(added_file).items()}
-    tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    tokenizer = Tokenizer(models.BPE.from_file(str(text_file(vocabulary)), str(text_file(merges))))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     for id, token in sorted(added.items()):

@@ -27,6 +27,10 @@ try:
     from transformers import Phi3Config, Phi3ForCausalLM
 except ImportError:  # before 4.41; Phi-3 is LLaMA with two of its products fused, so LLaMA is as good an oracle
     Phi3Config, Phi3ForCausalLM = LlamaConfig, LlamaForCausalLM
+try:
+    from transformers import SiglipImageProcessorPil as SiglipImageProcessor
+except ImportError:  # before 5.x, where the plain one resizes with PIL and not with torchvision
+    from transformers import SiglipImageProcessor  # noqa: F401 - for parity.py and the tests
 
 # No size is a multiple of another by chance and no value is a default of the kit, so that none can be ignored
 # unseen. The epsilons are large because at 1e-5 no test of an fp32 network could tell them from 1e-6.
@@ -96,7 +100,8 @@ class Oracle:
         config, model, sizes = FAMILIES[family]
         self.family, self.decoder, self.tower = family, dict(decoder or sizes), dict(tower)
         self.language = model(config(**self.decoder, attn_implementation="eager")).eval()
-        self.siglip = SiglipVisionModel(SiglipVisionConfig(**tower, attn_implementation="eager")).eval()
+        siglip = SiglipVisionModel(SiglipVisionConfig(**tower, attn_implementation="eager")).eval()
+        self.siglip = getattr(siglip, "vision_model", siglip)  # a shell around the tower, before 5.x
         width = self.decoder["hidden_size"]
         self.projector = nn.Sequential(nn.Linear(tower["hidden_size"], width), nn.GELU(), nn.Linear(width, width))
 
@@ -168,8 +173,8 @@ def checkpoint_tensors(oracle: Oracle, layout: str, spares: bool = True) -> dict
         tensors[f"{stem}mm_projector.{name}"] = tensor
     last = f"encoder.layers.{oracle.tower['num_hidden_layers'] - 1}."
     for name, tensor in oracle.siglip.state_dict().items():
-        if spares or not any(part in name for part in (last, "post_layernorm", ".head.")):
-            tensors[f"{stem}vision_tower.vision_tower.{name}"] = tensor
+        if spares or not name.startswith((last, "post_layernorm.", "head.")):
+            tensors[f"{stem}vision_tower.vision_tower.vision_model.{name}"] = tensor
     return tensors
 
 

@@ -12,11 +12,10 @@ from types import MethodType
 
 import numpy as np
 import torch
-from oracle import DECODER, FAMILIES, TOWER, Oracle, make_oracle, write_checkpoint
+from oracle import DECODER, FAMILIES, TOWER, Oracle, SiglipImageProcessor, make_oracle, write_checkpoint
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import SiglipImageProcessor
 
 from imp_kit.images import to_pixels
 from imp_kit.model import decoder, vision
@@ -220,12 +219,12 @@ def tower_eps(model: ImpModel) -> None:
 
 def last_tower_layer_used(model: ImpModel) -> None:
     layer = vision.Layer(model.config.vision)
-    layer.load_state_dict(oracle().siglip.vision_model.encoder.layers[-1].state_dict())
+    layer.load_state_dict(oracle().siglip.encoder.layers[-1].state_dict())
     model.vision.encoder.layers.append(layer)
 
 
 def post_layernorm_applied(model: ImpModel) -> None:
-    model.vision = nn.Sequential(model.vision, oracle().siglip.vision_model.post_layernorm)
+    model.vision = nn.Sequential(model.vision, oracle().siglip.post_layernorm)
 
 
 def no_norm_weight_in_decoder(model: ImpModel) -> None:

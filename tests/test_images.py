@@ -446,7 +446,7 @@ SIZES = [
 @pytest.mark.parametrize("size", [384, 140])
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_parity_with_transformers(width, height, size):
-    from transformers import SiglipImageProcessor
+    from oracle import SiglipImageProcessor
 
     image = Image.fromarray(noise(height, width))
     processor = SiglipImageProcessor(size={"height": size, "width": size}, resample=3)

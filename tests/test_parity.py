@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from oracle import FAMILIES, SPECIAL, TOWER, make_oracle, write_checkpoint
+import transformers
+from oracle import DECODER, FAMILIES, SPECIAL, TOWER, make_oracle, write_checkpoint
+from packaging import version
 from parity import (
     CASES,
     CAUGHT,
@@ -52,6 +54,28 @@ def test_the_oracle_can_tell_networks_apart(family):
     spread = torch.cat([prompt.logits for prompt in prompts(family)]).std().item()
     assert 2 < spread < 5
     assert min(len(set(prompt.answer)) for prompt in prompts(family)) >= 8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_oracle_has_the_values_that_it_was_given(family):
+    """transformers renames settings (5.x: rope_parameters), and one that it no longer knows is dropped silently."""
+    truth = oracle(family)
+    turned = truth.decoder.get("partial_rotary_factor", 1) * truth.decoder["hidden_size"]
+    turned = int(turned / truth.decoder["num_attention_heads"])
+    frequencies = [value for name, value in truth.language.named_buffers() if name.endswith(".inv_freq")]
+    assert frequencies
+    for value in frequencies:
+        torch.testing.assert_close(value, truth.decoder["rope_theta"] ** (-torch.arange(0, turned, 2) / turned))
+    for part, eps in ((truth.language, DECODER["layer_norm_eps"]), (truth.siglip, TOWER["layer_norm_eps"])):
+        norms = [module for module in part.modules() if type(module).__name__.endswith("Norm")]
+        assert len(norms) > 3
+        assert {getattr(norm, "variance_epsilon", None) or norm.eps for norm in norms} == {eps}
+
+
+def test_phi3_is_compared_with_transformers_own_class():
+    phi3 = getattr(transformers, "Phi3ForCausalLM", None)
+    assert (phi3 is None) == (version.parse(transformers.__version__) < version.parse("4.41"))
+    assert type(oracle("imp_phi3").language) is (phi3 or transformers.LlamaForCausalLM)
 
 
 # The network ----------------------------------------------------------------------------------------------

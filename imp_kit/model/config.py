@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isqrt
 
 from imp_kit.errors import CheckpointError
-from imp_kit.stored import Fields
+from imp_kit.stored import Fields, shown
 
 # What cannot be read off the tensors, for the tower that the published checkpoints only name.
 # Source: config.json of google/siglip-so400m-patch14-384 as transformers' SiglipVisionConfig reads it.
@@ -24,6 +24,8 @@ FAMILIES = {
     "imp_phi3": {"gated": True, "qkv_bias": False},
 }
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
+# Far above any model of these families; a forged number must neither build layers without end nor overflow a size.
+MAX_LAYERS, MAX_WIDTH = 1000, 100_000
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
     read.expect(("patch",), "mm_vision_select_feature", default="patch")
     read.expect(("square", "pad"), "image_aspect_ratio", default="square")
 
-    hidden = read.number("hidden_size", "n_embd")
+    hidden = read.number("hidden_size", "n_embd", limit=MAX_WIDTH)
     heads = read.number("num_attention_heads", "n_head")
     read.expect((heads,), "num_key_value_heads", "n_head_kv", default=heads)
     if hidden % heads:
@@ -114,7 +116,7 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
         share = read.number("partial_rotary_factor", default=1.0 if gated else 0.4, kind=float)
         rotary = int(share * (hidden // heads))
     if not isinstance(rotary, int) or not 0 < rotary <= hidden // heads or rotary % 2:
-        raise CheckpointError(f"{where}: {rotary!r} rotary dimensions do not fit heads of {hidden // heads}.")
+        raise CheckpointError(f"{where}: {shown(rotary)} rotary dimensions do not fit heads of {hidden // heads}.")
     positions = read.number("max_position_embeddings", "n_positions")
     if read.value("use_sliding_window", default=True) and read.value("sliding_window") is not None:
         # Behind the window attention would have to forget; the kit stays within it.
@@ -123,7 +125,7 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
         vocab_size=read.number("vocab_size"),
         hidden_size=hidden,
         intermediate_size=read.number("intermediate_size", "n_inner", default=4 * hidden),
-        num_layers=read.number("num_hidden_layers", "n_layer"),
+        num_layers=read.number("num_hidden_layers", "n_layer", limit=MAX_LAYERS),
         num_heads=heads,
         max_positions=positions,
         rotary_dim=rotary,
@@ -135,7 +137,7 @@ def parse_config(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str
     eos = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
     if not all(type(id) is int and 0 <= id < decoder.vocab_size for id in eos):
         raise CheckpointError(
-            f"{where}: eos_token_id is {raw['eos_token_id']!r}; expected ids below {decoder.vocab_size}."
+            f"{where}: eos_token_id is {shown(raw['eos_token_id'])}; expected ids below {decoder.vocab_size}."
         )
     return ImpConfig(
         family=family,
@@ -152,7 +154,7 @@ def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: st
 
     def sizes(name: str, count: int) -> tuple[int, ...]:
         shape = shapes.get(name)
-        if shape is None or len(shape) < count or 0 in shape:
+        if shape is None or len(shape) < count or not all(0 < size <= MAX_WIDTH for size in shape):
             problem = "is missing" if shape is None else f"has the shape {shape}"
             raise CheckpointError(f"The checkpoint has no readable vision tower: {name} {problem}.")
         return shape[:count]
@@ -163,29 +165,30 @@ def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: st
     numbers = {key.removeprefix(prefix).split(".")[0] for key in shapes if key.startswith(prefix)}
     present = 1 + max(int(number) for number in numbers if number.isdecimal())
 
-    tower = str(raw.get("mm_vision_tower", "")).rstrip("/").split("/")[-1]
-    given, source = {}, f"the tower's name, {tower!r},"
+    tower = raw.get("mm_vision_tower")
+    tower = tower.rstrip("/").split("/")[-1] if isinstance(tower, str) else ""
+    given, source = {}, f"the tower's name, {shown(tower)},"
     if SO400M.fullmatch(tower):
         # 384 = 27 x 14 + 6 is the one size that leaves a remainder; Imp's smaller pictures divide by the patch.
         given = {**SO400M_CONFIG, "image_size": 384 if positions == 27**2 else isqrt(positions) * patch}
     if raw.get("vision_config") is not None:
         source = f"vision_config in {where}"
         if not isinstance(raw["vision_config"], dict):
-            raise CheckpointError(f"{source} is {raw['vision_config']!r}, not an object of names and values.")
+            raise CheckpointError(f"{source} is {shown(raw['vision_config'])}, not an object of names and values.")
         given = {**given, **raw["vision_config"]}
     for name, actual in (("hidden_size", hidden), ("intermediate_size", intermediate), ("patch_size", patch)):
         if given.get(name, actual) != actual:
-            raise CheckpointError(f"{source} says {name} {given[name]}, but the tensors have {actual}.")
+            raise CheckpointError(f"{source} says {name} {shown(given[name])}, but the tensors have {actual}.")
     read = Fields(given, source)
     read.expect(("gelu_pytorch_tanh",), "hidden_act", default="gelu_pytorch_tanh")
     heads = read.number("num_attention_heads")
     # Neither can be told from the tensors: a remainder of pixels leaves no trace, and files may lack the last layer.
     image = read.number("image_size")
-    layers = read.number("num_hidden_layers")
+    layers = read.number("num_hidden_layers", limit=MAX_LAYERS)
     select = raw.get("mm_vision_select_layer", -2)
     # Hidden state 0 is the embedding, so state -1 comes after all the layers and -2 leaves the last one out.
     if not isinstance(select, int) or isinstance(select, bool) or not -layers <= select <= -1:
-        raise CheckpointError(f"{where}: mm_vision_select_layer is {select!r}; expected -1 to -{layers}.")
+        raise CheckpointError(f"{where}: mm_vision_select_layer is {shown(select)}; expected -1 to -{layers}.")
     used = layers + 1 + select
     if hidden % heads or (image // patch) ** 2 != positions or not used <= present <= layers:
         raise CheckpointError(

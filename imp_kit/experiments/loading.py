@@ -1,0 +1,420 @@
+"""Which versions of transformers load Imp by its own code: each call tried in each version, in a process of its own."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from csv import DictReader, DictWriter
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packaging.version import InvalidVersion, Version
+
+from imp_kit.errors import ImpKitError
+from imp_kit.experiments.loading_calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NEWEST = "newest"
+VERSIONS = (
+    *("4.36.2", "4.37.2", "4.39.3", "4.41.2", "4.44.2", "4.45.2", "4.48.3", "4.49.0", "4.50.3", "4.51.3"),
+    *("4.53.3", "4.56.2", "4.57.6", "5.0.0", NEWEST),
+)
+TABLE = Path(__file__).with_name("loading.csv")
+SCRIPT = Path(__file__).with_name("loading_calls.py")
+RUNS = Path("runs") / "loading"
+CHILDREN = 2  # processes at a time; each needs a core and up to 1 GB
+PATIENCE = 300  # seconds for one call; on a slow machine most of it is the import of torch and transformers
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A version of transformers to try calls in.
+
+    `folder` holds it and the packages that it needs, all but torch; None stands for the running interpreter's own.
+    """
+
+    version: str
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one call did in one version of transformers, and beside which other versions.
+
+    `outcome` is "works", "error" (the call's line raised `error_type`: `message`), "silently wrong" (no error and a
+    wrong result) or "not run" (something else went wrong before the line was reached). `what` says what came: the
+    module of the class, the module that was asked for, the state of a cache, what is wrong with a result.
+    `digest` names the state of loading_calls.py. `traceback` is not part of the table.
+    """
+
+    version: str
+    call: str
+    outcome: str
+    error_type: str
+    message: str
+    what: str
+    python: str
+    torch: str
+    huggingface_hub: str
+    tokenizers: str
+    accelerate: str
+    date: str
+    digest: str
+    traceback: str = ""
+
+
+COLUMNS = [field.name for field in fields(Row) if field.name != "traceback"]
+
+
+def script_digest() -> str:
+    """Twelve hexadecimal digits of the SHA-256 of loading_calls.py."""
+    return hashlib.sha256(SCRIPT.read_text("utf-8").encode()).hexdigest()[:12]
+
+
+# ------------------------------------------------------------------------------------------------------------ the table
+
+
+def read_table(csv: str | os.PathLike = TABLE) -> list[Row]:
+    """The rows of a table, by version and then in the order of CALLS; without a path, those that come with the kit.
+
+    A row that stands twice counts as it stands last, and a last line that was cut short is left out.
+    Raises ImpKitError.
+    """
+    try:
+        whole, _, _ = Path(csv).read_text("utf-8").rpartition("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImpKitError(f"The table {csv} cannot be read ({error}).") from error
+    lines = DictReader(whole.splitlines())
+    if whole and lines.fieldnames != COLUMNS:
+        raise ImpKitError(f"{csv} is no table of this experiment: its first line is not {','.join(COLUMNS)}.")
+    rows = {(line["version"], line["call"]): Row(**line) for line in lines}
+    order = list(CALLS)
+    known = [row for row in rows.values() if row.call in CALLS]
+    return sorted(known, key=lambda row: (Version(row.version), order.index(row.call)))
+
+
+def write_table(rows: Iterable[Row], csv: Path) -> None:
+    """Write a whole table; the one that stood there is replaced at once or not at all."""
+    partial = csv.with_name(csv.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, rows))
+    partial.replace(csv)
+
+
+# ------------------------------------------------------------------------------------------------------- environments
+
+
+def environment(version: str, folder: str | os.PathLike = RUNS) -> Environment:
+    """A version of transformers, or "newest", to try calls in; pip puts it into a folder of its own under `folder`.
+
+    The running interpreter's own is used as it is where that has the version. Raises ImpKitError.
+    """
+    if version == NEWEST:
+        version = newest()
+    version = str(_parsed(version))
+    if version == _own_version():
+        return Environment(version, None)
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    place = Path(folder).absolute() / f"transformers-{version}-{python}"
+    if not place.is_dir():
+        partial = place.with_name(place.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        _pip("install", "--quiet", "--target", str(partial), f"transformers=={version}")
+        partial.rename(place)
+    return Environment(version, place)
+
+
+def newest() -> str:
+    """The newest release of transformers that pip can find for this Python. Raises ImpKitError."""
+    report = _pip(
+        *("install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", "transformers")
+    )
+    return json.loads(report)["install"][0]["metadata"]["version"]
+
+
+def _parsed(version: str) -> Version:
+    try:
+        return Version(version)
+    except InvalidVersion:
+        raise ImpKitError(f"{version!r} is no version; give one such as 4.37.2, or {NEWEST!r}.") from None
+
+
+def _own_version() -> str | None:
+    try:
+        return metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _pip(*arguments: str) -> str:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        told = done.stderr.strip().splitlines() or ["it said nothing"]
+        reason = next((line for line in reversed(told) if line.startswith("ERROR:")), told[-1])
+        raise ImpKitError(
+            f"pip could not install {arguments[-1]} ({reason.removeprefix('ERROR: ').rstrip('.')}). "
+            "Check the version and the network; a second run goes on where this one stopped."
+        )
+    return done.stdout
+
+
+# --------------------------------------------------------------------------------------------------------- one attempt
+
+
+def run_call(call: str, version_env: Environment) -> Row:
+    """Try a call, an id of CALLS, in a fresh process with caches of its own, offline. Raises ImpKitError.
+
+    Folders of this machine are left out of what the row says.
+    """
+    if call not in CALLS:
+        raise ImpKitError(f"There is no call {call!r}; the calls are {', '.join(CALLS)}.")
+    with tempfile.TemporaryDirectory() as temporary:
+        top = Path(temporary).resolve()
+        result, work = top / "result.json", top / "work"
+        work.mkdir()
+        # -P: the folder of this script must not stand where modules are looked for.
+        command = [sys.executable, "-s", "-P", str(SCRIPT), call, str(result)]
+        error = {"outcome": NOT_RUN, "what": "", "versions": {}}
+        try:
+            done = subprocess.run(
+                command,
+                cwd=work,
+                env=_variables(version_env.folder, top / "cache"),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=PATIENCE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            told = error | {"error_type": "TimeoutExpired", "message": f"no end within {PATIENCE} s", "traceback": ""}
+        else:
+            if result.exists():
+                told = json.loads(result.read_text("utf-8"))
+            else:
+                last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+                told = error | {"error_type": "CalledProcessError", "message": last, "traceback": done.stderr}
+        folders = (temporary, top, version_env.folder, SCRIPT.parent, sys.prefix, sys.base_prefix)
+        for key in ("message", "what", "traceback"):
+            for folder in sorted({str(folder) for folder in folders if folder}, key=len, reverse=True):
+                told[key] = told[key].replace(folder, "…")
+    packages = told.pop("versions")
+    return Row(
+        version=version_env.version,
+        call=call,
+        outcome=told["outcome"],
+        error_type=told["error_type"],
+        message=" ".join(told["message"].split()),
+        what=" ".join(told["what"].split()),
+        **{name: packages.get(name, "") for name in ("python", "torch", "huggingface_hub", "tokenizers", "accelerate")},
+        date=datetime.now(UTC).date().isoformat(),
+        digest=script_digest(),
+        traceback=told["traceback"],
+    )
+
+
+def _variables(packages: Path | None, cache: Path) -> dict[str, str]:
+    """A child's environment variables: no network, no GPU, nothing of the user's own caches or settings of the hub."""
+    ours = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "PYTORCH_TRANSFORMERS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    paths = [str(packages)] if packages else []
+    if os.environ.get("PYTHONPATH"):
+        paths.append(os.environ["PYTHONPATH"])
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "HF_HOME": str(cache),
+        "HF_MODULES_CACHE": str(cache / "modules"),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",  # what HF_HUB_OFFLINE was called before 4.38
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- the whole run
+
+
+def measure(
+    versions: Sequence[str] = VERSIONS,
+    csv: str | os.PathLike = RUNS / "loading.csv",
+    environments: str | os.PathLike = RUNS,
+) -> list[Row]:
+    """Try every call in every version, with a progress bar, and return the whole table.
+
+    A row is in the file `csv` as soon as it is known; what is there already, of the same version, call and script, is
+    not tried again unless it could not be run. Raises ImpKitError.
+    """
+    from tqdm import tqdm
+
+    csv = Path(csv)
+    versions = list(dict.fromkeys(newest() if version == NEWEST else str(_parsed(version)) for version in versions))
+    rows = read_table(csv) if csv.exists() else []
+    try:
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        write_table(rows, csv)  # with its first line, and without a line that was cut short
+    except OSError as error:
+        raise ImpKitError(f"The table {csv} cannot be written ({error}). Choose another place for it.") from error
+    done = {(row.version, row.call) for row in rows if row.digest == script_digest() and row.outcome != NOT_RUN}
+    open_calls = {version: [call for call in CALLS if (version, call) not in done] for version in versions}
+    total = sum(map(len, open_calls.values()))
+    with csv.open("a", encoding="utf-8", newline="") as file, tqdm(total=total, unit="call") as bar:
+        writer = DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        for version, calls in open_calls.items():
+            if not calls:
+                continue
+            bar.set_description(f"transformers {version}")
+            place = environment(version, environments)
+            executor = ThreadPoolExecutor(CHILDREN)
+            try:
+                for future in as_completed([executor.submit(run_call, call, place) for call in calls]):
+                    writer.writerow(asdict(future.result()))
+                    file.flush()
+                    bar.update()
+            finally:
+                executor.shutdown(cancel_futures=True)
+    rows = read_table(csv)
+    write_table(rows, csv)
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------- what the rows say
+
+
+def spans(rows: Sequence[Row], call: str) -> list[list[Row]]:
+    """The rows of a call by version, cut where its outcome or its kind of error changes."""
+    runs: list[list[Row]] = []
+    for row in sorted((row for row in rows if row.call == call), key=lambda row: Version(row.version)):
+        if runs and _kind(runs[-1][-1]) == _kind(row):
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
+
+
+def _kind(row: Row) -> tuple[str, str]:
+    return row.outcome, row.error_type
+
+
+def last_working(rows: Sequence[Row], call: str) -> str | None:
+    """The last version in which a call works before it fails for the first time since; None if it never works."""
+    return next((run[-1].version for run in spans(rows, call) if run[0].outcome == WORKS), None)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The table in words: a call, and under it what it does in which versions."""
+    lines = []
+    for call in CALLS.values():
+        told = []
+        for run in spans(rows, call.id):
+            first, last = run[0].version, run[-1].version
+            told.append(f"{_word(run[0])} in {first if first == last else f'{first} to {last}'}")
+        if told:
+            lines.append(f"{call.label}\n    {'; '.join(told)}")
+    return "\n".join(lines)
+
+
+def _word(row: Row) -> str:
+    return row.error_type if row.outcome == ERROR else row.outcome
+
+
+# Distinct for the color-blind, too: the colors differ in lightness as well as in hue.
+COLORS = {WORKS: "#d5e6f2", ERROR: "#ee9a4d", SILENT: "#6b3d8f", NOT_RUN: "#ececec"}
+GROUPS = {"name": "How the checkpoint is named", "code": "What else Imp's own code relies on"}
+
+
+def draw(rows: Sequence[Row], calls: Iterable[str] = CALLS) -> "Figure":
+    """A chart of some calls, ids of CALLS: versions from left to right, calls from top to bottom.
+
+    Neighbors with the same outcome and the same kind of error share a bar; where it is too short for the error's name,
+    a letter stands for it. Made to be read at 900 pixels width. Raises ImpKitError.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch, Rectangle
+    except ImportError:
+        raise ImpKitError("The picture needs matplotlib: pip install matplotlib, then run the same again.") from None
+
+    calls = [CALLS[call] for call in calls]
+    versions = sorted({row.version for row in rows}, key=Version)
+    if not versions:
+        raise ImpKitError("There are no rows to draw.")
+    groups = [group for group in GROUPS if any(call.group == group for call in calls)]
+    # Inches: a row's height, a heading's, the margins and the width of a version.
+    row_height, heading, left, right, top, bottom, width = 0.2, 0.3, 2.8, 0.15, 1.0, 0.72, 9.0
+    height = top + bottom + row_height * len(calls) + heading * (len(groups) - 1)
+    cell = (width - left - right) / len(versions)
+    figure = Figure(figsize=(width, height), dpi=100)
+    axes = figure.add_axes((left / width, bottom / height, cell * len(versions) / width, 1 - (top + bottom) / height))
+    axes.set(xlim=(0, len(versions)), ylim=(height - top - bottom, 0))
+    axes.axis("off")
+
+    letters: dict[str, str] = {}
+    y = -heading
+    for group in groups:
+        y += heading
+        axes.text(-0.2, y - 0.1, GROUPS[group], fontsize=9, weight="bold", ha="right", va="center")
+        for call in (call for call in calls if call.group == group):
+            axes.text(-0.2, y + row_height / 2, call.label, fontsize=8, family="monospace", ha="right", va="center")
+            for run in spans(rows, call.id):
+                x, length = versions.index(run[0].version), len(run)
+                place = (x, y + 0.015), length, row_height - 0.03
+                axes.add_patch(Rectangle(*place, facecolor=COLORS[run[0].outcome], linewidth=0))
+                word = "" if run[0].outcome == WORKS else _word(run[0])
+                if len(word) * 0.067 > length * cell:
+                    silent = run[0].outcome == SILENT
+                    word = "≠" if silent else letters.setdefault(word, _letter(word, letters.values()))
+                ink = "white" if run[0].outcome == SILENT else "black"
+                axes.text(x + length / 2, y + row_height / 2, word, fontsize=7.5, color=ink, ha="center", va="center")
+                if x:
+                    axes.vlines(x, y, y + row_height, color="white", linewidth=2)
+            y += row_height
+    for x, version in enumerate(versions):
+        axes.vlines(x, 0, y, color="white", linewidth=0.5, alpha=0.7)
+        axes.text(x + 0.45, -0.08, version, fontsize=8, rotation=60, ha="left", va="bottom", rotation_mode="anchor")
+
+    title = "Which version of transformers loads Imp by its own code?"
+    figure.text(0.015, 1 - 0.13 / height, title, fontsize=12, va="top", weight="bold")
+    names = {WORKS: WORKS, ERROR: ERROR, SILENT: f"{SILENT} (≠)", NOT_RUN: NOT_RUN}
+    seen = [outcome for outcome in names if any(row.outcome == outcome for row in rows)]
+    handles = [Patch(color=COLORS[outcome], label=names[outcome]) for outcome in seen]
+    corner = (0.005, 0.34 / height)
+    figure.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=corner, ncols=len(seen), fontsize=8.5, frameon=False
+    )
+    told = "   ".join(f"{letter} {word}" for letter, word in sorted((letter, word) for word, letter in letters.items()))
+    figure.text(1 - right / width, 0.45 / height, told, fontsize=8, ha="right")
+    beside = f"Python {_all(rows, 'python')}, torch {_all(rows, 'torch')}; tiny checkpoints that are built as Imp's are"
+    figure.text(0.015, 0.14 / height, beside, fontsize=7.5, color="#555555")
+    return figure
+
+
+def _letter(word: str, taken: Iterable[str]) -> str:
+    """The first letter of a word that stands for no other."""
+    return next(letter for letter in word.upper() if letter not in taken)
+
+
+def _all(rows: Sequence[Row], column: str) -> str:
+    return ", ".join(sorted({getattr(row, column) for row in rows} - {""}))
+
+
+def save_picture(rows: Sequence[Row], file: str | os.PathLike) -> None:
+    """Draw the whole table into a file. Raises ImpKitError."""
+    figure = draw(rows)
+    try:
+        figure.savefig(file, dpi=200)
+    except (OSError, ValueError) as error:
+        raise ImpKitError(f"The picture {file} cannot be written ({error}).") from error

@@ -1,0 +1,302 @@
+"""The loading experiment: real calls in processes of their own, and the table and picture that come with the kit."""
+
+import ast
+import re
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from csv import DictReader
+from dataclasses import replace
+from importlib import metadata
+
+import pytest
+
+from imp_kit.cli import main
+from imp_kit.errors import ImpKitError
+from imp_kit.experiments.loading import (
+    COLORS,
+    COLUMNS,
+    NEWEST,
+    SCRIPT,
+    TABLE,
+    VERSIONS,
+    Environment,
+    Version,
+    draw,
+    environment,
+    last_working,
+    measure,
+    read_table,
+    run_call,
+    save_picture,
+    script_digest,
+    spans,
+    summary,
+    write_table,
+)
+from imp_kit.experiments.loading_calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
+
+OWN = metadata.version("transformers")
+# What the thread on the failure, the blog's route and the usual mend come down to.
+MAIN = ("model-folder", "model-hub", "model-hub-slash", "model-snapshot", "model-two-slashes", "empty-cache", "weights")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return read_table()
+
+
+@pytest.fixture(scope="module")
+def tried():
+    """The main calls in the running version, two at a time."""
+    with ThreadPoolExecutor(2) as executor:
+        return dict(zip(MAIN, executor.map(lambda call: run_call(call, environment(OWN)), MAIN), strict=True))
+
+
+def find(rows, version, call):
+    return next((row for row in rows if (row.version, row.call) == (version, call)), None)
+
+
+# ------------------------------------------------------------------------------------------------ calls, as they happen
+
+
+@pytest.mark.parametrize("call", MAIN)
+def test_a_call_does_here_what_the_table_says(rows, tried, call):
+    row = tried[call]
+    known = find(rows, OWN, call)
+    assert row.outcome != NOT_RUN, row.traceback
+    if known:
+        assert (row.outcome, row.error_type, row.message) == (known.outcome, known.error_type, known.message)
+    assert row.version == OWN
+    assert row.digest == script_digest()
+    assert row.torch == metadata.version("torch")
+    if row.outcome == ERROR:
+        assert "from_pretrained(" in row.traceback  # the line that was typed
+        assert row.message.split()[0] in row.traceback
+        assert sys.prefix not in row.traceback
+
+
+def test_a_version_that_cannot_be_imported_is_not_blamed_on_the_call(tmp_path):
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers" / "__init__.py").write_text(f"raise RuntimeError('broken in {tmp_path}')")
+    row = run_call("config-hub", Environment("4.0.999", tmp_path))
+    assert (row.outcome, row.error_type, row.message) == (NOT_RUN, "RuntimeError", "broken in …")
+
+
+def test_a_process_that_dies_is_told(tmp_path):
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers" / "__init__.py").write_text("import os; os._exit(3)")
+    row = run_call("config-hub", Environment("4.0.999", tmp_path))
+    assert (row.outcome, row.error_type, row.message) == (NOT_RUN, "CalledProcessError", "exit status 3")
+
+
+def test_an_unknown_call():
+    with pytest.raises(ImpKitError, match="no call 'model-cloud'; the calls are config-folder, "):
+        run_call("model-cloud", environment(OWN))
+
+
+# --------------------------------------------------------------------------------------------------------- environments
+
+
+def test_the_running_interpreters_own_version_needs_no_folder(tmp_path):
+    assert environment(OWN, tmp_path) == Environment(OWN, None)
+
+
+def test_a_folder_that_is_there_is_used_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    folder = tmp_path / f"transformers-4.0.999-python{sys.version_info.major}.{sys.version_info.minor}"
+    folder.mkdir()
+    assert environment("4.0.999", tmp_path) == Environment("4.0.999", folder)
+
+
+def test_a_version_that_pip_cannot_fetch(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(ImpKitError, match=r"pip could not install transformers==4\.0\.999 \(No matching distribution"):
+        environment("4.0.999", tmp_path)
+    assert not [folder for folder in tmp_path.iterdir() if "partial" not in folder.name]
+
+
+def test_what_is_no_version(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["probe", "loading", "--versions", "four", "--csv", str(tmp_path / "table.csv")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "imp-kit: 'four' is no version; give one such as 4.37.2, or 'newest'.\n"
+
+
+# ------------------------------------------------------------------------------------------------ a run that is stopped
+
+
+def test_a_stopped_run_goes_on(rows, tmp_path, capsys):
+    """What was measured stays as it is; a line that was cut short, and what could not be run, is measured again."""
+    cut, failed = "config-plain-folder", "pad-token"
+    version = VERSIONS[1] if find(rows, OWN, "cache") is None else OWN
+    kept = [replace(row, version=OWN, date="1999-12-31") for row in rows if row.version == version]
+    assert {row.call for row in kept} == CALLS.keys()
+    kept = [replace(row, outcome=NOT_RUN) if row.call == failed else row for row in kept]
+    csv, picture = tmp_path / "runs" / "table.csv", tmp_path / "table.png"
+    csv.parent.mkdir()
+    write_table([row for row in kept if row.call != cut], csv)
+    csv.write_text(csv.read_text("utf-8") + f"{OWN},{cut},wor", "utf-8")
+    main(["probe", "loading", "--versions", OWN, "--csv", str(csv), "--picture", str(picture)])
+    with csv.open(encoding="utf-8", newline="") as file:
+        lines = list(DictReader(file))
+    assert [line["call"] for line in lines] == list(CALLS)
+    assert {line["call"] for line in lines if line["date"] != "1999-12-31"} == {cut, failed}
+    assert all(line["outcome"] == WORKS for line in lines if line["call"] == cut)
+    assert picture.stat().st_size > 10_000
+    assert f"control: .get_seq_length()\n    works in {OWN}\n" in capsys.readouterr().out
+    before = csv.read_bytes()
+    assert len(measure([OWN], csv)) == len(CALLS)
+    assert csv.read_bytes() == before
+
+
+def test_rows_of_an_older_script_are_replaced_by_newer_ones(rows, tmp_path):
+    older = replace(rows[0], digest="0" * 12)
+    write_table([older, rows[0]], tmp_path / "table.csv")
+    assert read_table(tmp_path / "table.csv") == [rows[0]]
+
+
+def test_what_is_no_table(tmp_path):
+    with pytest.raises(ImpKitError, match="cannot be read"):
+        read_table(tmp_path / "nothing.csv")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ImpKitError, match=r"other\.csv is no table of this experiment"):
+        measure([OWN], tmp_path / "other.csv")
+    assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_a_table_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImpKitError, match="cannot be written"):
+        measure([OWN], tmp_path / "file" / "table.csv")
+
+
+# ------------------------------------------------------------------------------------------ the table that is committed
+
+
+def test_the_table_is_complete_and_of_this_script():
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        lines = list(DictReader(file))
+    assert list(lines[0]) == COLUMNS
+    counts = Counter((line["version"], line["call"]) for line in lines)
+    versions = {version for version, _ in counts}
+    assert versions > set(VERSIONS) - {NEWEST}
+    assert max(versions, key=Version) not in VERSIONS
+    assert counts == Counter({(version, call): 1 for version in versions for call in CALLS})
+    assert {line["digest"] for line in lines} == {script_digest()}
+    assert {line["outcome"] for line in lines} == {WORKS, ERROR, SILENT}
+
+
+def test_the_table_names_no_folder_of_a_machine():
+    text = TABLE.read_text("utf-8")
+    assert "MILVLG/Imp-v1.5-3B-Phi2" in text
+    assert re.findall(r"(?:^|[\s'\"(,=])(?:/\w[^\s,]*|[A-Z]:\\[^\s,]*)", text) == []
+
+
+def test_the_failure_by_name(rows):
+    """What the thread tells: the dot, and the slash that helps in a folder and not on a hub id."""
+    assert find(rows, "4.37.2", "model-folder").message == "No module named 'transformers_modules.Imp-v1'"
+    assert find(rows, "4.37.2", "model-hub").message == "No module named 'transformers_modules.MILVLG.Imp-v1'"
+    assert find(rows, "4.37.2", "model-hub").what.startswith("asked for transformers_modules.MILVLG.Imp-v1.5-3B-Phi2.")
+    assert find(rows, "4.37.2", "model-folder-slash").outcome == WORKS
+    assert "'MILVLG/Imp-v1.5-3B-Phi2/'" in find(rows, "4.37.2", "model-hub-slash").message
+    assert find(rows, "4.37.2", "model-two-slashes").outcome == SILENT
+    assert last_working(rows, "model-hub-slash") is None
+
+
+@pytest.mark.parametrize("call", ["model-snapshot", "model-plain-folder", "model-plain-hub", "tokenizer-hub", "cache"])
+def test_what_works_everywhere(rows, call):
+    """The mend by name; and the control: where a cache probe fails, it is not the tiny model that fails."""
+    assert [span[0].outcome for span in spans(rows, call)] == [WORKS]
+    assert last_working(rows, call) == rows[-1].version
+
+
+# --------------------------------------------------------------------------------------------- what is made of the rows
+
+
+@pytest.fixture
+def few(rows):
+    """A call that works, fails, works again: made up, in versions whose order as text is another."""
+    row = replace(find(rows, "4.37.2", "cache"), call="generate")
+    outcomes = {"4.9.0": WORKS, "4.10.0": WORKS, "4.11.0": ERROR, "5.0.0": SILENT, "10.0.0": WORKS}
+    errors = {ERROR: "KeyError"}
+    return [replace(row, version=v, outcome=o, error_type=errors.get(o, "")) for v, o in outcomes.items()][::-1]
+
+
+def test_spans_and_the_last_version_that_works(few):
+    assert [[row.version for row in span] for span in spans(few, "generate")] == [
+        ["4.9.0", "4.10.0"],
+        ["4.11.0"],
+        ["5.0.0"],
+        ["10.0.0"],
+    ]
+    assert last_working(few, "generate") == "4.10.0"
+    assert last_working(few[1:3], "generate") is None
+    assert last_working(few, "cache") is None
+
+
+def test_the_table_in_words(few):
+    assert summary(few) == (
+        "generate, own class\n"
+        "    works in 4.9.0 to 4.10.0; KeyError in 4.11.0; silently wrong in 5.0.0; works in 10.0.0"
+    )
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_the_picture_shows_versions_calls_and_outcomes(few):
+    from matplotlib.colors import to_hex
+
+    figure = draw(few, ["generate"])
+    shown = texts(figure)
+    assert shown[-5:] == ["4.9.0", "4.10.0", "4.11.0", "5.0.0", "10.0.0"]
+    assert "generate, own class" in shown
+    assert "KeyError" in shown  # five versions leave room for the word
+    bars = [(bar.get_x(), bar.get_width(), to_hex(bar.get_facecolor())) for bar in figure.axes[0].patches]
+    assert bars == [(0, 2, COLORS[WORKS]), (2, 1, COLORS[ERROR]), (3, 1, COLORS[SILENT]), (4, 1, COLORS[WORKS])]
+
+
+def test_the_picture_of_the_whole_table(rows, tmp_path):
+    from PIL import Image
+
+    figure = draw(rows)
+    shown = texts(figure)
+    assert {call.label for call in CALLS.values()} <= set(shown)
+    assert {row.version for row in rows} <= set(shown)
+    legend = " ".join(text.get_text() for text in figure.texts)
+    letters = {text for text in shown if len(text) == 1} - {"≠"}
+    assert letters
+    assert all(f"{letter} " in legend for letter in letters)
+    save_picture(rows, tmp_path / "table.png")
+    assert Image.open(tmp_path / "table.png").width == 1800
+
+
+def test_a_picture_that_cannot_be_drawn(rows, tmp_path):
+    with pytest.raises(ImpKitError, match="no rows to draw"):
+        draw([])
+    with pytest.raises(ImpKitError, match=r"table\.nothing cannot be written"):
+        save_picture(rows, tmp_path / "table.nothing")
+
+
+# ----------------------------------------------------------------------------------------------------------- the script
+
+
+def test_the_script_needs_nothing_of_the_kit():
+    names = set()
+    for node in ast.walk(ast.parse(SCRIPT.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split(".")[0])
+    assert names - sys.stdlib_module_names == {"torch", "transformers", "huggingface_hub", "safetensors", "accelerate"}
+
+
+def test_every_call_is_told_in_a_line_and_a_sentence():
+    assert len(CALLS) == len({call.label for call in CALLS.values()}) > 30
+    for call in CALLS.values():
+        ast.parse(call.line)
+        assert "\n" not in call.line
+        assert call.sentence.endswith(".")
+        assert len(call.sentence) <= 120
