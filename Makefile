@@ -1,16 +1,26 @@
-# make run   sets up, asks Imp about the sample pictures, executes every notebook
-# make test  sets up, checks style, runs the tests and every notebook
+# make run      sets up, asks Imp about the sample pictures, executes every notebook
+# make test     sets up, checks style, runs the tests and every notebook
+# make matrix   runs the tests and every notebook on the pinned stack and on the newest one, each with its own Python
+# make resolve  asks pip what it would install: on each Python, and in Google Colab (needs the network)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTHON_NEWEST ?= python3.13
+VENV_NEWEST ?= .venv-newest
+READY_NEWEST := $(VENV_NEWEST)/.ready
 
-.PHONY: run test parity verify-real clean
+.PHONY: run test matrix resolve parity verify-real clean
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imp-kit: the pinned packages are for Python 3.11 to 3.13; try: make run PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement requirements.txt --editable ".[test]"
+	touch $@
+
+$(READY_NEWEST): constraints-newest.txt pyproject.toml
+	$(PYTHON_NEWEST) -m venv $(VENV_NEWEST)
+	$(VENV_NEWEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-newest.txt --editable ".[test]"
 	touch $@
 
 run: $(READY)
@@ -24,6 +34,13 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks
 
+matrix: PYTHON := python3.11
+matrix: $(READY) $(READY_NEWEST)
+	$(BIN)/python tests/matrix.py $(BIN)/python $(VENV_NEWEST)/bin/python
+
+resolve: $(READY)
+	$(BIN)/python tests/resolve.py $(PYTHON_NEWEST)
+
 parity: $(READY)
 	$(BIN)/python tests/parity.py
 
@@ -32,4 +49,4 @@ verify-real: $(READY)
 	$(BIN)/python tests/verify_real.py $(if $(filter 1,$(TRUST_REMOTE_CODE)),--trust-remote-code) $(ARGS)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV_NEWEST)

@@ -258,6 +258,12 @@ def test_the_picture_shows_versions_calls_and_outcomes(few):
     assert bars == [(0, 2, COLORS[WORKS]), (2, 1, COLORS[ERROR]), (3, 1, COLORS[SILENT]), (4, 1, COLORS[WORKS])]
 
 
+def test_the_picture_shows_what_was_not_run(few):
+    other = replace(few[0], call="cache", version="4.10.0")
+    bars = [(bar.get_x(), bar.get_width()) for bar in draw([*few, other], ["cache"]).axes[0].patches]
+    assert bars == [(0, 1), (1, 1), (2, 3)]
+
+
 def test_the_picture_of_the_whole_table(rows, tmp_path):
     from PIL import Image
 

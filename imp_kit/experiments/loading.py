@@ -13,6 +13,7 @@ from csv import DictReader, DictWriter
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -296,17 +297,13 @@ def measure(
 
 def spans(rows: Sequence[Row], call: str) -> list[list[Row]]:
     """The rows of a call by version, cut where its outcome or its kind of error changes."""
-    runs: list[list[Row]] = []
-    for row in sorted((row for row in rows if row.call == call), key=lambda row: Version(row.version)):
-        if runs and _kind(runs[-1][-1]) == _kind(row):
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    return runs
+    of_call = sorted((row for row in rows if row.call == call), key=lambda row: Version(row.version))
+    return [list(run) for _, run in groupby(of_call, key=_kind)]
 
 
-def _kind(row: Row) -> tuple[str, str]:
-    return row.outcome, row.error_type
+def _kind(row: Row | None) -> tuple[str, str]:
+    """Outcome and error of a row; of no row, those of a call that was not run."""
+    return (row.outcome, row.error_type) if row else (NOT_RUN, "")
 
 
 def last_working(rows: Sequence[Row], call: str) -> str | None:
@@ -321,14 +318,15 @@ def summary(rows: Sequence[Row]) -> str:
         told = []
         for run in spans(rows, call.id):
             first, last = run[0].version, run[-1].version
-            told.append(f"{_word(run[0])} in {first if first == last else f'{first} to {last}'}")
+            told.append(f"{_word(_kind(run[0]))} in {first if first == last else f'{first} to {last}'}")
         if told:
             lines.append(f"{call.label}\n    {'; '.join(told)}")
     return "\n".join(lines)
 
 
-def _word(row: Row) -> str:
-    return row.error_type if row.outcome == ERROR else row.outcome
+def _word(kind: tuple[str, str]) -> str:
+    outcome, error_type = kind
+    return error_type if outcome == ERROR else outcome
 
 
 # Distinct for the color-blind, too: the colors differ in lightness as well as in hue.
@@ -353,8 +351,9 @@ def draw(rows: Sequence[Row], calls: Iterable[str] = CALLS) -> "Figure":
     if not versions:
         raise ImpKitError("There are no rows to draw.")
     groups = [group for group in GROUPS if any(call.group == group for call in calls)]
-    # Inches: a row's height, a heading's, the margins and the width of a version.
-    row_height, heading, left, right, top, bottom, width = 0.2, 0.3, 2.8, 0.15, 1.0, 0.72, 9.0
+    # All of these are inches.
+    width, left, right, top, bottom = 9.0, 2.8, 0.15, 1.0, 0.72
+    row_height, heading, letter_width = 0.2, 0.3, 0.067
     height = top + bottom + row_height * len(calls) + heading * (len(groups) - 1)
     cell = (width - left - right) / len(versions)
     figure = Figure(figsize=(width, height), dpi=100)
@@ -362,25 +361,29 @@ def draw(rows: Sequence[Row], calls: Iterable[str] = CALLS) -> "Figure":
     axes.set(xlim=(0, len(versions)), ylim=(height - top - bottom, 0))
     axes.axis("off")
 
+    known = {(row.call, row.version): row for row in rows}
     letters: dict[str, str] = {}
+    margin = -0.08 / cell
     y = -heading
     for group in groups:
         y += heading
-        axes.text(-0.2, y - 0.1, GROUPS[group], fontsize=9, weight="bold", ha="right", va="center")
+        axes.text(margin, y - 0.1, GROUPS[group], fontsize=9, weight="bold", ha="right", va="center")
         for call in (call for call in calls if call.group == group):
-            axes.text(-0.2, y + row_height / 2, call.label, fontsize=8, family="monospace", ha="right", va="center")
-            for run in spans(rows, call.id):
-                x, length = versions.index(run[0].version), len(run)
+            axes.text(margin, y + row_height / 2, call.label, fontsize=8, family="monospace", ha="right", va="center")
+            x = 0
+            for kind, run in groupby((known.get((call.id, version)) for version in versions), key=_kind):
+                outcome, length, word = kind[0], len(list(run)), _word(kind)
                 place = (x, y + 0.015), length, row_height - 0.03
-                axes.add_patch(Rectangle(*place, facecolor=COLORS[run[0].outcome], linewidth=0))
-                word = "" if run[0].outcome == WORKS else _word(run[0])
-                if len(word) * 0.067 > length * cell:
-                    silent = run[0].outcome == SILENT
+                axes.add_patch(Rectangle(*place, facecolor=COLORS[outcome], linewidth=0))
+                axes.vlines(x, y, y + row_height, color="white", linewidth=2)
+                if outcome in (WORKS, NOT_RUN):
+                    word = ""
+                elif len(word) * letter_width > length * cell:
+                    silent = outcome == SILENT
                     word = "≠" if silent else letters.setdefault(word, _letter(word, letters.values()))
-                ink = "white" if run[0].outcome == SILENT else "black"
+                ink = "white" if outcome == SILENT else "black"
                 axes.text(x + length / 2, y + row_height / 2, word, fontsize=7.5, color=ink, ha="center", va="center")
-                if x:
-                    axes.vlines(x, y, y + row_height, color="white", linewidth=2)
+                x += length
             y += row_height
     for x, version in enumerate(versions):
         axes.vlines(x, 0, y, color="white", linewidth=0.5, alpha=0.7)
@@ -389,8 +392,8 @@ def draw(rows: Sequence[Row], calls: Iterable[str] = CALLS) -> "Figure":
     title = "Which version of transformers loads Imp by its own code?"
     figure.text(0.015, 1 - 0.13 / height, title, fontsize=12, va="top", weight="bold")
     names = {WORKS: WORKS, ERROR: ERROR, SILENT: f"{SILENT} (≠)", NOT_RUN: NOT_RUN}
-    seen = [outcome for outcome in names if any(row.outcome == outcome for row in rows)]
-    handles = [Patch(color=COLORS[outcome], label=names[outcome]) for outcome in seen]
+    seen = {_kind(known.get((call.id, version)))[0] for call in calls for version in versions}
+    handles = [Patch(color=COLORS[outcome], label=name) for outcome, name in names.items() if outcome in seen]
     corner = (0.005, 0.34 / height)
     figure.legend(
         handles=handles, loc="lower left", bbox_to_anchor=corner, ncols=len(seen), fontsize=8.5, frameon=False
