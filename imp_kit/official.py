@@ -66,7 +66,7 @@ def check_version(installed: str) -> None:
         return
     why = "parts of transformers that Imp's own code uses are not in it"
     if release >= (5,):
-        why = "with it, weights of Imp's own code silently become noise"
+        why = "with it, weights or buffers of Imp's own code silently get wrong values"
     raise SettingError(
         f"transformers {installed} is installed; this route is right with 4.37.2 to 4.41 only ({why}). "
         f"{INSTALL}, or use imp_kit.load(), which does without transformers."
