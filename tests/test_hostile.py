@@ -547,7 +547,7 @@ def tried(oracle, tmp_path_factory):
             shutil.copytree(good, folders[-1])
         spoil(folders[-1])
     command = [sys.executable, "-c", TRY, str(good), *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     shutil.rmtree(place)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

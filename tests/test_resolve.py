@@ -13,7 +13,7 @@ from test_first_cell import write_wheel
 
 STOCK = {"torch": "2.0", "numpy": "2.0", "pillow": "11.0", "ipython": "7.34", "transformers": "5.0", "gradio": "6.0"}
 PIN = next(need for need in resolve.pinned_requirements() if need.startswith("transformers=="))
-OTHERS = {canonicalize_name(Requirement(need).name) for need in resolve.kit_requirements()} - STOCK.keys()
+OTHERS = {canonicalize_name(Requirement(need).name) for need in resolve.kit_requirements(extras=True)} - STOCK.keys()
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_requirements_resolve_to_wheels_or_the_table_fails(shelf, capsys, monkey
                 write_wheel(shelf, *line.split("=="))
     assert resolve.requirements_table()
     rows = lines(capsys)
-    assert [row[1] for row in rows] == ["constraints.txt", "nothing", "constraints-newest.txt"]
-    assert all(int(row[3]) > 10 for row in rows)
+    assert [row[1] for row in rows] == ["constraints.txt", "constraints-newest.txt", "any"]
+    assert all(int(row[3]) >= 8 for row in rows)
     for wheel in shelf.glob("einops-*"):
         wheel.unlink()
     (shelf / "einops-0.8.2.tar.gz").write_bytes(b"")

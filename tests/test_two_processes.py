@@ -62,7 +62,7 @@ def test_two_processes_load_at_once(tmp_path):
 def test_two_processes_download_at_once(request, tmp_path):
     """Both have asked the hub what there is before either gets an answer; then both go for the same files."""
     server, run = request.getfixturevalue("hub")
-    together = threading.Barrier(2, timeout=120)
+    together = threading.Barrier(2, timeout=600)
     first = [True, True]
 
     class Together(Hub):
