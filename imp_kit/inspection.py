@@ -10,7 +10,7 @@ from pathlib import Path
 from imp_kit.checkpoints import cached, find, hub_told, locate
 from imp_kit.errors import CheckpointError
 from imp_kit.model.weights import Plan, plan
-from imp_kit.stored import Stored, find_tensors, no_weights, read_json
+from imp_kit.stored import Stored, check_name, find_tensors, no_weights, read_json
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,9 @@ def _from_hub(hub_id: str, revision: str | None) -> tuple[str, str, dict, dict[s
         except NotASafetensorsRepoError:
             raise no_weights(hub_id, (file.rfilename for file in info.siblings or ())) from None
         config = Path(hf_hub_download(hub_id, "config.json", revision=info.sha))
+    for header in headers.files_metadata.values():
+        for name in header.tensors:
+            check_name(name, hub_id)
     found = {
         name: Stored(Path(file), tuple(tensor.shape), tensor.dtype)
         for file, header in headers.files_metadata.items()

@@ -146,7 +146,7 @@ def row(*cells: str, passed: bool) -> bool:
 
 
 def head(*cells: str) -> None:
-    print("\n|", " | ".join(cells), "| |\n|", "--- | " * (len(cells) + 1))
+    print("\n|", " | ".join(cells), "| |\n" + "| --- " * (len(cells) + 1) + "|")
 
 
 def requirements_table() -> bool:

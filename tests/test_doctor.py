@@ -268,7 +268,7 @@ def test_the_tested_versions_are_the_pinned_ones():
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     packages = [name for name in TESTED if name != "Python"]
     assert {name: TESTED[name][0] for name in packages} == {name: pinned[name] for name in packages}
-    assert f"on Python {TESTED['Python'][0]}." in (ROOT / "constraints.txt").read_text()
+    assert f"on Python {TESTED['Python'][0]};" in (ROOT / "constraints.txt").read_text()
     assert set(OPTIONAL) < set(packages)
 
 

@@ -71,14 +71,6 @@ def test_a_stand_in_is_what_pip_takes_it_for(colab):
     assert list(resolve.left_behind(stock, planned)) == ["gradio wants transformers>=5.0"]
 
 
-def test_the_first_cell_itself_is_asked(shelf, tmp_path):
-    bare, _ = resolve.stand_in(tmp_path / "bare", sys.executable, "gradio", "tqdm")
-    missing = resolve.first_cell_installs(bare, pin=False)
-    assert {"torch", "numpy", "pillow", "matplotlib"} <= set(missing)
-    assert "tqdm" not in missing
-    assert resolve.first_cell_installs(bare, pin=True) == [*missing, PIN, "accelerate"]
-
-
 def test_colab_keeps_what_its_kernel_has_loaded(in_colab):
     moved = f"transformers {STOCK['transformers']} -> {PIN.partition('==')[2]}"
     assert in_colab() == (
