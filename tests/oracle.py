@@ -5,7 +5,7 @@ transformers' state dicts, so a mistake in the kit's own table of names cannot c
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -280,3 +280,10 @@ def write_tokenizer(folder: Path, control: Mapping[str, int] = SPECIAL) -> None:
         if tokenizer.token_to_id(token) != place:
             raise ValueError(f"{token} has the id {tokenizer.token_to_id(token)}, not {place}")
     tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def change_json(folder: Path, change: Callable[[dict], object], file: str = "config.json") -> None:
+    """Change the object in a JSON file of a checkpoint, to spoil it."""
+    values = json.loads((folder / file).read_text("utf-8"))
+    change(values)
+    (folder / file).write_text(json.dumps(values), "utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_size import CHECKPOINTS
 from oracle import SO400M, Oracle, checkpoint_tensors
 
 from imp_kit.assistant import DEFAULT_NEEDS
@@ -20,8 +21,6 @@ from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO_FOLDER
 from imp_kit.doctor import KNOWN, OPTIONAL, SIZES, TESTED, WORKING, examine, explain
 from imp_kit.errors import MemoryLimitError
 from imp_kit.machine import memory_told
-from imp_kit.model.config import parse_config
-from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import load_weights
 
 ROOT = Path(__file__).parent.parent
@@ -272,55 +271,12 @@ def test_the_tested_versions_are_the_pinned_ones():
     assert set(OPTIONAL) < set(packages)
 
 
-LLAMA = {"hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 1e4, "mm_vision_select_layer": -2}
-PUBLISHED = {  # config.json of the language models that the checkpoints are built on
-    "imp": {
-        "vocab_size": 51200,
-        "hidden_size": 2560,
-        "intermediate_size": 10240,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "max_position_embeddings": 3072,
-        "partial_rotary_factor": 0.4,
-        "layer_norm_eps": 1e-5,
-        "hidden_act": "gelu_new",
-        "mm_vision_select_layer": -2,
-    },
-    "imp_qwen2": {
-        **LLAMA,
-        "vocab_size": 151936,
-        "hidden_size": 2048,
-        "intermediate_size": 5504,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "max_position_embeddings": 32768,
-    },
-    "imp_phi3": {
-        **LLAMA,
-        "vocab_size": 32064,
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "max_position_embeddings": 4096,
-    },
-}
-FAMILY = dict.fromkeys(HUB_IDS, "imp") | {"imp-v1.5-2b-qwen1.5": "imp_qwen2", "imp-v1.5-4b-phi3": "imp_phi3"}
-
-
-@pytest.mark.parametrize("family", PUBLISHED)
-def test_the_sizes_are_those_of_the_networks(family):
+@pytest.mark.parametrize("name", SIZES)
+def test_the_sizes_are_those_of_the_networks(name):
+    family, decoder, side, layout = CHECKPOINTS[name]
     with torch.device("meta"):
-        tensors = checkpoint_tensors(Oracle(tower=SO400M), "new")
-        prefix = "model.vision_tower.vision_tower."
-        tower = {n.removeprefix(prefix): tuple(t.shape) for n, t in tensors.items() if n.startswith(prefix)}
-        config = {**PUBLISHED[family], "model_type": family, "mm_vision_tower": "google/siglip-so400m-patch14-384"}
-        model = ImpModel(parse_config(config, tower))
-    size = 2 * sum(parameter.numel() for parameter in model.parameters())
-    names = [name for name in HUB_IDS if FAMILY[name] == family]
-    assert names
-    for name in names:
-        assert SIZES[name] == pytest.approx(size, rel=0.02)
+        tensors = checkpoint_tensors(Oracle(family, decoder, SO400M | {"image_size": side}), layout)
+    assert SIZES[name] == pytest.approx(2 * sum(tensor.numel() for tensor in tensors.values()), rel=0.02)
 
 
 def test_every_checkpoint_has_a_size():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import make_oracle, write_checkpoint
+from oracle import change_json, make_oracle, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 import imp_kit
@@ -59,29 +59,6 @@ def refused(folder, *words):
     missing = [word for word in words if word not in str(caught.value)]
     assert not missing, f"{missing} not in: {caught.value}"
     return str(caught.value)
-
-
-def change_json(folder, change, file="config.json"):
-    values = json.loads((folder / file).read_text("utf-8"))
-    change(values)
-    (folder / file).write_text(json.dumps(values), "utf-8")
-
-
-@pytest.fixture(scope="module")
-def oracle():
-    return make_oracle()
-
-
-@pytest.fixture
-def whole(oracle, tmp_path):
-    """A good checkpoint in one file, to be spoiled."""
-    return write_checkpoint(oracle, tmp_path / "whole")
-
-
-@pytest.fixture
-def sharded(oracle, tmp_path):
-    """A good checkpoint in three files with an index."""
-    return write_checkpoint(oracle, tmp_path / "sharded", shards=3)
 
 
 # Code -----------------------------------------------------------------------------------------------------

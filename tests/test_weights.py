@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import SO400M, Oracle, checkpoint_tensors, config_values, make_oracle, write_checkpoint
+from oracle import SO400M, Oracle, change_json, checkpoint_tensors, config_values, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from imp_kit.errors import CheckpointError, MemoryLimitError
@@ -27,33 +27,10 @@ def load(folder):
     return load_weights(folder, torch.device("cpu"), torch.float32)
 
 
-@pytest.fixture(scope="session")
-def oracle():
-    return make_oracle()
-
-
-@pytest.fixture
-def whole(oracle, tmp_path):
-    """A good checkpoint in one file, to be spoiled."""
-    return write_checkpoint(oracle, tmp_path / "whole")
-
-
-@pytest.fixture
-def sharded(oracle, tmp_path):
-    """A good checkpoint in three files with an index."""
-    return write_checkpoint(oracle, tmp_path / "sharded", shards=3)
-
-
 def change_tensors(folder, change, file="model.safetensors"):
     tensors = load_file(folder / file)
     change(tensors)
     save_file(tensors, folder / file)
-
-
-def change_json(folder, change, file="config.json"):
-    values = json.loads((folder / file).read_text("utf-8"))
-    change(values)
-    (folder / file).write_text(json.dumps(values), "utf-8")
 
 
 def refused(folder, *words):
