@@ -1,7 +1,15 @@
-"""Good checkpoints, to be spoiled by the tests of bad ones."""
+"""What many tests share: good checkpoints, to be spoiled, and a client of the hub without a memory."""
 
 import pytest
+from huggingface_hub import utils
 from oracle import make_oracle, write_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def no_session_outlives_its_test():
+    """The hub's client keeps its sessions, and in them whether it was offline when they were made."""
+    yield
+    (getattr(utils, "close_session", None) or utils.reset_sessions)()  # renamed in huggingface_hub 1.0
 
 
 @pytest.fixture(scope="session")
