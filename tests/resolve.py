@@ -53,11 +53,11 @@ def plan(python: str | Path, *arguments: str) -> Packages:
     return {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in installs}
 
 
-def wheels(version: str, *arguments: str) -> Packages:
-    """What it would install in an empty environment of another Python version, from wheels alone."""
+def wheels(version: str, *arguments: str, python: str = sys.executable) -> Packages:
+    """What it would install in an empty environment of some Python version, from wheels alone."""
     with tempfile.TemporaryDirectory() as target:
         options = ("--ignore-installed", "--target", target, "--python-version", version, "--only-binary", ":all:")
-        return plan(sys.executable, *options, *arguments)
+        return plan(python, *options, *arguments)
 
 
 def pinned_requirements() -> list[str]:
@@ -149,8 +149,11 @@ def head(*cells: str) -> None:
     print("\n|", " | ".join(cells), "| |\n" + "| --- " * (len(cells) + 1) + "|")
 
 
-def requirements_table() -> bool:
-    """Whether the requirements resolve to wheels on each Python: in the tested versions, the kit's own in any."""
+def requirements_table(newest: str = sys.executable) -> bool:
+    """Whether the requirements resolve to wheels on each Python: in the tested versions, the kit's own in any.
+
+    `newest` is the Python that resolves for the newest stack, whose packages an older Python's pip refuses.
+    """
     head("requirements", "versions", "Python", "wheels")
     alone, whole = kit_requirements(extras=False), kit_requirements(extras=True)
     kinds = [("of the set-up", pinned_requirements() + whole, "constraints.txt", version) for version in PYTHONS]
@@ -160,7 +163,8 @@ def requirements_table() -> bool:
     for kind, needs, file, version in kinds:
         told = (kind, file or "any", version)
         try:
-            found = wheels(version, *needs, *(("--constraint", str(ROOT / file)) if file else ()))
+            python = newest if file == "constraints-newest.txt" else sys.executable
+            found = wheels(version, *needs, *(("--constraint", str(ROOT / file)) if file else ()), python=python)
             complete = {canonicalize_name(Requirement(need).name) for need in needs} <= found.keys()
             passed &= row(*told, str(len(found)), passed=complete)
         except ResolutionError as error:
@@ -201,7 +205,7 @@ def main() -> int:
     parser.add_argument("python", help="a Python of the version that Colab has")
     parser.add_argument("--also", default=[], action="append", help="a requirement more in Colab, such as 'numpy<2'")
     options = parser.parse_args()
-    return int(not all([requirements_table(), colab_table(options.python, options.also)]))
+    return int(not all([requirements_table(options.python), colab_table(options.python, options.also)]))
 
 
 if __name__ == "__main__":
