@@ -13,6 +13,7 @@ from imp_kit.errors import (
     ImpKitError,
     MemoryLimitError,
     PromptError,
+    RunError,
     SettingError,
 )
 
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 ROOMS = ("doctor", "official")  # modules that a user may call without importing them
 __all__ = [
     "Answer",
+    "Box",
     "Chat",
     "CheckpointError",
     "ImageError",
@@ -27,6 +29,7 @@ __all__ = [
     "ImpKitError",
     "MemoryLimitError",
     "PromptError",
+    "RunError",
     "SettingError",
     "View",
     "load",

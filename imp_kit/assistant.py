@@ -1,18 +1,20 @@
 """Imp as a person calls it: load, look, ask, chat."""
 
-import html
 import math
 import os
 import sys
 import time
 import warnings
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable
+from typing import Any
 
 import torch
 
+from imp_kit.answers import Answer, Seconds
+from imp_kit.batches import answer_all
+from imp_kit.boxes import Box, read_box, region
 from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO, Snapshot, at_hand, find
-from imp_kit.errors import CheckpointError, PromptError
+from imp_kit.errors import CheckpointError, ImpKitError, PromptError
 from imp_kit.images import open_image, to_pixels
 from imp_kit.machine import (
     LONG_DTYPES,
@@ -27,63 +29,13 @@ from imp_kit.model.decoder import KVCache
 from imp_kit.model.generate import generate
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import load_weights
-from imp_kit.prompts import CAPTION, TEMPLATES, check_question
+from imp_kit.prompts import CAPTION, DESCRIBE_REGION, LOCATE, TEMPLATES, check_question
 from imp_kit.sampling import Sampling, read_settings
 from imp_kit.stored import find_tensors
 from imp_kit.tokens import GrowingText, TextTokenizer
 
 DEFAULT_NEEDS = 7.5e9  # bytes of a GPU's memory: 6.4 for the weights of imp-v1-3b in 16 bit, the rest to work
 SMALL_MODEL = 100_000_000  # parameters; below, a CPU's caches and overheads decide, not its bandwidth
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Where an answer's time went; `look`, the picture's, counts for a View's first answer and is 0 for later ones."""
-
-    look: float
-    prefill: float
-    decode: float
-
-    @property
-    def total(self) -> float:
-        return self.look + self.prefill + self.decode
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A reply and how it came about; `str(answer)` is the text."""
-
-    text: str
-    token_ids: tuple[int, ...]  # without the stop token or what a stop string cut off
-    prompt: str
-    checkpoint: str
-    revision: str | None
-    device: str
-    dtype: str
-    finish: str  # "stop": the model or a stop string ended it; "length": max_new_tokens or the context did
-    tokens: int  # generated, the stop token among them
-    seconds: Seconds
-    peak_memory: int | None  # bytes: of the GPU's memory, else of this process; None where it is not told
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Decoding speed: tokens after the first, which belongs to the prefill."""
-        return (self.tokens - 1) / self.seconds.decode if self.seconds.decode else 0.0
-
-    def __str__(self) -> str:
-        return self.text
-
-    @property
-    def summary(self) -> str:
-        """One line on how the answer came about."""
-        return (
-            f"{self.checkpoint} · {self.device} {self.dtype} · {self.tokens} tokens in {self.seconds.total:.2f} s"
-            + (" · cut at the limit" if self.finish == "length" else "")
-        )
-
-    def _repr_html_(self) -> str:
-        text = html.escape(self.text).replace("\n", "<br>")
-        return f"<p>{text}</p><p style='color:gray;font-size:smaller'>{html.escape(self.summary)}</p>"
 
 
 def load(
@@ -121,6 +73,21 @@ def load(
     if spare:
         warnings.warn(f"{snapshot.name} holds tensors that Imp does not use: {', '.join(spare)}.", stacklevel=2)
     return Imp(model, tokenizer, snapshot, why)
+
+
+def identify(
+    checkpoint: str | os.PathLike,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+) -> dict[str, str | None]:
+    """What `load` would load, without doing it: checkpoint, revision, dtype and the device's type. Raises as `load`."""
+    device = choose_device(device)
+    snapshot = find(checkpoint, revision)
+    chosen = choose_dtype(dtype, device) or _cpu_dtype(snapshot, device)
+    name = LONG_DTYPES[str(chosen).removeprefix("torch.")]
+    return {"checkpoint": snapshot.name, "revision": snapshot.revision, "dtype": name, "device": device.type}
 
 
 def choose_checkpoint(device: torch.device) -> tuple[str, str]:
@@ -186,6 +153,32 @@ class Imp:
     def caption(self, picture, **settings) -> Answer:
         """Describe a picture. Raises as `ask`."""
         return self.ask(picture, CAPTION, **settings)
+
+    def locate(self, picture, phrase: str, **settings) -> Box:
+        """Find what `phrase` names ("the bus"): its Box, which also tells if nothing was found. Raises as `ask`."""
+        if not isinstance(phrase, str) or not phrase.strip():
+            raise PromptError(f"The phrase is {phrase!r}; name what to look for, such as 'the bus'.")
+        image = open_image(picture)
+        phrase = phrase.strip().rstrip(".")
+        answer = self.ask(image, LOCATE.format(phrase), **settings)
+        return Box(phrase, read_box(answer.text, image.size, self.model.config.pad), image, answer)
+
+    def describe(self, picture, box, **settings) -> Answer:
+        """Describe one region: a Box, or its corners (x0, y0, x1, y1) as fractions of the picture. Raises as `ask`."""
+        image = open_image(picture)
+        corners = region(box, image.size, self.model.config.pad)
+        return self.ask(image, DESCRIBE_REGION.format(corners), **settings)
+
+    def ask_many(
+        self, questions: Iterable[tuple[Any, str]], *, batch_size: int = 8, progress: bool = True, **settings
+    ) -> list[Answer | ImpKitError]:
+        """Answer (picture, question) pairs, `batch_size` at a time, with a progress bar unless `progress` is false.
+
+        The list has the order of the pairs. A pair that cannot be answered has its error (ImageError, PromptError or
+        MemoryLimitError) in its place, and the others their answers. Greedy answers are those of `ask`; drawn ones
+        (temperature above 0) are not, since the rows of a batch share the random numbers. Raises SettingError.
+        """
+        return answer_all(self, list(questions), batch_size, progress, *read_settings(settings))
 
     def chat(self, picture) -> "Chat":
         """Begin a conversation about a picture, in which later questions know the earlier answers. Raises as `look`."""

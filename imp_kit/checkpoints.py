@@ -113,23 +113,29 @@ def hub_told(hub_id: str, revision: str | None) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise CheckpointError(
-            f"{wanted} is not on this machine and the hub cannot be reached. "
-            f"Go online once, or copy the checkpoint's folder here and give its path; {NANO!r} needs neither."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"{hub_id} has no revision {revision!r} on the hub.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise _unreachable(wanted) from None
+    except RevisionNotFoundError:
+        raise CheckpointError(f"{hub_id} has no revision {revision!r} on the hub.") from None
+    except (RepositoryNotFoundError, HFValidationError):
         raise CheckpointError(
             f"There is no folder {hub_id!r} here and no checkpoint {hub_id} that the hub would give you.{_hint(hub_id)}"
-        ) from error
+        ) from None
     except Exception as error:  # requests, httpx, xet: what the hub's client lets through has no common parent
+        if type(error).__name__ in ("ConnectError", "ConnectionError", "ConnectTimeout"):
+            raise _unreachable(wanted) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"The download of {wanted} failed ({type(error).__name__}: {reason}). "
             "Run the same again: it goes on where it stopped."
         ) from error
+
+
+def _unreachable(wanted: str) -> CheckpointError:
+    return CheckpointError(
+        f"{wanted} is not on this machine and the hub cannot be reached. "
+        f"Go online once, or copy the checkpoint's folder here and give its path; {NANO!r} needs neither."
+    )
 
 
 def cached(hub_id: str, revision: str | None = None) -> Path | None:

@@ -1,6 +1,7 @@
 """python -m imp_kit: the verbs of the kit in a shell."""
 
 import argparse
+import os
 import sys
 
 from imp_kit import __version__
@@ -18,10 +19,10 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     model.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     model.add_argument("--revision", help="branch, tag or commit of the hub")
-    model.add_argument("--max-new-tokens", type=int, default=100)
-    model.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    model.add_argument("--top-p", type=float, default=1.0)
-    model.add_argument("--seed", type=int)
+    model.add_argument("--max-new-tokens", type=int, default=100, help="length of an answer, at most (default: 100)")
+    model.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; above: words by chance")
+    model.add_argument("--top-p", type=float, default=1.0, help="leave out the least likely words (default: 1, none)")
+    model.add_argument("--seed", type=int, help="makes answers by chance repeatable")
     model.add_argument("--stop", action="append", default=[], help="end the answer before this text")
     model.add_argument("picture", help="a picture file")
 
@@ -30,12 +31,16 @@ def parser() -> argparse.ArgumentParser:
     ask.set_defaults(run=talk)
     caption = commands.add_parser("caption", parents=[model], help="describe a picture")
     caption.set_defaults(run=talk)
+    locate = commands.add_parser("locate", parents=[model], help="find a thing in a picture: the corners of its box")
+    locate.add_argument("phrase", help='what to look for, such as "the bus"')
+    locate.add_argument("--draw", metavar="FILE", help="save the picture with the box")
+    locate.set_defaults(run=point)
     chat = commands.add_parser("chat", parents=[model], help="talk about a picture, a question a line")
     chat.set_defaults(run=talk)
 
     checkpoints = commands.add_parser("checkpoints", help="list the names that the kit knows, or inspect one")
     checkpoints.set_defaults(run=list_checkpoints)
-    deeper = checkpoints.add_subparsers(metavar="inspect NAME")
+    deeper = checkpoints.add_subparsers(metavar="[inspect NAME]")
     inspect = deeper.add_parser("inspect", help="list a checkpoint's tensors without downloading its weights")
     inspect.add_argument("checkpoint", help="name, hub id or folder")
     inspect.add_argument("--revision", help="branch, tag or commit of the hub")
@@ -62,13 +67,21 @@ def main(arguments: list[str] | None = None) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = args.run(args)
+        sys.stdout.flush()
     except ImpKitError as error:
         print(f"imp-kit: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except BrokenPipeError:  # such as `| head`, which reads no further; what Python would flush at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     if status:
         raise SystemExit(status)
+
+
+def _settings(args: argparse.Namespace) -> dict:
+    return {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "seed", "stop")}
 
 
 def talk(args: argparse.Namespace) -> None:
@@ -78,7 +91,7 @@ def talk(args: argparse.Namespace) -> None:
     from imp_kit.prompts import CAPTION, check_question
     from imp_kit.sampling import read_settings
 
-    settings = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "seed", "stop")}
+    settings = _settings(args)
     # A slip is told before gigabytes are loaded.
     read_settings(settings)
     picture = open_image(args.picture)
@@ -103,9 +116,33 @@ def talk(args: argparse.Namespace) -> None:
         print(f"[{chat.turns[-1][1].summary}]", file=sys.stderr)
 
 
+def point(args: argparse.Namespace) -> int:
+    """Print where a thing is, as fractions and as pixels; 1 if it was not found."""
+    from imp_kit.assistant import load
+    from imp_kit.errors import ImageError
+    from imp_kit.images import open_image
+    from imp_kit.sampling import read_settings
+
+    read_settings(_settings(args))
+    picture = open_image(args.picture)
+    imp = load(args.checkpoint, device=args.device, dtype=args.dtype, revision=args.revision)
+    box = imp.locate(picture, args.phrase, **_settings(args))
+    print(f"{box} (pixels {', '.join(map(str, box.pixels))})" if box else box)
+    print(f"[{box.answer.summary}]", file=sys.stderr)
+    if args.draw:
+        try:
+            box.draw().save(args.draw)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"The picture cannot be saved as {args.draw!r}: {error}.") from error
+    return 0 if box else 1
+
+
 def _read_line(mark: str) -> str:
     print(mark, end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip()
+    line = sys.stdin.readline()
+    if not line:
+        print(file=sys.stderr)  # the input ended behind the mark
+    return line.strip()
 
 
 def list_checkpoints(_: argparse.Namespace) -> None:
@@ -134,7 +171,10 @@ def see_doctor(args: argparse.Namespace) -> int:
         findings = examine()
         print(*findings, sep="\n")
         return int(any(finding.level == "FAIL" for finding in findings))
-    explanation = explain(sys.stdin.read() if args.why == "-" else args.why)
+    text = sys.stdin.read() if args.why == "-" else args.why
+    if not text.strip():
+        raise PromptError("There is no error to explain; give its text.")
+    explanation = explain(text)
     print(explanation or UNKNOWN)
     return 0 if explanation else 1
 

@@ -93,6 +93,8 @@ def _broken() -> Iterator[Finding]:
         except Exception as error:  # not only ImportError: a CUDA library that does not match is an OSError
             package = {"PIL": "pillow"}.get(module, module)
             mend = f"pip install --force-reinstall --no-deps {package}, then restart Python."
+            if isinstance(error, ModuleNotFoundError) and error.name == module:
+                mend = f"Activate the virtual environment (. .venv/bin/activate), or else: pip install {package}"
             if module == "torch":
                 mend = "Install it anew as https://pytorch.org/get-started says for this machine, then restart Python."
             yield Finding("FAIL", f"{package} cannot be imported ({_reason(error)})", mend)
@@ -312,11 +314,24 @@ KNOWN = (
         for sign, (what, last) in OUTDATED.items()
     ),
     Explanation(
-        (r"No module named 'transformers_modules\.([^.']+\.)?[Ii]mp-v1'",),
-        "The name Imp-v1.5-... has a dot: transformers makes a module's name of it, and Python ends a name at a dot.",
+        (r"No module named 'transformers_modules[./\\]([^./\\']+[./\\])?[Ii]mp-v1(\.5[^']*)?'",),
+        "The name Imp-v1.5-... has a dot. transformers makes a module's name of it, and there a dot means a folder: "
+        "Python looks inside of a folder Imp-v1, which nobody made.",
         'imp_kit.load("imp-v1.5-3b-phi2") needs no such module. Or give transformers 4.37.2 a folder without dots in '
-        "its name, such as .../models--MILVLG--Imp-v1.5-3B-Phi2/snapshots/COMMIT in the hub cache; if auto_map in its "
-        "config.json has MILVLG/Imp-v1.5-3B-Phi2-- before the names, delete it. A slash after a hub id is no help.",
+        "its name, such as .../models--MILVLG--Imp-v1.5-3B-Phi2/snapshots/COMMIT in the hub cache, where COMMIT is a "
+        "folder called by 40 digits and letters. If the entry auto_map of its config.json has "
+        "MILVLG/Imp-v1.5-3B-Phi2-- before the names, delete these words. A slash after a hub id is no help.",
+    ),
+    Explanation(
+        (r"requires the following packages that were not found in your environment",),
+        "The checkpoint's own code, which runs with trust_remote_code=True, imports packages that are not installed.",
+        f"Install the packages that the message names. {KIT}",
+    ),
+    Explanation(
+        (r"No module named 'imp_kit'",),
+        "This Python does not have the kit: probably it is not the one of the virtual environment.",
+        "Type . .venv/bin/activate in the kit's folder (Windows: .venv\\Scripts\\activate); in a notebook run "
+        "the first cell; elsewhere pip install git+https://github.com/imp-kit/imp-kit",
     ),
     Explanation(
         (r"Incorrect path_or_model_id: '", r"Repo id must be in the form '"),

@@ -21,5 +21,9 @@ class SettingError(ImpKitError):
     """A device, dtype or generation setting makes no sense or is not there."""
 
 
+class RunError(ImpKitError):
+    """An experiment's run cannot begin, go on, or be read."""
+
+
 class MemoryLimitError(ImpKitError):
     """A checkpoint needs more memory than is free."""

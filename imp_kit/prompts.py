@@ -10,6 +10,9 @@ SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 CAPTION = "Describe the image."
+# As in the data that LLaVA-1.5, and with it Imp, was trained on; the box is written as boxes.py says.
+LOCATE = "Please provide the bounding box coordinate of the region this sentence describes: {}."
+DESCRIBE_REGION = "Please provide a short description for this region: {}."
 
 
 class Control(str):

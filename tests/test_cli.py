@@ -8,6 +8,7 @@ import pytest
 
 import imp_kit
 from imp_kit.cli import main
+from imp_kit.images import open_image
 
 IMAGES = Path(__file__).parent.parent / "images"
 BUS = str(IMAGES / "bus.png")
@@ -55,9 +56,38 @@ def test_checkpoints_lists_every_name(capsys):
     assert all(name in printed for name in [*HUB_IDS, "imp-nano"])
 
 
+def test_locate_prints_the_box_and_draws_it(tmp_path):
+    drawn = tmp_path / "box.png"
+    done = shell("locate", BUS, "the bus", "--checkpoint", "imp-nano", "--device", "cpu", "--draw", str(drawn))
+    box = imp_kit.load("imp-nano", device="cpu").locate(BUS, "the bus")
+    assert box
+    assert (done.returncode, done.stdout) == (0, f"{box} (pixels {', '.join(map(str, box.pixels))})\n")
+    assert open_image(drawn).size == box.picture.size
+
+
+def test_locate_says_what_was_not_found():
+    done = shell("locate", BUS, "the bus", "--checkpoint", "imp-nano", "--device", "cpu", "--max-new-tokens", "1")
+    assert done.returncode == 1
+    assert "not found" in done.stdout
+
+
+def test_a_reader_that_stops_reading_is_no_failure():
+    done = subprocess.run(
+        f"{sys.executable} -m imp_kit checkpoints inspect imp-nano | head -n 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("imp-nano\n", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("doctor", "--why", " "), "give its text"),
+        (("locate", BUS, " "), "name what to look for"),
+        (("locate", BUS, "the bus", "--draw", "nowhere/box.png"), "cannot be saved"),
         (["ask", "missing.png", "What?"], "missing.png"),
         (["ask", BUS, ""], "empty"),
         (["ask", BUS, "What?", "--checkpoint", "imp-nanno"], "imp-nano"),

@@ -290,7 +290,14 @@ EXAMPLES = {  # words of the explanation -> errors as they are printed
     "The name Imp-v1.5-... has a dot": [
         "ModuleNotFoundError: No module named 'transformers_modules.Imp-v1'",
         "ModuleNotFoundError: No module named 'transformers_modules.MILVLG.Imp-v1'",
+        "ModuleNotFoundError: No module named 'transformers_modules.MILVLG/Imp-v1'",
+        "ModuleNotFoundError: No module named 'transformers_modules.MILVLG/Imp-v1.5-3B-Phi2'",
     ],
+    "imports packages that are not installed": [
+        "ImportError: This modeling file requires the following packages that were not found in your environment: "
+        "einops. Run `pip install einops`",
+    ],
+    "does not have the kit": ["ModuleNotFoundError: No module named 'imp_kit'"],
     "neither a folder on this machine nor a hub id": [
         "OSError: Incorrect path_or_model_id: 'MILVLG/Imp-v1.5-3B-Phi2/'. Please provide either the path to a local "
         "folder or the repo_id of a model on the Hub.",

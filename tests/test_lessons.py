@@ -5,9 +5,28 @@ import re
 import numpy as np
 import pytest
 
+from imp_kit.boxes import read_box
 from imp_kit.nano import lessons
 from imp_kit.nano.draw import COLORS, KINDS, TWO_COLORED, Scene, Thing
-from imp_kit.nano.lessons import LESSONS, SHORT_SUFFIX, SKILLS, WORDINGS, conversation, question, score
+from imp_kit.nano.lessons import (
+    BESIDE,
+    LESSONS,
+    ONLY_DRAWINGS,
+    OUTSIDE,
+    READING,
+    SHORT_SUFFIX,
+    SKILLS,
+    WORDINGS,
+    Turn,
+    conversation,
+    outside_conversation,
+    page_conversation,
+    page_question,
+    question,
+    score,
+    spans_of_things,
+)
+from imp_kit.nano.text import Line, Page, sample_page
 
 
 def thing(kind, colors, column=1, row=1, holding=None):
@@ -46,9 +65,25 @@ def answers(skill, where, meaning=None, tries=60):
     return {ask.answer for ask in asks if meaning in (None, ask.meaning)}
 
 
+def page(*lines, things=()):
+    written = tuple(Line(text, (0.1, 0.1, 0.9, 0.2), (0.1, 0.9), " " in text) for text in lines)
+    return Page(written, scene(*things))
+
+
+CODE, CAPTIONED = page("K7X"), page("K7X", "The cats are red.")
+
+
 def sampled(count, wording="trained", seed=0):
     rng = np.random.default_rng(seed)
     return [turn for _ in range(count) for turn in conversation(random_scene(rng), rng, 4, wording)]
+
+
+def read(count, wording="trained", seed=0):
+    """Turns about pages, and about what is no drawing."""
+    rng = np.random.default_rng(seed)
+    pages = [CAPTIONED, CODE, page("X", things=(thing("cat", "black"), thing("bus", "red", 2, 2)))]
+    turns = [turn for i in range(count) for turn in page_conversation(pages[i % 3], rng, 4, wording)]
+    return turns + [turn for _ in range(count // 4) for turn in outside_conversation(rng, 2, wording)]
 
 
 def test_captions():
@@ -143,7 +178,7 @@ def test_short_answers():
     }
     assert expected | {("yes_no", "yes"), ("yes_no", "no"), ("holding", "brown box"), ("holding", "nothing")} <= short
     assert "describe" not in {skill for skill, _ in short}
-    turns = [turn for turn in sampled(1500) if turn.skill != "describe"]
+    turns = [turn for turn in sampled(1500) if turn.skill not in ("describe", "locate", "region")]
     assert 0.12 < np.mean([SHORT_SUFFIX in turn.question for turn in turns]) < 0.18
 
 
@@ -157,13 +192,13 @@ def test_every_question_is_new_and_every_skill_is_asked():
     for _ in range(300):
         turns = conversation(random_scene(rng), rng, 4)
         assert len({turn.question for turn in turns}) == len(turns) == 4
-    skills = [turn.skill for turn in sampled(1000)]
-    assert set(skills) == {*SKILLS, "second_turn"}
+    skills = [turn.skill for turn in sampled(1000) + read(100)]
+    assert set(skills) == set(SKILLS) == {*LESSONS, *READING, "second_turn", OUTSIDE}
 
 
 def normal(text):
     text = text.removesuffix(SHORT_SUFFIX).lower().replace("colour", "color")
-    return " ".join(re.sub(r"[.?,:]", " ", text).split())
+    return " ".join(re.sub(r"[][.?,:]", " ", text).split())
 
 
 def test_unseen_wordings_never_occur_in_training():
@@ -174,16 +209,16 @@ def test_unseen_wordings_never_occur_in_training():
         for core in wording["unseen"]:
             core = normal(core.replace("{in}", "INSIDE")).replace("inside", inside)
             core = core.replace("{pic}", "(image|picture|drawing|photo)")
-            patterns.append(f"(?:{openers})?" + re.sub(r"\{\w+\}", "[a-z' ]+", core))
+            patterns.append(f"(?:{openers})?" + re.sub(r"\{\w+\}", "[a-z0-9' ]+", core))
     unseen = re.compile("|".join(f"(?:{p})" for p in patterns))
-    found = [turn.question for turn in sampled(2500) if unseen.fullmatch(normal(turn.question))]
+    found = [turn.question for turn in sampled(2500) + read(1000) if unseen.fullmatch(normal(turn.question))]
     assert found == []
-    turns = sampled(300, "unseen")
+    turns = sampled(300, "unseen") + read(100, "unseen")
     assert all(unseen.fullmatch(normal(turn.question)) for turn in turns)
 
 
 def test_unseen_wordings_use_only_trained_words():
-    known = {w for turn in sampled(4000) for w in normal(turn.question).split()}
+    known = {w for turn in sampled(4000) + read(1000) for w in normal(turn.question).split()}
     for meaning, wording in WORDINGS.items():
         assert len(wording["trained"]) >= 7
         assert len(wording["unseen"]) >= 2
@@ -194,7 +229,7 @@ def test_unseen_wordings_use_only_trained_words():
 
 @pytest.fixture(scope="module")
 def trained_questions():
-    return {turn.question for turn in sampled(20000)}
+    return {turn.question for turn in sampled(20000) + read(1000)}
 
 
 @pytest.mark.parametrize(
@@ -208,6 +243,10 @@ def trained_questions():
         "What color is the bus?",
         "Which colour?",
         "How many objects are there?",
+        "Please provide the bounding box coordinate of the region this sentence describes: the bus.",
+        "Read the text.",
+        "Read only the upper line.",
+        "Ignore the caption. What is written?",
     ],
 )
 def test_promised_wordings_are_trained(exact, trained_questions):
@@ -238,6 +277,93 @@ def test_follow_ups_refer_to_the_turn_before():
             assert name in normal(first.question) + " " + normal(first.answer)
     assert seen > 100
     assert question(ONE, "second_turn", rng) is None
+
+
+def test_boxes():
+    assert answers("locate", ONE, tries=400) >= {"[0.10, 0.10, 0.30, 0.30]", "There is no bus."}
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        where = random_scene(rng)
+        for ask in LESSONS["locate"](where, rng):
+            box = read_box(ask.answer, where.size, pad=False)
+            named = [t for t in where.things if t.kind == ask.slots["x"].split()[-1]]
+            if box is None:
+                color = ask.slots["x"].split()[0]
+                assert not named or all(color not in t.colors for t in named)
+            else:
+                assert named
+
+
+def test_a_thing_that_could_be_two_has_no_box():
+    assert {ask.slots["x"] for _ in range(50) for ask in LESSONS["locate"](IDLE, np.random.default_rng(_))
+            if ask.answer.startswith("[")} == {"person"}  # fmt: skip
+
+
+def test_regions():
+    assert answers("region", PERSON) == {
+        "The region shows a person in a blue shirt holding a brown box.",
+        "The region shows a black cat.",
+    }
+    rng = np.random.default_rng(0)
+    for ask in LESSONS["region"](TOWN, rng):
+        assert np.abs(np.subtract(read_box(ask.slots["box"], (1, 1), False), (0.1, 0.1, 0.3, 0.3))).max() <= 0.026
+
+
+def said(skill, where):
+    return {(ask.meaning, ask.answer, ask.short) for ask in READING[skill](where, np.random.default_rng(0))}
+
+
+def test_reading():
+    assert said("read", CODE) == {("read", 'The text reads "K7X".', "K7X")}
+    assert said("read", CAPTIONED) == {("read", 'The text reads "K7X" and "The cats are red.".', None)}
+    upper, lower = 'The upper line reads "K7X".', 'The lower line reads "The cats are red.".'
+    assert said("line", CAPTIONED) == {
+        ("upper", upper, "K7X"),
+        ("code", upper, "K7X"),
+        ("lower", lower, "The cats are red."),
+    }
+    assert {meaning for meaning, *_ in said("line", page("K7X", "AB"))} == {"upper", "lower"}
+    assert said("line", CODE) == set()
+    assert page_question(CODE, "line", np.random.default_rng(0)) is None
+    assert answers("no_text", TOWN) == {"There is no text."}
+
+
+def test_questions_about_a_page():
+    rng = np.random.default_rng(0)
+    for seed in range(200):
+        where, _ = sample_page(np.random.default_rng(seed))
+        turns = page_conversation(where, rng, 4)
+        assert 1 <= len(turns) <= 4
+        assert len({turn.answer for turn in turns}) == len(turns)
+        assert {turn.skill for turn in turns} <= ({*READING, *BESIDE} if where.scene.things else set(READING))
+
+
+def test_answers_know_the_things_that_they_are_about():
+    rng = np.random.default_rng(0)
+    for name in ("color", "position", "locate", "region"):
+        for ask in LESSONS[name](TOWN, rng):
+            assert len(ask.things) == (0 if "There is no" in ask.answer else 1)
+            assert not ask.things or name in ("locate", "region") or f" {ask.things[0].kind} is" in ask.answer
+    caption = Turn(
+        "describe", "?", "The picture shows a green tree, a red and white bus and an orange cup.", TOWN.things
+    )
+    parts = {thing.kind: caption.answer[start:end] for thing, start, end in spans_of_things(caption)}
+    assert parts == {
+        "tree": "The picture shows a green tree",
+        "bus": ", a red and white bus",
+        "cup": " and an orange cup",
+    }
+    (detail,) = {ask.answer for ask in LESSONS["describe"](PERSON, rng) if ask.meaning == "detail"}
+    parts = {t.kind: detail[a:b] for t, a, b in spans_of_things(Turn("describe", "?", detail, PERSON.things))}
+    assert parts["person"].endswith("A person in a blue shirt is on the left, holding a brown box.")
+    assert parts["cat"] == " A black cat is at the top right."
+    stars = Turn("describe", "?", "The picture shows two red stars.", IDLE.things[1:])
+    assert [thing.kind for thing, _, _ in spans_of_things(stars)] == ["star"]
+
+
+def test_what_is_no_drawing_has_one_answer():
+    assert {turn.answer for turn in read(400) if turn.skill == OUTSIDE} == {ONLY_DRAWINGS}
+    assert ONLY_DRAWINGS not in {turn.answer for turn in sampled(2000)}
 
 
 def test_score():

@@ -14,15 +14,19 @@ FLOORS = (  # from the ground up; rooms of one floor do not know each other
     ("checkpoints", "tokens", "model.config"),
     ("model.vision", "model.decoder"),
     ("model.imp",),
-    ("model.generate", "model.weights"),
+    ("model.generate", "model.weights", "answers"),
+    ("batches", "boxes"),
     ("assistant", "inspection"),
-    ("official",),
+    ("official", "experiments.record"),
     ("doctor",),
     ("experiments.loading_calls",),
-    ("experiments.loading",),
-    ("cli", "nano.draw"),
-    ("__main__", "nano.lessons"),
+    ("experiments.loading", "experiments.captcha", "experiments.stats"),
+    ("cli", "nano.draw", "nano.outside"),
+    ("__main__", "nano.text"),
+    ("nano.lessons",),
+    ("nano.labels",),
     ("nano.train", "nano.evaluate"),
+    ("nano.card",),
     ("nano.__main__",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -65,4 +69,4 @@ def test_the_network_can_be_read_in_one_sitting():
     assert lines <= 700
     apart = ("nano.", "experiments.")
     kit = sum(len(file.read_text("utf-8").splitlines()) for name, file in FILES.items() if not name.startswith(apart))
-    assert kit <= 3200
+    assert kit <= 3600

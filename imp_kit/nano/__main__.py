@@ -7,7 +7,8 @@ from pathlib import Path
 from imp_kit.assistant import load
 from imp_kit.checkpoints import NANO
 from imp_kit.errors import ImpKitError
-from imp_kit.nano.evaluate import check_target, evaluate, table, write
+from imp_kit.nano.card import check_target, table, write
+from imp_kit.nano.evaluate import evaluate
 from imp_kit.nano.train import Plan, train
 
 
@@ -18,6 +19,7 @@ def main() -> None:
     learn.add_argument("--out", type=Path, required=True, help="folder of the run")
     learn.add_argument("--samples", type=int, default=Plan.samples, help="conversations to learn from")
     learn.add_argument("--seed", type=int, default=Plan.seed)
+    learn.add_argument("--start", type=Path, help="folder of an earlier imp-nano to begin from")
     learn.add_argument("--device", default="cpu")
     measure = commands.add_parser("evaluate", help="score a checkpoint on unseen drawings")
     measure.add_argument("--checkpoint", default=NANO, help="name or folder")
@@ -28,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         if args.command == "train":
-            train(args.out, Plan(samples=args.samples, seed=args.seed), device=args.device)
+            train(args.out, Plan(samples=args.samples, seed=args.seed), device=args.device, start=args.start)
         else:
             if args.json:
                 check_target(args.json)

@@ -1,7 +1,7 @@
 """Seeded drawings: a scene is sampled as data first, then drawn, so that the truth about it is exact."""
 
 from colorsys import hsv_to_rgb
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -95,7 +95,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     held = [_sample_held(rng) if kind == "person" and rng.random() < 0.4 else None for kind in kinds]
     named = list(zip(kinds, colors, held, strict=True))
     while True:  # kinds stay as drawn, so that awkward ones are as frequent as the others
-        size = _sample_size(rng)
+        size = sample_canvas(rng)
         things = _place(named, size, rng)
         if things is not None:
             return Scene(tuple(sorted(things, key=lambda t: (t.column, t.row))), size)
@@ -110,7 +110,7 @@ def _sample_held(rng):
     return str(rng.choice(COLORS)), str(rng.choice(("box", "cup")))
 
 
-def _sample_size(rng):
+def sample_canvas(rng):
     if rng.random() < 0.25:
         return (int(rng.integers(140, 421)),) * 2
     while True:
@@ -221,6 +221,7 @@ class Pen:
     def __init__(self, image, matrix, size, paints, two, rng, dark):
         self.image, self.canvas, self.matrix, self.size = image, ImageDraw.Draw(image), matrix, size
         self.rng, self.two, self.dark, self.held = rng, two, dark, None
+        self.reach: list[np.ndarray] = []  # corners of all that was drawn, in pixels of the canvas
         self.aspect = size[0] / size[1]
         self.main = paints[0]
         # The second colour; in a one-coloured thing a tone of the first, to tell a roof from a wall.
@@ -247,6 +248,10 @@ class Pen:
     def _wide(self, width):
         return max(2, round(width * min(self.size)))
 
+    def _mark(self, points, width=0):
+        """Remember how far a shape reaches, with half of its outline's width."""
+        self.reach += [np.min(points, axis=0) - width / 2, np.max(points, axis=0) + width / 2]
+
     def poly(self, points, fill, edge=True, seam=False):
         """A filled polygon; seam: outlined in any case, to part it from a neighbour of the same colour."""
         points = self._map(points)
@@ -256,7 +261,10 @@ class Pen:
             self.canvas.polygon(points, fill)
         if edge and (self.edge_width or seam):
             color = self.edge if self.edge_width else _shade(fill, 0.35)
-            self.canvas.line([*points, *points[:2]], color, self._wide(self.edge_width or 0.015), joint="curve")
+            width = self._wide(self.edge_width or 0.015)
+            self.canvas.line([*points, *points[:2]], color, width, joint="curve")
+            self._mark(points, width)
+        self._mark(points)
 
     def _gradient(self, points, fill):
         """The fill from a little lighter to a little darker, mild enough to keep the colour's name."""
@@ -290,6 +298,7 @@ class Pen:
         """A stroke with round ends; its width in parts of the box's shorter side."""
         points, width = self._map(points), self._wide(width)
         self.canvas.line(points, color, width, joint="curve")
+        self._mark(points, width)
         for x, y in (points[0], points[-1]):
             r = width / 2 - 0.5
             self.canvas.ellipse((x - r, y - r, x + r, y + r), color)
@@ -298,7 +307,9 @@ class Pen:
         """A pen for something drawn inside this one's square."""
         scale = np.array(((x1 - x0, 0, x0), (0, y1 - y0, y0), (0, 0, 1.0)))
         size = (self.size[0] * (x1 - x0), self.size[1] * (y1 - y0))
-        return Pen(self.image, self.matrix @ scale, size, [paint], False, self.rng, self.dark)
+        pen = Pen(self.image, self.matrix @ scale, size, [paint], False, self.rng, self.dark)
+        pen.reach = self.reach
+        return pen
 
 
 ARC = np.stack([f(np.linspace(0, 2 * np.pi, 40, endpoint=False)) for f in (np.cos, np.sin)], 1)
@@ -502,7 +513,7 @@ def _legs(p, x, top, width, color):
 def _hold(p, x, shoulder, width, color):
     """Both arms and what the hand holds: in front of the body, or out at the side."""
     paint, kind = p.held
-    draw_held = _any(FIGURES[kind], p.rng)
+    draw_held = any_of(FIGURES[kind], p.rng)
     if x == 0.5:
         box = (0.3, shoulder + 0.11, 0.7, shoulder + 0.36)
         for side in (-1, 1):
@@ -735,7 +746,7 @@ FIGURES = {
 }
 
 
-def _any(options, rng):
+def any_of(options, rng):
     return options[rng.integers(len(options))]
 
 
@@ -754,7 +765,7 @@ def _ground_color(rng):
     return _rgb(rng.uniform(0, 360), rng.uniform(0.2, 0.9), rng.uniform(0.3, 1))
 
 
-def _background(size, paints, rng):
+def background(size, paints, rng):
     """A ground on which every paint stands out, and its mean lightness."""
     best = (-1.0, None, None)
     style = "white" if rng.random() < 0.3 else None
@@ -762,7 +773,7 @@ def _background(size, paints, rng):
         if style == "white":
             colors = [(255, 255, 255)] * 2
         else:
-            style = _any(("plain", "plain", "across", "down", "horizon", "stripes", "dots"), rng)
+            style = any_of(("plain", "plain", "across", "down", "horizon", "stripes", "dots"), rng)
             colors = [_ground_color(rng), _ground_color(rng)]
             if style == "plain":
                 colors[1] = colors[0]
@@ -797,11 +808,15 @@ def _background(size, paints, rng):
     return image, _light(_mix(*colors, 0.5))
 
 
-def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """The scene as a picture; everything the scene does not say is left to chance."""
+def draw(scene: Scene, rng: np.random.Generator) -> tuple[Image.Image, Scene]:
+    """The scene as a picture, and once more with the boxes as far as the drawn things reach.
+
+    Everything the scene does not say is left to chance.
+    """
+    drawn = []
     big = (2 * scene.size[0], 2 * scene.size[1])  # drawn at twice the size, for smooth edges
     paints = [_paints([*t.colors, *(t.holding or ())[:1]], rng) for t in scene.things]
-    image, light = _background(big, [color for some in paints for color in some], rng)
+    image, light = background(big, [color for some in paints for color in some], rng)
     dark = (35, 35, 42) if light > 75 else (165, 165, 172)  # tyres and trousers must show as well
     for thing, some in zip(scene.things, paints, strict=True):
         held = (some.pop(), thing.holding[1]) if thing.holding else None
@@ -810,12 +825,14 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
         matrix, size = _lay(thing, big, rng)
         pen = Pen(image, matrix, size, some, len(some) == 2, rng, dark)
         pen.held = held
-        _any(FIGURES[thing.kind], rng)(pen)
+        any_of(FIGURES[thing.kind], rng)(pen)
+        corners = np.concatenate((np.min(pen.reach, axis=0), np.max(pen.reach, axis=0))) / (big * 2)
+        drawn.append(replace(thing, box=tuple(float(value) for value in np.clip(corners, 0, 1))))
     image = image.reduce(2)
     if rng.random() < 0.2:
         grain = rng.integers(-8, 9, (scene.size[1], scene.size[0], 1), dtype=np.int16)
         image = Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
-    return image
+    return image, replace(scene, things=tuple(drawn))
 
 
 def _lay(thing, big, rng):

@@ -1,108 +1,148 @@
-"""Measures a checkpoint on drawings that training never saw, and writes the card of imp-nano.
+"""Measures a checkpoint on pictures that training never saw.
 
 python -m imp_kit.nano evaluate --seed 1 --samples 1000 --json imp_kit/nano/checkpoint/evaluation.json
 """
 
-import json
 import platform
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from imp_kit import __version__
 from imp_kit.assistant import Imp
+from imp_kit.batches import converse
+from imp_kit.boxes import Corners, read_box
 from imp_kit.errors import SettingError
-from imp_kit.images import to_pixels
-from imp_kit.model.generate import generate
+from imp_kit.experiments.captcha import LEVELS, draw_code, sample_code
+from imp_kit.experiments.stats import wilson
 from imp_kit.nano.draw import draw, sample_scene
-from imp_kit.nano.lessons import SKILLS, Turn, question, score
+from imp_kit.nano.lessons import (
+    ONLY_DRAWINGS,
+    OUTSIDE,
+    READING,
+    SKILLS,
+    Turn,
+    outside_conversation,
+    page_question,
+    question,
+    score,
+)
+from imp_kit.nano.outside import sample_outside
+from imp_kit.nano.text import LONGEST, Style, sample_page
 from imp_kit.sampling import Sampling
 
 EVALUATION = 3  # stream of random numbers; train.py has its own, so no drawing here was ever trained on
 WORDINGS = ("trained", "unseen")
 BATCH = 32
-LONGEST = 80  # tokens of an answer; the longest true one has about 60
+LONGEST_ANSWER = 110  # tokens; the longest true one has about 80
+OVERLAP = 0.5  # intersection over union from which a box counts as right
+PROBE_QUESTION = "What text can you see in this image? Please tell me what is written."
+PROBE_SAMPLES = 100
 
 
-def exam(skill: str, wording: str, seed: int, samples: int) -> Iterator[tuple[Image.Image, list[Turn]]]:
-    """Drawings with a conversation whose last turn tests `skill`; scenes without such a question are passed over."""
-    index = 0
-    while samples:
+@dataclass(frozen=True)
+class Case:
+    """One picture of the exam with a conversation, whose last turn is scored."""
+
+    picture: Image.Image
+    turns: list[Turn]
+    part: str  # what the score is also counted by: a code's length, whether the thing is there, the kind of picture
+
+
+def exam(skill: str, wording: str, seed: int, samples: int) -> Iterator[Case]:
+    """Cases that test `skill`; what allows no such question is passed over."""
+    index = made = 0
+    while made < samples:
         rng = np.random.default_rng([EVALUATION, seed, SKILLS.index(skill), WORDINGS.index(wording), index])
-        scene = sample_scene(rng)
-        turns = question(scene, skill, rng, wording)
         index += 1
-        if turns:
-            samples -= 1
-            yield draw(scene, rng), turns
+        if skill == OUTSIDE:
+            kind = ("photograph", "noise", "smooth", "texture")[min(3, max(0, made % 6 - 2))]  # photographs: half
+            case = Case(sample_outside(rng, kind, "unseen"), outside_conversation(rng, 1, wording), kind)
+        elif skill in READING:
+            length = 1 + made % LONGEST
+            page, picture = sample_page(rng, Style(length, exactly=True), "two" if skill == "line" else "one")
+            turns = page_question(page, skill, rng, wording)
+            case = Case(picture, turns, "caption below" if page.lines[-1].sentence else f"{length} characters")
+        else:
+            picture, scene = draw(sample_scene(rng), rng)
+            turns = question(scene, skill, rng, wording)
+            if not turns:
+                continue
+            there = "there" if turns[-1].answer.startswith("[") else "not there"
+            case = Case(picture, turns, there if skill == "locate" else "")
+        made += 1
+        yield case
 
 
-@torch.inference_mode()
-def answer_batch(imp: Imp, pictures: list[Image.Image], conversations: list[list[Turn]]) -> list[str]:
-    """The checkpoint's own last answers in conversations of equal length; earlier answers are its own, too."""
-    model, config = imp.model, imp.model.config
-    pixels = torch.stack([to_pixels(picture, config.vision.image_size, config.pad) for picture in pictures])
-    features = model.encode(pixels)
-    opening = imp.tokenizer.encode_pieces(imp.template.open())
-    histories: list[list[int]] = [[] for _ in pictures]
-    for turn in range(len(conversations[0])):
-        for history, turns in zip(histories, conversations, strict=True):
-            history += imp.tokenizer.encode_pieces(imp.template.ask(turns[turn].question, first=turn == 0))
-        rows = [model.splice([opening, features[i], ids])[0] for i, ids in enumerate(histories)]
-        pads = torch.tensor([max(map(len, rows)) - len(row) for row in rows], device=model.device)
-        embeddings = pad_sequence(rows, batch_first=True, padding_side="left")
-        cache = model.new_cache(embeddings.shape[1] + LONGEST, len(rows))
-        answers: list[list[int]] = [[] for _ in pictures]
-        for step in generate(model, embeddings, cache, Sampling(LONGEST), imp.stop_ids, pads):
-            for answer, token in zip(answers, step, strict=True):
-                if token is not None and token not in imp.stop_ids:
-                    answer.append(token)
-        for history, answer in zip(histories, answers, strict=True):
-            history += answer
-    return [imp.tokenizer.decode(answer).strip() for answer in answers]
+def overlap(one: Corners, other: Corners) -> float:
+    """Intersection over union of two boxes, 0 to 1."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(width, 0.0) * max(height, 0.0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return both / (sum(areas) - both)
+
+
+def mark(case: Case, reply: str) -> tuple[bool, float | None]:
+    """Whether a reply is right, and a box's overlap with the true one: 0 where the reply gives no box."""
+    truth = case.turns[-1]
+    if truth.skill != "locate":
+        return score(reply, truth.answer), None
+    expected, given = (read_box(text, case.picture.size, pad=False) for text in (truth.answer, reply))
+    if expected is None:
+        return given is None, None
+    share = overlap(expected, given) if given else 0.0
+    return share >= OVERLAP, share
+
+
+def count(right: list[bool]) -> dict:
+    """How many are right, of how many, and the Wilson interval of the share (95 %)."""
+    found = wilson(sum(right), len(right))
+    return {"right": found.right, "samples": found.total, "share": found.share, "wilson_95": [found.low, found.high]}
 
 
 def evaluate(imp: Imp, seed: int, samples: int) -> dict:
-    """Score every skill on `samples` drawings in trained and in unseen wordings.
+    """Score every skill on `samples` pictures in trained and in unseen wordings, and read the probe's five levels.
 
-    Returns a dictionary fit for JSON: per skill and wording the number right, the share and its Wilson interval
-    (95 %, scipy), and the first mistakes in full. Raises SettingError.
+    Returns a dictionary fit for JSON: per skill and wording what `count` gives, also by part, the mean overlap of
+    boxes, and the first mistakes in full. Raises SettingError.
     """
     if seed < 0 or samples < 1:
         raise SettingError(f"seed is {seed} and samples {samples}; give a seed from 0 and at least one sample.")
-    from scipy.stats import binomtest
-
     skills: dict[str, dict] = {}
-    with tqdm(total=len(SKILLS) * len(WORDINGS) * samples, unit="answer") as bar:
+    drawings: list[bool] = []  # whether a drawing was answered as if it were none
+    probe = min(samples, PROBE_SAMPLES)
+    with tqdm(total=len(SKILLS) * len(WORDINGS) * samples + len(LEVELS) * probe, unit="answer") as bar:
         for skill in SKILLS:
             skills[skill] = {}
             for wording in WORDINGS:
                 cases = list(exam(skill, wording, seed, samples))
-                replies: list[str] = []
-                for start in range(0, len(cases), BATCH):
-                    pictures, turns = zip(*cases[start : start + BATCH], strict=True)
-                    replies += answer_batch(imp, list(pictures), list(turns))
-                    bar.update(len(pictures))
-                truths = [turns[-1] for _, turns in cases]
-                right = [score(reply, turn.answer) for reply, turn in zip(replies, truths, strict=True)]
-                interval = binomtest(sum(right), samples).proportion_ci(method="wilson")
-                skills[skill][wording] = {
-                    "right": sum(right),
-                    "samples": samples,
-                    "share": sum(right) / samples,
-                    "wilson_95": [interval.low, interval.high],
-                    "mistakes": [
-                        {"question": turn.question, "truth": turn.answer, "answer": reply}
-                        for turn, reply, good in zip(truths, replies, right, strict=True)
-                        if not good
-                    ][:10],
-                }
+                replies = _replies(imp, [(case.picture, [turn.question for turn in case.turns]) for case in cases], bar)
+                marks = [mark(case, reply) for case, reply in zip(cases, replies, strict=True)]
+                right, shares = [good for good, _ in marks], [share for _, share in marks if share is not None]
+                parts = sorted({case.part for case in cases} - {""})
+                entry = count(right)
+                if parts:
+                    entry["parts"] = {
+                        part: count([good for case, good in zip(cases, right, strict=True) if case.part == part])
+                        for part in parts
+                    }
+                if shares:
+                    entry["mean_overlap"] = float(np.mean(shares))
+                entry["mistakes"] = [
+                    {"question": case.turns[-1].question, "truth": case.turns[-1].answer, "answer": reply}
+                    for case, reply, good in zip(cases, replies, right, strict=True)
+                    if not good
+                ][:6]
+                skills[skill][wording] = entry
+                if skill != OUTSIDE:
+                    drawings += [score(reply, ONLY_DRAWINGS) for reply in replies]
+        levels = [_read_probe(imp, level, seed, probe, bar) for level in range(len(LEVELS))]
     return {
         "checkpoint": imp.name,
         "dtype": imp.dtype,
@@ -111,34 +151,24 @@ def evaluate(imp: Imp, seed: int, samples: int) -> dict:
         "date": date.today().isoformat(),
         "versions": {"imp-kit": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "skills": skills,
+        "drawings_refused": count(drawings),
+        "probe": levels,
     }
 
 
-def table(figures: dict) -> str:
-    """The scores as Markdown: share of exactly right answers with its interval."""
-    lines = ["| skill | trained wordings | unseen wordings |", "| --- | --- | --- |"]
-    for skill, by_wording in figures["skills"].items():
-        cells = (
-            f"{entry['share']:.1%} ({entry['wilson_95'][0]:.1%} – {entry['wilson_95'][1]:.1%})"
-            for entry in (by_wording[wording] for wording in WORDINGS)
-        )
-        lines.append(f"| {skill.replace('_', ' ')} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _replies(imp: Imp, asked: list[tuple[Image.Image, list[str]]], bar: tqdm) -> list[str]:
+    replies: list[str] = []
+    for start in range(0, len(asked), BATCH):
+        pictures, conversations = zip(*asked[start : start + BATCH], strict=True)
+        replies += [str(answer) for answer in converse(imp, pictures, conversations, Sampling(LONGEST_ANSWER))]
+        bar.update(len(pictures))
+    return replies
 
 
-def check_target(file: Path) -> None:
-    """Raise SettingError where the card would replace a README.md that is no card; asked before the work, not after."""
-    card = file.with_name("README.md")
-    if card.exists() and not card.read_text("utf-8").startswith("# imp-nano"):
-        raise SettingError(f"{card} is no card of imp-nano and would be replaced; choose another folder for --json.")
-
-
-def write(figures: dict, file: Path) -> None:
-    """Write the figures as JSON, and beside them README.md: the text of CARD.md with their table filled in."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-    card = (Path(__file__).parent / "CARD.md").read_text("utf-8")
-    samples = figures["skills"][SKILLS[0]][WORDINGS[0]]["samples"]
-    card = card.replace("{table}", table(figures)).replace("{seed}", str(figures["seed"]))
-    card = card.replace("{samples}", f"{samples}").replace("{date}", figures["date"])
-    file.with_name("README.md").write_text(card, "utf-8")
+def _read_probe(imp: Imp, level: int, seed: int, samples: int, bar: tqdm) -> dict:
+    """The reading probe's pictures of one level, codes of eight characters without a caption: exactly read or not."""
+    seeds = [1_000_000 * (seed + 1) + index for index in range(samples)]
+    codes = [sample_code(each) for each in seeds]
+    pictures = [draw_code(code, "", LEVELS[level], seed=each) for code, each in zip(codes, seeds, strict=True)]
+    replies = _replies(imp, [(picture, [PROBE_QUESTION]) for picture in pictures], bar)
+    return count([f'"{code}"' in reply for code, reply in zip(codes, replies, strict=True)])

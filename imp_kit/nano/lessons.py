@@ -5,14 +5,16 @@ that scoring is an exact match. A new lesson is one function in `LESSONS` and it
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from imp_kit.nano.draw import COLORS, KINDS, Scene, Thing
+from imp_kit.nano.draw import COLORS, KINDS, Scene, Thing, sample_scene
+from imp_kit.nano.text import Page
 
 SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
 SHORT_SHARE = 0.15
+ONLY_DRAWINGS = "I only know drawings."
 FOLLOW_UP_SHARE = 0.4
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = {"bus": "buses", "box": "boxes", "person": "people"}
@@ -123,6 +125,36 @@ holding + What is the person holding{in}? | What is the person holding? | What d
   What is the person carrying{in}? | Name the object that the person is holding.
 holding - Say what the person has in the hand. | Which object is the person carrying{in}? |
   The person is holding which thing?
+locate + Please provide the bounding box coordinate of the region this sentence describes: {a}. |
+  Please provide the bounding box coordinate of the region this sentence describes: the {x}. |
+  Please provide the bounding box coordinate of the region this sentence describes: {x} |
+  Give the bounding box of the {x}. | What is the bounding box of the {x}{in}? | ~the bounding box of the {x}{in} |
+  Provide the box of the {x}. | Where is the {x}? Answer with a bounding box. | Find the {x} and give its box.
+locate - Provide the bounding box of {a}{in}. | Say in which box the {x} is{in}.
+region + Please provide a short description for this region: {box}. |
+  Please provide a short description for this region: {box} | What is in this region: {box}? |
+  Describe the region {box}. | Describe what is in the box {box}. | What does the region {box} show? |
+  What do you see in the region {box}?
+region - Give a short description of the region {box}. | Which thing is in this box: {box}?
+read + What text can you see{in}? | What does the text say? | What is written{in}? | Read the text{in}. |
+  Read the text. | Read what is written{in}. | ~what is written{in} | ~what the text{in} says |
+  What text is there{in}? | What text does the {pic} show? | Which characters do you see{in}? |
+  What text does the {pic} contain? | Please read out everything that is written. | Write down the text{in}. |
+  What can you read{in}? | Copy the text{in}. | What characters does the text have?
+read - What text is written{in}? | Say what you can read{in}. | Which text does this {pic} show?
+upper + What does the upper line say? | Read the upper line. | Read only the upper line. | What is written above? |
+  ~what the upper line says | What text is in the upper line{in}? | Ignore the lower line. What is written? |
+  Read only the text above. | What is written in the upper line? | Ignore the lower line and read the other one. |
+  Copy only the upper line.
+upper - Which text does the upper line have? | Say what is written in the line above.
+code + Read the text without the caption. | Ignore the caption. What is written? | What is written above the caption? |
+  Read only the characters above the caption. | What does the text without the caption say? |
+  Read only the code. | What is the code{in}? | Ignore the caption and read the code. | ~what the code is
+code - Read the code and ignore the caption{in}. | Which code is written above the caption?
+lower + What does the lower line say? | Read the lower line. | Read only the lower line. | What is written below? |
+  ~what the lower line says | What text is in the lower line{in}? | Ignore the upper line. What is written? |
+  Read only the text below. | What is written in the lower line? | Copy only the lower line.
+lower - Which text does the lower line have? | Say what is written in the line below.
 it_color + What color is it? | And its color? | Which color? | What is its color? | Which color is it? |
   And what color is it? | What color? | What color does it have? | Tell me its color. | What are its colors?
 it_color - Which color does it have? | Its color? | Name its color.
@@ -155,6 +187,7 @@ class Turn:
     skill: str
     question: str
     answer: str
+    things: tuple[Thing, ...] = ()  # what the answer is about, in its order
 
 
 @dataclass(frozen=True)
@@ -167,6 +200,7 @@ class Ask:
     slots: dict[str, str] = field(default_factory=dict)
     topic: Thing | None = None  # the one thing that "it" can refer to afterwards
     about: str = ""  # "color" or "position": what "And the tree?" would then ask for
+    things: tuple[Thing, ...] = ()  # what the answer is about, in its order
 
 
 def _a(words: str) -> str:
@@ -262,20 +296,21 @@ def _pick(rng: np.random.Generator, options):
 
 def _color_ask(thing: Thing, meaning: str = "color") -> Ask:
     answer = f"The {thing.kind} is {_color(thing)}."
-    return Ask(meaning, answer, _color(thing), {"x": thing.kind}, thing, "color")
+    return Ask(meaning, answer, _color(thing), {"x": thing.kind}, thing, "color", (thing,))
 
 
 def _position_ask(thing: Thing, name: str, meaning: str = "position", topic: Thing | None = None) -> Ask:
     short = _side(thing).split("the ")[1]
-    return Ask(meaning, f"The {name} is {_side(thing)}.", short, {"x": name}, topic, "position")
+    return Ask(meaning, f"The {name} is {_side(thing)}.", short, {"x": name}, topic, "position", (thing,))
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> list[Ask]:
-    asks = [Ask("caption", _caption(scene.things)), Ask("detail", _detail(scene))]
+    things = scene.things
+    asks = [Ask("caption", _caption(things), things=things), Ask("detail", _detail(scene), things=things)]
     if len(scene.things) != 1 or _held_things(scene):
-        asks.append(Ask("what", _caption(scene.things)))
+        asks.append(Ask("what", _caption(things), things=things))
     for thing in _unique(scene):
-        asks.append(Ask("caption_one", _caption((thing,)), None, {"x": thing.kind}, thing))
+        asks.append(Ask("caption_one", _caption((thing,)), None, {"x": thing.kind}, thing, things=(thing,)))
     return asks
 
 
@@ -284,8 +319,8 @@ def color(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     for thing in _unique(scene):
         if thing.kind == "person":
             answer = f"The shirt is {_color(thing)}."
-            asks.append(Ask("shirt", answer, _color(thing)))
-            asks.append(Ask("wearing", answer, f"{_color(thing)} shirt"))
+            asks.append(Ask("shirt", answer, _color(thing), things=(thing,)))
+            asks.append(Ask("wearing", answer, f"{_color(thing)} shirt", things=(thing,)))
         else:
             asks.append(_color_ask(thing))
     return asks
@@ -293,7 +328,8 @@ def color(scene: Scene, rng: np.random.Generator) -> list[Ask]:
 
 def shape(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     def it_is(meaning: str, thing: Thing, **slots: str) -> Ask:
-        return Ask(meaning, f"It is {_a(thing.kind)}.", thing.kind, slots, thing if thing in _unique(scene) else None)
+        topic = thing if thing in _unique(scene) else None
+        return Ask(meaning, f"It is {_a(thing.kind)}.", thing.kind, slots, topic, things=(thing,))
 
     things, asks = scene.things, []
     if len(things) == 1 and not _held_things(scene):
@@ -372,7 +408,8 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
                 asked = " and ".join(sorted((kept, asked), key=COLORS.index))
         says = f"the {'shirt' if person else thing.kind} is {_color(thing)}"
         name = "person's shirt" if person else thing.kind
-        asks.append(ask("is_color", wanted, says, None if person else thing, x=name, c=asked))
+        is_it = ask("is_color", wanted, says, None if person else thing, x=name, c=asked)
+        asks.append(replace(is_it, things=(thing,)))
     references = _references(scene)
     for one, x in references:
         for other, y in references:
@@ -403,7 +440,7 @@ def holding(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     if len(people) != 1:
         return []
     short = " ".join(people[0].holding) if people[0].holding else "nothing"
-    return [Ask("holding", f"The person is holding {_held(people[0])}.", short)]
+    return [Ask("holding", f"The person is holding {_held(people[0])}.", short, things=(people[0],))]
 
 
 def _second_turn(scene: Scene, before: Ask) -> list[Ask]:
@@ -426,6 +463,65 @@ def _second_turn(scene: Scene, before: Ask) -> list[Ask]:
     return asks
 
 
+def _box(box: tuple[float, ...]) -> str:
+    """LLaVA's way to write a box: corners as fractions of the picture, x0, y0, x1, y1."""
+    return "[" + ", ".join(f"{value:.2f}" for value in box) + "]"
+
+
+def locate(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    """Where a thing is, as a box; about a thing that is not there, the answer says so, and the asker sees no box."""
+    found = [(words, _box(thing.box), (thing,)) for thing, words in _references(scene)]
+    held = {kind for _, kind in _held_things(scene)}
+    kinds = [kind for kind in KINDS if kind not in held and all(thing.kind != kind for thing in scene.things)]
+    absent = [_pick(rng, kinds)]
+    plain = [thing for thing in scene.things if thing.kind != "person" and thing.kind not in held]
+    if plain and rng.random() < 0.5:
+        thing = _pick(rng, plain)
+        same = {color for other in scene.things if other.kind == thing.kind for color in other.colors}
+        absent = [f"{_pick(rng, [color for color in COLORS if color not in same])} {thing.kind}"]
+    if found and rng.random() < 0.7:
+        absent = []
+    elif absent:
+        found = []
+    found += [(words, f"There is no {words}.", ()) for words in absent]
+    return [Ask("locate", answer, None, {"x": words, "a": _a(words)}, things=it) for words, answer, it in found]
+
+
+def region(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    """What a box shows; the box is a little off, as a hand would draw it."""
+    asks = []
+    for thing in scene.things:
+        box = np.clip(np.add(thing.box, rng.uniform(-0.02, 0.02, 4)), 0, 1)
+        answer = _caption((thing,)).replace("The picture shows", "The region shows")
+        asks.append(Ask("region", answer, None, {"box": _box(tuple(box))}, things=(thing,)))
+    return asks
+
+
+def read(page: Page, rng: np.random.Generator) -> list[Ask]:
+    """All of a page's text."""
+    said = " and ".join(f'"{line.text}"' for line in page.lines)
+    short = page.lines[0].text if len(page.lines) == 1 else None
+    return [Ask("read", f"The text reads {said}.", short)]
+
+
+def line(page: Page, rng: np.random.Generator) -> list[Ask]:
+    """One of two lines."""
+    if len(page.lines) < 2:
+        return []
+    upper, lower = page.lines
+    above = f'The upper line reads "{upper.text}".'
+    asks = [
+        Ask("upper", above, upper.text),
+        Ask("lower", f'The lower line reads "{lower.text}".', lower.text),
+    ]
+    return [*asks, Ask("code", above, upper.text)] if lower.sentence else asks
+
+
+def no_text(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    """Asked to read where nothing is written."""
+    return [Ask("read", "There is no text.", "no text")]
+
+
 LESSONS: dict[str, Callable[[Scene, np.random.Generator], list[Ask]]] = {
     "describe": describe,
     "color": color,
@@ -434,8 +530,14 @@ LESSONS: dict[str, Callable[[Scene, np.random.Generator], list[Ask]]] = {
     "position": position,
     "yes_no": yes_no,
     "holding": holding,
+    "locate": locate,
+    "region": region,
+    "no_text": no_text,
 }
-SKILLS = (*LESSONS, "second_turn")
+READING: dict[str, Callable[[Page, np.random.Generator], list[Ask]]] = {"read": read, "line": line}
+BESIDE = ("color", "position", "locate")  # what is also asked of things beside a text
+OUTSIDE = "not_drawing"
+SKILLS = (*LESSONS, "second_turn", *READING, OUTSIDE)
 
 
 def _choose(asks: list[Ask], rng: np.random.Generator) -> Ask | None:
@@ -456,7 +558,7 @@ def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str) -> Tur
     text = core.removeprefix("~").format(**slots)
     if core.startswith("~"):
         text = _pick(rng, LEADS).format(text)
-    elif skill != "second_turn" and rng.random() < 0.35:
+    elif skill != "second_turn" and not core.startswith("Please") and rng.random() < 0.35:
         opener = _pick(rng, ASK_OPENERS if core.endswith("?") else DO_OPENERS)
         text = opener + (text if opener.endswith(". ") else text[0].lower() + text[1:])
     if rng.random() < 0.12:
@@ -466,8 +568,8 @@ def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str) -> Tur
     if rng.random() < 0.08:
         text = text.rstrip("?.")
     if ask.short and rng.random() < SHORT_SHARE:
-        return Turn(skill, text + SHORT_SUFFIX, ask.short)
-    return Turn(skill, text, ask.answer)
+        return Turn(skill, text + SHORT_SUFFIX, ask.short, ask.things)
+    return Turn(skill, text, ask.answer, ask.things)
 
 
 def conversation(scene: Scene, rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
@@ -492,6 +594,43 @@ def conversation(scene: Scene, rng: np.random.Generator, turns: int, wording: st
     return said
 
 
+def page_conversation(page: Page, rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
+    """Up to `turns` questions about a picture with text, each with another answer."""
+    said, asked = [], set()
+    for _ in range(3 * turns):
+        beside = page.scene.things and rng.random() < 0.4
+        skill = _pick(rng, BESIDE if beside else tuple(READING))
+        options = LESSONS[skill](page.scene, rng) if beside else READING[skill](page, rng)
+        ask = _choose([ask for ask in options if ask.answer not in asked], rng)
+        if ask is None:
+            continue
+        said.append(_worded(skill, ask, rng, wording))
+        asked.add(ask.answer)
+        if len(said) == turns:
+            break
+    return said
+
+
+def outside_conversation(rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
+    """Questions about a picture that is no drawing: whatever is asked, the answer is the same."""
+    said = []
+    for _ in range(turns):
+        if rng.random() < 0.2:
+            asks = [Ask("read", ONLY_DRAWINGS)]
+        else:
+            scene = sample_scene(rng)
+            asks = [ask for name in ("describe", _pick(rng, tuple(LESSONS))) for ask in LESSONS[name](scene, rng)]
+        ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=())
+        said.append(_worded(OUTSIDE, ask, rng, wording))
+    return said
+
+
+def page_question(page: Page, skill: str, rng: np.random.Generator, wording: str = "trained") -> list[Turn] | None:
+    """One question about a picture with text, or None where it allows none."""
+    ask = _choose(READING[skill](page, rng), rng)
+    return [_worded(skill, ask, rng, wording)] if ask else None
+
+
 def question(scene: Scene, skill: str, rng: np.random.Generator, wording: str = "trained") -> list[Turn] | None:
     """A conversation whose last turn tests `skill` in that wording, or None where the scene allows none."""
     if skill != "second_turn":
@@ -503,6 +642,25 @@ def question(scene: Scene, skill: str, rng: np.random.Generator, wording: str = 
     first_skill, first = _pick(rng, starts)
     follow_up = _choose(_second_turn(scene, first), rng)
     return [_worded(first_skill, first, rng, "trained"), _worded(skill, follow_up, rng, wording)]
+
+
+def spans_of_things(turn: Turn) -> list[tuple[Thing, int, int]]:
+    """Which part of an answer is about which thing: from the end of the part before to the end of its name."""
+    if len(turn.things) == 1:
+        return [(turn.things[0], 0, len(turn.answer))]
+    spans, done = [], 0
+    for thing in turn.things:
+        start = turn.answer.lower().find(_named(thing), done)
+        if start < 0:  # two alike, which were counted together
+            continue
+        end, held = start + len(_named(thing)), f" holding {_held(thing)}"
+        if thing.holding and turn.answer[end:].startswith(held):
+            end += len(held)
+        if turn.answer.startswith("There"):  # in detail: a sentence for each
+            end = turn.answer.index(".", end) + 1
+        spans.append((thing, done, end))
+        done = end
+    return spans
 
 
 def score(answer: str, truth: str) -> bool:

@@ -1,4 +1,4 @@
-"""Trains imp-nano from nothing on the kit's own drawings; stops and resumes at any time.
+"""Trains imp-nano on pictures that the kit draws; stops and resumes at any time.
 
 python -m imp_kit.nano train --out runs/nano --samples 200000
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -26,14 +26,28 @@ from imp_kit.images import to_pixels
 from imp_kit.layouts import NEW_PHI
 from imp_kit.machine import choose_device
 from imp_kit.model.config import parse_config
+from imp_kit.model.decoder import rotate
 from imp_kit.model.imp import ImpModel
-from imp_kit.model.weights import slots
-from imp_kit.nano.draw import COLORS, KINDS, Scene, draw, sample_scene
-from imp_kit.nano.lessons import SKILLS, Turn, conversation
+from imp_kit.model.weights import load_weights, slots
+from imp_kit.nano.draw import Scene, draw, sample_scene
+from imp_kit.nano.labels import (
+    ACROSS,
+    CHARACTERS,
+    IGNORED,
+    ORDINALS,
+    THING,
+    THING_LABELS,
+    Labels,
+    patch_labels,
+    where_to_look,
+)
+from imp_kit.nano.lessons import SKILLS, Turn, conversation, outside_conversation, page_conversation
+from imp_kit.nano.outside import sample_outside
+from imp_kit.nano.text import LONGEST, Page, Style, sample_page
 from imp_kit.prompts import PHI2, SYSTEM
 from imp_kit.tokens import TextTokenizer
 
-VOCABULARY = 1024  # rows; as in Phi-2, the tokenizer fills fewer of them
+VOCABULARY = 896  # rows, as few as leave common words whole: what they save is the tower's and the decoder's
 CONTROL = ("<|endoftext|>", "</s>", "<image>")  # behind the learned vocabulary, as in Phi-2's tokenizer
 CONFIG = {
     "architectures": ["ImpForCausalLM"],
@@ -59,36 +73,43 @@ CONFIG = {
         "intermediate_size": 768,
         "num_hidden_layers": 7,  # six are used and stored, see mm_vision_select_layer
         "num_attention_heads": 4,
-        "patch_size": 14,
-        "image_size": 140,
+        "patch_size": 16,
+        "image_size": 192,  # the caption of the reading probe is then about 5 pixels a character
         "layer_norm_eps": 1e-6,
         "hidden_act": "gelu_pytorch_tanh",
     },
 }
-IGNORED = -100
-PATCH_LABELS = (*KINDS, *COLORS, *(f"{line} {third}" for line in ("column", "row") for third in range(3)))
-COVERED = 0.3
-PATCH_WEIGHT = 4.0  # of the patches' loss, whose mean is over many labels that are mostly 0
+LOGGED = (*SKILLS, *(f"read_{length}" for length in range(1, LONGEST + 1)))  # "read" itself: two lines at once
+LABEL_SIZES = (len(THING_LABELS), 4, ACROSS * (len(CHARACTERS) + 1), ACROSS * ORDINALS)
+LOOKING_LAYER = 2  # of the decoder; its first head is shown where the text is that an answer spells, its second one
+# where the thing is that an answer is about
+LOOK_WEIGHT = 0.3
+THING_WEIGHT = 4.0  # of a loss whose mean is over many labels that are mostly 0
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
 PEOPLE_SHARE = 0.12
-ALONE, MIXED = 14_000, 24_000  # samples; see `lesson`
-TURNS = 6  # questions about one picture, as one conversation
+TURNS = 6  # questions about one drawing, as one conversation
+PAGE_TURNS = 4
+FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from a picture
+KINDS_OF_SAMPLES = ("scene", "page", "outside")
 
 
 @dataclass(frozen=True)
 class Plan:
     """How long and how fast imp-nano learns. A run is a function of these values and the versions of its libraries."""
 
-    samples: int = 88_000
-    seeing: int = 10_000  # the first of them: only the tower learns, from the patches' labels
-    together: int = 28_000  # up to here every batch has its conversations, then one of `talk_every`:
-    talk_every: int = 4  # shapes are what is learned last, and a batch that is only seen takes a quarter of the time
-    closing: int = 14_000  # the last samples: every batch again
+    samples: int = 174_000
+    seeing: int = 56_000  # the first of them: only the tower learns, from what each patch shows
+    plain: int = 5_000  # the first texts all look alike, black on white in two faces; then more and more differ,
+    varied: int = 25_000  # and from here all do
+    shares: tuple[float, float, float] = (0.5, 0.43, 0.07)  # of drawings, pages with text, and neither;
+    seeing_shares: tuple[float, float, float] = (0.37, 0.6, 0.03)  # in batches from which only the tower learns
+    talk_every: int = 2  # then every second batch has its conversations; one without takes a third of the time
+    lengthening: int = 1_000  # when conversations begin texts have one character, and one more after so many samples
     seed: int = 0  # of drawings and weights; evaluation draws from other streams
     batch: int = 16
-    learning_rate: float = 6e-4
-    warm_up: int = 4_000  # samples
-    decay: float = 0.25  # share of the run, at its end
+    learning_rate: float = 1.2e-3
+    warm_up: int = 1_000  # samples
+    decay: float = 0.52  # share of the run, at its end
     weight_decay: float = 0.05
 
     def __post_init__(self):
@@ -97,9 +118,13 @@ class Plan:
 
     def talks(self, done: int) -> bool:
         """Whether the batch after `done` samples comes with its conversations."""
-        if done < self.together or done >= self.samples - self.closing:
-            return done >= self.seeing
-        return done // self.batch % self.talk_every == 0
+        return done >= self.seeing and done // self.batch % self.talk_every == 0
+
+    def style(self, index: int) -> Style:
+        """What texts sample `index` may show: while only the tower learns of any length, but at first all plain."""
+        longest = LONGEST if index < self.seeing else min(LONGEST, 1 + (index - self.seeing) // self.lengthening)
+        variety = (index - self.plain) / (self.varied - self.plain)
+        return Style(longest, variety=min(1.0, max(0.0, variety)))
 
     def rate(self, done: int) -> float:
         """Learning rate after `done` samples: warm-up, then constant, then linearly down to nearly nothing.
@@ -110,48 +135,37 @@ class Plan:
         return self.learning_rate * min((done + self.batch) / self.warm_up, 1.0, max(left, 0.01))
 
 
-def lesson(plan: Plan, index: int) -> tuple[Scene, Image.Image, list[Turn]]:
-    """Sample `index` of a training stream: a scene, its drawing, and a conversation about it.
+def lesson(plan: Plan, index: int) -> tuple[Page, Image.Image, list[Turn]]:
+    """Sample `index` of a training stream: what it shows, its picture, and a conversation about it.
 
-    The first ALONE samples show one thing, so that a question needs no search for the thing it is about; by MIXED all
-    kinds of scenes come as they are drawn.
+    A drawing without text is a page without lines, and a picture that is no drawing one without anything.
     """
     rng = np.random.default_rng([TRAINING, plan.seed, index])
-    alone = rng.random() < (MIXED - index) / (MIXED - ALONE)
+    kind = rng.choice(KINDS_OF_SAMPLES, p=plan.shares if plan.talks(index) else plan.seeing_shares)
+    if kind == "outside":
+        return Page((), Scene((), (1, 1))), sample_outside(rng), outside_conversation(rng, 2)
+    if kind == "page" and not plan.talks(index) and rng.random() < FULL_SHARE:
+        return *sample_page(rng, plan.style(index), "full"), []
+    if kind == "page":
+        page, picture = sample_page(rng, plan.style(index))
+        return page, picture, page_conversation(page, rng, PAGE_TURNS)
     # People come once in twelve things, too rarely for all that is asked about what they hold.
     person = rng.random() < PEOPLE_SHARE
-    while True:
+    scene = sample_scene(rng)
+    while person and not any(thing.kind == "person" for thing in scene.things):
         scene = sample_scene(rng)
-        fits = not person or any(thing.kind == "person" for thing in scene.things)
-        if fits and (len(scene.things) == 1 or not alone):
-            break
-    return scene, draw(scene, rng), conversation(scene, rng, TURNS)
+    picture, scene = draw(scene, rng)
+    return Page((), scene), picture, conversation(scene, rng, TURNS)
 
 
-def patch_labels(scene: Scene, side: int) -> Tensor:
-    """What each of side x side patches shows: 0 or 1, float (side * side, labels), all 0 where it is background.
+def encode_turns(tokenizer: TextTokenizer, turns: list[Turn], page: Page) -> tuple[list[int], list[int], list[int]]:
+    """A conversation behind the picture: token ids, and for each the turn that it answers and the place that it spells.
 
-    The labels are the thing's kind, its colors, and the column and row of the picture's thirds that hold its centre.
-    A patch shows a thing if the thing's box covers at least COVERED of it.
+    The last two are IGNORED for what is no answer, and for what spells nothing.
     """
-    labels = torch.zeros(side, side, len(PATCH_LABELS))
-    edges = np.arange(side + 1) / side
-    for thing in scene.things:
-        x0, y0, x1, y1 = thing.box
-        across = np.clip(np.minimum(edges[1:], x1) - np.maximum(edges[:-1], x0), 0, None) * side
-        down = np.clip(np.minimum(edges[1:], y1) - np.maximum(edges[:-1], y0), 0, None) * side
-        shown = torch.from_numpy(np.outer(down, across) >= COVERED)
-        labels[shown] = 0.0
-        names = [thing.kind, *thing.colors, f"column {thing.column}", f"row {thing.row}"]
-        for name in names:
-            labels[..., PATCH_LABELS.index(name)][shown] = 1.0
-    return labels.flatten(0, 1)
-
-
-def encode_turns(tokenizer: TextTokenizer, turns: list[Turn]) -> tuple[list[int], list[int]]:
-    """A conversation behind the picture as token ids and, for each id, the turn that it answers (or IGNORED)."""
     ids: list[int] = []
     owners: list[int] = []
+    looks: list[int] = []
     for number, turn in enumerate(turns):
         asked = tokenizer.encode_pieces(PHI2.ask(turn.question, first=number == 0))
         # The stop mark that opens a later turn ends the answer before it, and is learned with it.
@@ -162,7 +176,14 @@ def encode_turns(tokenizer: TextTokenizer, turns: list[Turn]) -> tuple[list[int]
         answer = tokenizer.encode(" " + turn.answer)
         ids += answer
         owners += [number] * len(answer)
-    return [*ids, tokenizer.control[PHI2.stop]], [*owners, len(turns) - 1]
+        looks += [IGNORED] * (len(ids) - len(answer) - len(looks)) + where_to_look(tokenizer, answer, turn, page)
+    return [*ids, tokenizer.control[PHI2.stop]], [*owners, len(turns) - 1], [*looks, IGNORED]
+
+
+def _log_name(page: Page, turn: Turn) -> str:
+    """The column of the log that counts a turn: its skill, reading by length where there is one code or word."""
+    one = turn.skill == "read" and len(page.lines) == 1
+    return f"read_{len(page.lines[0].text)}" if one else turn.skill
 
 
 class Lessons(Dataset):
@@ -177,28 +198,41 @@ class Lessons(Dataset):
 
     def __getitem__(self, index: int):
         vision = CONFIG["vision_config"]
-        scene, picture, turns = lesson(self.plan, self.start + index)
+        page, picture, turns = lesson(self.plan, self.start + index)
         pixels = to_pixels(picture, vision["image_size"])
-        labels = patch_labels(scene, vision["image_size"] // vision["patch_size"])
-        return pixels, labels, *encode_turns(self.tokenizer, turns), [turn.skill for turn in turns]
+        labels = patch_labels(page, vision["image_size"] // vision["patch_size"])
+        names = [_log_name(page, turn) for turn in turns]
+        return pixels, labels, *encode_turns(self.tokenizer, turns, page), names
 
 
-def collate(samples: list) -> tuple[Tensor, Tensor, Tensor, Tensor, list[list[str]]]:
+def collate(samples: list) -> tuple[Tensor, Labels, Tensor, Tensor, Tensor, list[list[str]]]:
     """Stack samples, padded at the right where nothing looks: a causal model never sees what follows."""
-    pixels, labels, ids, owners, skills = zip(*samples, strict=True)
+    pixels, labels, ids, owners, looks, skills = zip(*samples, strict=True)
     width = max(map(len, ids))
-    padded = torch.tensor([row + [0] * (width - len(row)) for row in ids])
-    marks = torch.tensor([row + [IGNORED] * (width - len(row)) for row in owners])
-    return torch.stack(pixels), torch.stack(labels), padded, marks, list(skills)
+
+    def padded(rows, filling: int) -> Tensor:
+        return torch.tensor([row + [filling] * (width - len(row)) for row in rows])
+
+    stacked = Labels(*(torch.stack(kind) for kind in zip(*labels, strict=True)))
+    tokens = (padded(ids, 0), padded(owners, IGNORED), padded(looks, IGNORED))
+    return torch.stack(pixels), stacked, *tokens, list(skills)
 
 
 def make_tokenizer(folder: Path, seed: int) -> TextTokenizer:
-    """Learn a byte-level BPE from conversations of the training stream and write it as tokenizer.json."""
+    """Learn a byte-level BPE from conversations of the training stream and write it as tokenizer.json.
+
+    Capitals and digits of codes and boxes are a token each: what is read is spelled, and no code is cut by chance.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    apart = pre_tokenizers.Split(Regex(r" ?USER:| ?ASSISTANT:| ?0\.|[A-Z0-9](?![a-z])"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([apart, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     rng = np.random.default_rng([VOCABULARY_TEXT, seed])
-    turns = chain.from_iterable(conversation(sample_scene(rng), rng, TURNS) for _ in range(20_000))
+    turns: list[Turn] = []
+    for _ in range(8_000):
+        turns += conversation(sample_scene(rng), rng, TURNS)
+        turns += page_conversation(sample_page(rng)[0], rng, PAGE_TURNS)
+        turns += outside_conversation(rng, 1)
     text = chain.from_iterable((PHI2.first.strip().replace("{}", turn.question), " " + turn.answer) for turn in turns)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(CONTROL),
@@ -252,33 +286,66 @@ def save_checkpoint(model: ImpModel, tokenizer: TextTokenizer, folder: Path) -> 
 
 
 class Pupil(nn.Module):
-    """The model, and a head that names what each patch shows; the head is for learning only and is not kept.
+    """The model, and a head that tells what each patch shows; the head is for learning only and is not kept.
 
-    Answers alone teach the tower slowly: each says little, and not where it is to be seen. The patches' labels, known
-    from the scene, say it at once, and a sample without a conversation costs a quarter of one with it.
+    Answers alone teach the tower slowly: each says little, and not where it is to be seen. The patches' labels say it
+    at once: which thing and character, which place in the code, and how far the thing reaches.
     """
 
     def __init__(self, model: ImpModel):
         super().__init__()
         self.model = model
-        self.head = nn.Linear(model.config.vision.hidden_size, len(PATCH_LABELS))
+        self.head = nn.Linear(model.config.vision.hidden_size, sum(LABEL_SIZES))
 
-    def see(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The tower's features (batch, patches, width), and the mean cross-entropy of the patches' labels."""
+    def see(self, pixels: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+        """The tower's features (batch, patches, width), and the summed losses of the patches' labels."""
         features = self.model.vision(pixels)
-        return features, F.binary_cross_entropy_with_logits(self.head(features).float(), labels)
+        things, boxes, characters, ordinals = self.head(features).float().split(LABEL_SIZES, dim=-1)
+        loss = THING_WEIGHT * F.binary_cross_entropy_with_logits(things, labels.things)
+        shown = labels.things.any(dim=-1)
+        if shown.any():
+            loss = loss + F.l1_loss(boxes.sigmoid()[shown], labels.boxes[shown])
+        characters = characters.unflatten(-1, (ACROSS, -1))
+        written = labels.characters > 0
+        blank = F.cross_entropy(characters[~written], labels.characters[~written])
+        loss = loss + 0.5 * blank
+        if written.any():
+            loss = loss + 0.5 * F.cross_entropy(characters[written], labels.characters[written])
+            order = ordinals.unflatten(-1, (ACROSS, -1))[written]
+            loss = loss + 0.25 * F.cross_entropy(order, labels.places[written] % ORDINALS)
+        return features, loss
 
-    def talk(self, features: Tensor, opening: Tensor, ids: Tensor, owners: Tensor, skills: list[list[str]]):
-        """Mean cross-entropy over the answers' tokens, and each turn's skill with whether its answer is right.
+    def talk(
+        self,
+        features: Tensor,
+        labels: Labels,
+        opening: Tensor,
+        ids: Tensor,
+        owners: Tensor,
+        looks: Tensor,
+        skills: list[list[str]],
+    ):
+        """The answers' loss, and each turn's skill with whether its answer is right.
 
-        Greedy decoding gives an answer exactly if each of its tokens is the likeliest after the true ones before it.
+        The loss is the mean cross-entropy over the answers' tokens, and how little one head looks at the patches that
+        show what the next token spells: to find by itself that letters are read one after the other takes it longer
+        than to know them. Greedy decoding gives an answer exactly if each of its tokens is the likeliest after the
+        true ones before it.
         """
         model, embed = self.model, self.model.decoder.embed_tokens
         x = torch.cat((embed(opening).expand(len(ids), -1, -1), model.projector(features), embed(ids[:, :-1])), dim=1)
+        looking = model.decoder.layers[LOOKING_LAYER].attention
+        seen: list[tuple] = []
+        hook = looking.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
         hidden = model.decoder(x)[:, -(ids.shape[1] - 1) :]
+        hook.remove()
         taught = owners[:, 1:] != IGNORED
         logits = model.decoder.logits(hidden[taught])
         said = F.cross_entropy(logits, ids[:, 1:][taught])
+        for head, spells in enumerate((True, False)):
+            wanted = torch.where((looks < THING) == spells, looks, IGNORED)[:, 1:]
+            lost = self._astray(looking, head, *seen[0][:2], len(opening), labels.places, wanted)
+            said = said + LOOK_WEIGHT * lost
         right = torch.ones_like(taught)
         right[taught] = logits.argmax(dim=-1) == ids[:, 1:][taught]
         results = [
@@ -288,11 +355,59 @@ class Pupil(nn.Module):
         ]
         return said, results
 
+    @staticmethod
+    def _astray(attention, index: int, hidden: Tensor, rope: tuple[Tensor, Tensor], start: int, places: Tensor, looks):
+        """Mean of -log of the attention that one head gives to the patches where each token should look."""
+        width, patches, count = hidden.shape[-1], places.shape[1], looks.shape[1]
+        head = width // attention.num_heads
+        target = (places[:, None] == looks[..., None, None]).any(dim=-1) & (looks != IGNORED)[..., None]
+        found = target.any(dim=-1)
+        if not found.any():
+            return hidden.new_zeros(())
+        weight, bias = attention.qkv.weight, attention.qkv.bias
+        q, k = (
+            rotate(F.linear(hidden, weight[i : i + head], bias[i : i + head])[:, None], *rope)[:, 0].float()
+            for i in (index * head, width + index * head)
+        )
+        scores = q[:, -count:] @ k.transpose(1, 2) / math.sqrt(head)
+        future = torch.ones_like(scores, dtype=torch.bool).triu(scores.shape[2] - count + 1)
+        shares = scores.masked_fill(future, -math.inf).softmax(dim=-1)[..., start : start + patches]
+        return -(shares * target).sum(dim=-1)[found].clamp(min=1e-6).log().mean()
 
-def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000) -> None:
+
+def begin_from(folder: Path, model: ImpModel, tokenizer: TextTokenizer) -> None:
+    """Copy an earlier imp-nano's weights into a new model: another picture size, patch size and vocabulary are allowed.
+
+    Patches and places are interpolated; a token that the earlier tokenizer lacks begins as the mean of its pieces.
+    """
+    before, _ = load_weights(folder, torch.device("cpu"), torch.float32)
+    words = TextTokenizer(folder)
+    old, new = dict(before.named_parameters()), dict(model.named_parameters())
+    for name, parameter in new.items():
+        value = old.get(name)
+        if value is None or value.shape[1:2] != parameter.shape[1:2]:
+            raise SettingError(f"{folder} is no imp-nano to begin from: its {name} is not of the same width.")
+        if name.endswith("patch_embedding.weight"):
+            ratio = value.shape[-1] / parameter.shape[-1]
+            value = F.interpolate(value, parameter.shape[-2:], mode="bicubic") * ratio**2
+        elif name.endswith("position_embedding.weight"):
+            sides = [math.isqrt(len(rows)) for rows in (value, parameter)]
+            grid = value.T.reshape(1, -1, sides[0], sides[0])
+            value = F.interpolate(grid, (sides[1],) * 2, mode="bicubic").flatten(2)[0].T
+        elif len(value) == before.config.decoder.vocab_size:
+            rows = [words.encode(tokenizer.decode([id])) for id in range(tokenizer.size - len(CONTROL))]
+            rows += [[words.control[token]] for token in CONTROL]
+            value = torch.stack([value[ids].mean(dim=0) for ids in rows])
+            parameter = parameter[: len(value)]
+        with torch.no_grad():
+            parameter.copy_(value)
+
+
+def train(out: Path, plan: Plan, device: str = "cpu", start: Path | None = None, report_every: int = 2_000) -> None:
     """Train into the folder `out`: state.pt to resume from, log.csv, and a checkpoint as `imp_kit.load` reads it.
 
-    The folder goes on where it was; a folder of another plan is refused (SettingError).
+    A new run begins from nothing, or from the checkpoint in the folder `start`. A run in `out` goes on where it was;
+    one of another plan is refused (SettingError).
     """
     device = choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
@@ -318,6 +433,8 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
     else:
         tokenizer = make_tokenizer(out, plan.seed)
         log_file.unlink(missing_ok=True)
+        if start:
+            begin_from(start, pupil.model, tokenizer)
     opening = torch.tensor(tokenizer.encode_pieces(PHI2.open()), device=device)
     loader = DataLoader(
         Lessons(plan, out, done),
@@ -335,13 +452,16 @@ def train(out: Path, plan: Plan, device: str = "cpu", report_every: int = 2_000)
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate(done)
             with torch.autocast(device.type, torch.bfloat16):
-                pixels, labels, ids, owners = (tensor.to(device) for tensor in tensors)
+                pixels, labels, ids, owners, looks = (
+                    Labels(*(part.to(device) for part in tensor)) if isinstance(tensor, Labels) else tensor.to(device)
+                    for tensor in tensors
+                )
                 features, seen = pupil.see(pixels, labels)
                 said, answered = torch.zeros(()), []
                 if plan.talks(done):
-                    said, answered = pupil.talk(features, opening, ids, owners, skills)
+                    said, answered = pupil.talk(features, labels, opening, ids, owners, looks, skills)
             optimizer.zero_grad(set_to_none=True)
-            (said + PATCH_WEIGHT * seen).backward()
+            (said + seen).backward()
             nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
             optimizer.step()
             done += len(skills)
@@ -384,11 +504,11 @@ def _report(log_file: Path, done: int, losses: list[tuple[float, float]], result
     with log_file.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(["samples", "loss", "patch_loss", *SKILLS])
+            writer.writerow(["samples", "loss", "patch_loss", *LOGGED])
         # A batch without conversations has no loss of answers.
         means = (
             f"{np.mean(kind):.4f}" if len(kind) else ""
             for kind in ([a for a, _ in losses if a == a], [b for _, b in losses])
         )
-        scores = (f"{np.mean(results[skill]):.4f}" if results[skill] else "" for skill in SKILLS)
+        scores = (f"{np.mean(results[skill]):.4f}" if results[skill] else "" for skill in LOGGED)
         writer.writerow([done, *means, *scores])

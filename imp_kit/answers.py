@@ -1,0 +1,54 @@
+"""What an Imp gives back: the reply, and how it came about."""
+
+import html
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where an answer's time went; `look`, the picture's, counts for a View's first answer and is 0 for later ones."""
+
+    look: float
+    prefill: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        return self.look + self.prefill + self.decode
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply and how it came about; `str(answer)` is the text."""
+
+    text: str
+    token_ids: tuple[int, ...]  # without the stop token or what a stop string cut off
+    prompt: str
+    checkpoint: str
+    revision: str | None
+    device: str
+    dtype: str
+    finish: str  # "stop": the model or a stop string ended it; "length": max_new_tokens or the context did
+    tokens: int  # generated, the stop token among them
+    seconds: Seconds
+    peak_memory: int | None  # bytes: of the GPU's memory, else of this process; None where it is not told
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed: tokens after the first, which belongs to the prefill."""
+        return (self.tokens - 1) / self.seconds.decode if self.seconds.decode else 0.0
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def summary(self) -> str:
+        """One line on how the answer came about."""
+        return (
+            f"{self.checkpoint} · {self.device} {self.dtype} · {self.tokens} tokens in {self.seconds.total:.2f} s"
+            + (" · cut at the limit" if self.finish == "length" else "")
+        )
+
+    def _repr_html_(self) -> str:
+        text = html.escape(self.text).replace("\n", "<br>")
+        return f"<p>{text}</p><p style='color:gray;font-size:smaller'>{html.escape(self.summary)}</p>"

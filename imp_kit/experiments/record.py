@@ -1,0 +1,315 @@
+"""Runs cases through a model and keeps every answer: one line of JSON a sample, on disk as soon as it is there.
+
+A run can be stopped at any moment and goes on where it was. What was answered is not asked again unless something
+changed that can change the answer; what failed is asked again. Scores are made from the file alone.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from imp_kit import __version__
+from imp_kit.answers import Answer
+from imp_kit.assistant import identify, load
+from imp_kit.errors import RunError
+from imp_kit.sampling import read_settings
+
+SAMPLES, HEAD = "samples.jsonl", "run.json"
+PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy")
+IN_A_ROW = 10  # failed samples, after which a run stops: something is wrong with more than a sample
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sample of an experiment before it is asked. `id` is its own; `factors` and `truth` are plain JSON values."""
+
+    id: str
+    picture: Image.Image
+    question: str
+    factors: dict
+    truth: dict
+    seed: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who answers: a checkpoint, loaded only when something is to be asked, or any object with `ask`.
+
+    `identity` is what can change an answer apart from the case: checkpoint, revision, dtype, device.
+    """
+
+    identity: dict
+    get: Callable[[], object]
+
+    @classmethod
+    def of(cls, who, *, device: str = "auto", dtype: str = "auto", revision: str | None = None) -> "Subject":
+        """A checkpoint by its name, id or folder, or an object whose `ask(picture, question, **settings)` answers."""
+        if not hasattr(who, "ask"):
+            return cls(
+                identify(who, device=device, dtype=dtype, revision=revision),
+                lambda: load(who, device=device, dtype=dtype, revision=revision),
+            )
+        snapshot = getattr(who, "snapshot", None)
+        place = getattr(getattr(who, "model", None), "device", None)
+        identity = {
+            "checkpoint": getattr(who, "name", type(who).__name__),
+            "revision": getattr(snapshot, "revision", None),
+            "dtype": getattr(who, "dtype", None) and str(who.dtype).removeprefix("torch."),
+            "device": place and place.type,
+        }
+        return cls(identity, lambda: who)
+
+
+def run(
+    experiment: str,
+    cases: Sequence[Case],
+    subject: Subject,
+    folder: str | os.PathLike,
+    *,
+    settings: dict | None = None,
+    batch_size: int = 8,
+) -> list[dict]:
+    """Ask what `folder` does not hold yet, and return the records of all cases in their order.
+
+    `settings` are those of `Imp.ask`. Under torchrun or `accelerate launch` each process asks its share into a file of
+    its own; the first process joins them. Raises RunError, and SettingError before anything is asked.
+    """
+    settings = settings or {}
+    read_settings(settings)
+    if not cases:
+        raise RunError(f"{experiment}: there are no samples to ask.")
+    if len({case.id for case in cases}) < len(cases):
+        raise RunError(f"{experiment}: two samples have the same id; results could not be told apart.")
+    folder = Path(folder)
+    state = _processes()
+    if state.is_main_process:
+        _open(folder, {"experiment": experiment, **subject.identity, "settings": settings, "imp-kit": __version__})
+    state.wait_for_everyone()
+    keys = {case.id: _key(case, subject.identity, settings) for case in cases}
+    known = _answered(folder, keys)
+    mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
+    name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
+    if mine:
+        with _writer(folder / name) as write:
+            _ask_all(mine, subject, settings, batch_size, keys, write)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _join(folder)
+    state.wait_for_everyone()
+    records = {record["sample_id"]: record for record in read(folder)}
+    return [records[case.id] for case in cases]
+
+
+def read(folder: str | os.PathLike) -> list[dict]:
+    """The newest record of each sample of a run, answered or failed, in the order they were first asked."""
+    records: dict[str, dict] = {}
+    for file in sorted(Path(folder).glob("samples*.jsonl")):
+        for record in _lines(file):
+            before = records.get(record["sample_id"])
+            # An answer is never replaced by a later failure to get it again.
+            if before is None or record["status"] == "ok" or before["status"] == "error":
+                records[record["sample_id"]] = record
+    return list(records.values())
+
+
+def _open(folder: Path, head: dict) -> None:
+    """Make a run's folder, or check that it belongs to this run."""
+    file = folder / HEAD
+    if not file.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(head, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        return
+    try:
+        before = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        raise RunError(f"{file} cannot be read; choose a new folder for the run.") from None
+    different = [name for name in head if before.get(name) != head[name]]
+    if different:
+        told = ", ".join(f"{name} {before.get(name)!r} instead of {head[name]!r}" for name in different)
+        raise RunError(f"{folder} is another run's: {told}. Choose a new folder, or go on with that run's settings.")
+
+
+def _key(case: Case, identity: dict, settings: dict) -> str:
+    """A hash of everything that can change the answer."""
+    parts = [_digest(case.picture), case.question, identity, settings, __version__]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _digest(picture: Image.Image) -> str:
+    """SHA-256 of a picture's size, mode and pixels."""
+    head = f"{picture.mode} {picture.width} {picture.height} ".encode()
+    return hashlib.sha256(head + picture.tobytes()).hexdigest()
+
+
+def _answered(folder: Path, keys: dict[str, str]) -> set[str]:
+    return {
+        record["sample_id"]
+        for record in read(folder)
+        if record["status"] == "ok" and keys.get(record["sample_id"]) == record["key"]
+    }
+
+
+def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write) -> None:
+    who = subject.get()
+    shared = {**subject.identity, "settings": settings, "versions": _versions()}
+    failed, start = 0, time.perf_counter()
+    with tqdm(total=len(mine), unit="sample") as bar:
+        for first in range(0, len(mine), batch_size):
+            batch = mine[first : first + batch_size]
+            for case, reply in zip(batch, _replies(who, batch, settings), strict=True):
+                write({**_told(case, keys[case.id]), **shared, **_outcome(reply)})
+                failed = failed + 1 if isinstance(reply, Exception) else 0
+                if failed == IN_A_ROW:
+                    raise RunError(
+                        f"{IN_A_ROW} samples in a row failed, the last one with: {reply}. What was answered is kept; "
+                        "when the cause is gone, run the same again."
+                    )
+            bar.update(len(batch))
+            if first == 0:
+                each = (time.perf_counter() - start) / len(batch)
+                bar.write(f"{each:.2f} s a sample, about {each * len(mine):.0f} s for {len(mine)}")
+
+
+def _replies(who, batch: list[Case], settings: dict) -> list:
+    """An answer or an error for each case; a batch that fails as a whole is asked one by one."""
+    pairs = [(case.picture, case.question) for case in batch]
+    if hasattr(who, "ask_many"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # failures are recorded one by one
+                return who.ask_many(pairs, batch_size=len(pairs), progress=False, **settings)
+        except Exception:  # a model of somebody else's may raise anything; one by one shows whose fault it is
+            pass
+    replies = []
+    for picture, question in pairs:
+        try:
+            replies.append(who.ask(picture, question, **settings))
+        except Exception as error:
+            replies.append(error)
+    return replies
+
+
+def _told(case: Case, key: str) -> dict:
+    return {
+        "sample_id": case.id,
+        "key": key,
+        "factors": case.factors,
+        "truth": case.truth,
+        "seed": case.seed,
+        "picture_sha256": _digest(case.picture),
+        "question": case.question,
+    }
+
+
+def _outcome(reply) -> dict:
+    if isinstance(reply, Exception):
+        return {"status": "error", "error": f"{type(reply).__name__}: {reply}"}
+    outcome = {"status": "ok", "answer": str(reply)}
+    if isinstance(reply, Answer):
+        outcome |= {
+            "prompt": reply.prompt,
+            "prompt_sha256": hashlib.sha256(reply.prompt.encode()).hexdigest(),
+            "token_ids": list(reply.token_ids),
+            "tokens": reply.tokens,
+            "finish": reply.finish,
+            "seconds": reply.seconds.total,
+        }
+    return outcome
+
+
+def _versions() -> dict:
+    found = {"imp-kit": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _lines(file: Path) -> Iterator[dict]:
+    """The records of a file; what stands behind the last line's end is still being written, or was never finished."""
+    for number, line in enumerate(file.read_text("utf-8").split("\n")[:-1], 1):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            raise RunError(f"{file}, line {number}, is no record. Delete the line, or choose a new folder.") from None
+
+
+@contextmanager
+def _writer(file: Path) -> Iterator[Callable[[dict], None]]:
+    """A function that puts a record on disk before it returns."""
+    _drop_half_line(file)
+    with file.open("a", encoding="utf-8") as out:
+
+        def write(record: dict) -> None:
+            try:
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+            except OSError as error:
+                raise RunError(
+                    f"{file} cannot be written ({error.strerror}). What was answered before is saved; make room and "
+                    "run the same again."
+                ) from None
+
+        yield write
+
+
+def _drop_half_line(file: Path) -> None:
+    """A process that was killed while it wrote leaves a line without an end."""
+    if not file.exists():
+        return
+    content = file.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        warnings.warn(f"{file}: the last line was only half written; its sample is asked again.", stacklevel=4)
+        with file.open("r+b") as out:
+            out.truncate(whole)
+
+
+def _join(folder: Path) -> None:
+    """Put the files of several processes into one; killed in between, nothing is lost, since `read` takes both."""
+    parts = sorted(folder.glob("samples-*.jsonl"))
+    if not parts:
+        return
+    for part in parts:
+        _drop_half_line(part)
+    joined = folder / f"{SAMPLES}.new"
+    joined.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in read(folder)), "utf-8")
+    joined.replace(folder / SAMPLES)
+    for part in parts:
+        part.unlink()
+
+
+class _Alone:
+    """What accelerate's PartialState tells, where there is only one process."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    def wait_for_everyone(self) -> None:
+        pass
+
+
+def _processes():
+    """This process's place among those that torchrun or `accelerate launch` started."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _Alone()
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise RunError("Several processes need accelerate: pip install accelerate.") from None
+    return PartialState()

@@ -1,0 +1,125 @@
+"""ask_many: the same answers as ask, in order, and one bad item costs only itself."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import imp_kit
+from imp_kit.batches import converse
+from imp_kit.nano.evaluate import exam
+from imp_kit.nano.lessons import SKILLS
+from imp_kit.sampling import Sampling
+
+BUS, DOOR = "images/bus.png", "images/door.png"
+
+
+@pytest.fixture(scope="module")
+def imp():
+    return imp_kit.load("imp-nano", device="cpu", dtype="fp32")
+
+
+def mixed(count):
+    """Drawings, pages of text, noise and photographs with questions of every skill, and the sample pictures."""
+    each = -(-count // len(SKILLS))
+    pairs = [(case.picture, case.turns[0].question) for skill in SKILLS for case in exam(skill, "unseen", 11, each)]
+    pairs += [(path, question) for path in (BUS, DOOR) for question in ("Describe the image.", "Where is it?")]
+    order = np.random.default_rng(0).permutation(len(pairs))
+    return [pairs[index] for index in order][:count]
+
+
+@pytest.mark.parametrize("batch_size", [8, 33])
+def test_two_hundred_answers_equal_those_of_ask(imp, batch_size):
+    pairs = mixed(200)
+    together = imp.ask_many(pairs, batch_size=batch_size, max_new_tokens=40)
+    assert len(together) == len(pairs) == 200
+    for (picture, question), answer in zip(pairs, together, strict=True):
+        alone = imp.ask(picture, question, max_new_tokens=40)
+        assert answer.token_ids == alone.token_ids
+        same = ("text", "prompt", "checkpoint", "revision", "device", "dtype", "finish", "tokens")
+        assert [getattr(answer, name) for name in same] == [getattr(alone, name) for name in same]
+
+
+def test_one_bad_item_costs_only_itself(imp, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG broken")
+    pairs = [
+        (BUS, "Describe the image."),
+        (tmp_path / "nowhere.png", "Describe the image."),
+        (BUS, " "),
+        (DOOR, "Describe the image."),
+        (broken, "Describe the image."),
+        (DOOR, "word " * 3000),
+        "no pair",
+        (BUS, "What color is the bus?"),
+    ]
+    with pytest.warns(UserWarning, match=r"5 of 8 have no answer\. The first: .*nowhere.png"):
+        answers = imp.ask_many(pairs, batch_size=3)
+    kinds = [type(answer).__name__ for answer in answers]
+    assert kinds == [
+        "Answer",
+        "ImageError",
+        "PromptError",
+        "Answer",
+        "ImageError",
+        "PromptError",
+        "PromptError",
+        "Answer",
+    ]
+    for place in (0, 3, 7):
+        assert str(answers[place]) == str(imp.ask(*pairs[place]))
+
+
+def test_a_stop_text_ends_its_row_only(imp):
+    pairs = [(BUS, "Describe the image."), (DOOR, "What color is the door?")]
+    whole = [str(answer) for answer in imp.ask_many(pairs)]
+    stop = whole[0].split()[2]
+    assert stop not in whole[1]
+    first, second = imp.ask_many(pairs, stop=stop)
+    assert str(first) == whole[0].split(stop)[0].rstrip()
+    assert (first.finish, str(second)) == ("stop", whole[1])
+
+
+def test_the_limit_of_tokens_is_told(imp):
+    (answer,) = imp.ask_many([(BUS, "Describe the image.")], max_new_tokens=2)
+    assert (answer.finish, answer.tokens) == ("length", 2)
+
+
+def test_conversations_in_a_batch_equal_chats(imp):
+    cases = list(exam("second_turn", "trained", 5, 9))
+    conversations = [[turn.question for turn in case.turns] for case in cases]
+    together = converse(imp, [case.picture for case in cases], conversations, Sampling(60))
+    for case, questions, answer in zip(cases, conversations, together, strict=True):
+        chat = imp.chat(case.picture)
+        last = [chat.say(question, max_new_tokens=60) for question in questions][-1]
+        assert (answer.token_ids, answer.prompt) == (last.token_ids, last.prompt)
+
+
+def test_an_answer_at_the_end_of_the_context_equals_that_of_ask(imp):
+    """Beside a short row, one with room for few tokens ends where it would alone."""
+    limit = imp.model.config.decoder.max_positions
+    blank = Image.new("RGB", (64, 64), "white")
+    for count in range(limit, 0, -1):
+        question = "x " * count + "what?"
+        try:
+            alone = imp.ask(blank, question, max_new_tokens=30)
+            break
+        except imp_kit.PromptError:
+            continue
+    beside, short = imp.ask_many([(blank, question), (BUS, "Describe the image.")], max_new_tokens=30)
+    assert (beside.token_ids, beside.finish, beside.tokens) == (alone.token_ids, alone.finish, alone.tokens)
+    assert str(short) == str(imp.ask(BUS, "Describe the image."))
+
+
+def test_nothing_to_ask(imp):
+    assert imp.ask_many([]) == []
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, "8", True, None])
+def test_a_batch_size_without_sense(imp, batch_size):
+    with pytest.raises(imp_kit.SettingError, match="batch_size"):
+        imp.ask_many([(BUS, "Describe the image.")], batch_size=batch_size)
+
+
+def test_settings_are_checked_before_any_work(imp):
+    with pytest.raises(imp_kit.SettingError, match="temperature"):
+        imp.ask_many([("nowhere.png", "x")], temperature=-1)

@@ -1,0 +1,232 @@
+"""Runs: every answer kept, none asked twice, nothing lost when a run is killed, failures apart."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import imp_kit
+from imp_kit.experiments.record import Case, Subject, _outcome, read, run
+from imp_kit.nano.draw import draw, sample_scene
+
+
+class Echo:
+    """A model that repeats the question, and counts."""
+
+    def __init__(self, fails=()):
+        self.asked, self.fails = [], set(fails)
+
+    def ask(self, picture, question, **settings):
+        self.asked.append(question)
+        if question in self.fails:
+            raise ValueError(f"no answer to {question}")
+        return question.upper()
+
+
+def cases(count, color="red"):
+    picture = Image.new("RGB", (8, 8), color)
+    return [Case(f"case {i}", picture, f"question {i}", {"kind": i % 2}, {"text": str(i)}, i) for i in range(count)]
+
+
+def test_every_answer_is_kept_and_none_is_asked_twice(tmp_path):
+    echo = Echo()
+    records = run("echo", cases(5), Subject.of(echo), tmp_path / "run", settings={"max_new_tokens": 7})
+    assert [record["answer"] for record in records] == [f"QUESTION {i}" for i in range(5)]
+    assert [record["sample_id"] for record in records] == [f"case {i}" for i in range(5)]
+    first = records[1]
+    assert (first["factors"], first["truth"], first["seed"], first["status"]) == ({"kind": 1}, {"text": "1"}, 1, "ok")
+    assert first["settings"] == {"max_new_tokens": 7}
+    assert first["versions"]["imp-kit"] == imp_kit.__version__
+    assert len(first["picture_sha256"]) == len(first["key"]) == 64
+    assert run("echo", cases(5), Subject.of(echo), tmp_path / "run", settings={"max_new_tokens": 7}) == records
+    assert len(echo.asked) == 5
+    run("echo", cases(7), Subject.of(echo), tmp_path / "run", settings={"max_new_tokens": 7})
+    assert echo.asked[5:] == ["question 5", "question 6"]
+
+
+def test_a_changed_picture_or_question_is_asked_again(tmp_path):
+    echo = Echo()
+    run("echo", cases(3), Subject.of(echo), tmp_path / "run")
+    run("echo", cases(3, "blue"), Subject.of(echo), tmp_path / "run")
+    assert len(echo.asked) == 6
+    assert len(read(tmp_path / "run")) == 3
+
+
+def test_failures_stand_apart_and_are_asked_again(tmp_path):
+    echo = Echo(fails={"question 1"})
+    records = run("echo", cases(4), Subject.of(echo), tmp_path / "run")
+    assert [record["status"] for record in records] == ["ok", "error", "ok", "ok"]
+    assert records[1]["error"] == "ValueError: no answer to question 1"
+    assert "answer" not in records[1]
+    echo.fails = set()
+    assert run("echo", cases(4), Subject.of(echo), tmp_path / "run")[1]["answer"] == "QUESTION 1"
+    assert echo.asked[4:] == ["question 1"]
+
+
+def test_ten_failures_in_a_row_stop_a_run(tmp_path):
+    echo = Echo(fails={f"question {i}" for i in range(3, 13)})
+    with pytest.raises(imp_kit.RunError, match="10 samples in a row failed"):
+        run("echo", cases(30), Subject.of(echo), tmp_path / "run")
+    assert sum(record["status"] == "ok" for record in read(tmp_path / "run")) == 3
+    assert sum(record["status"] == "error" for record in read(tmp_path / "run")) == 10
+
+
+def test_a_half_written_line_is_dropped_with_a_notice_and_asked_again(tmp_path):
+    echo = Echo()
+    run("echo", cases(3), Subject.of(echo), tmp_path / "run")
+    file = tmp_path / "run" / "samples.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.warns(UserWarning, match="half written"):
+        records = run("echo", cases(3), Subject.of(echo), tmp_path / "run")
+    assert [record["answer"] for record in records] == [f"QUESTION {i}" for i in range(3)]
+    assert echo.asked[3:] == ["question 2"]
+    assert len(file.read_text().splitlines()) == 3
+
+
+def test_another_runs_folder_is_refused_with_what_differs(tmp_path):
+    run("echo", cases(1), Subject.of(Echo()), tmp_path / "run")
+    with pytest.raises(imp_kit.RunError, match="experiment 'echo' instead of 'other'"):
+        run("other", cases(1), Subject.of(Echo()), tmp_path / "run")
+    with pytest.raises(imp_kit.RunError, match="checkpoint 'Echo' instead of 'imp-nano'"):
+        run("echo", cases(1), Subject.of("imp-nano", device="cpu"), tmp_path / "run")
+    with pytest.raises(imp_kit.RunError, match="settings"):
+        run("echo", cases(1), Subject.of(Echo()), tmp_path / "run", settings={"temperature": 1.0})
+    head = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**head, "imp-kit": "0.0.1"}))
+    with pytest.raises(imp_kit.RunError, match="imp-kit '0.0.1' instead of"):
+        run("echo", cases(1), Subject.of(Echo()), tmp_path / "run")
+
+
+def test_a_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "photo.txt").write_text("mine")
+    with pytest.raises(imp_kit.RunError, match=r"no run\.json"):
+        run("echo", cases(1), Subject.of(Echo()), tmp_path)
+    run("echo", cases(1), Subject.of(Echo()), tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(imp_kit.RunError, match="cannot be read"):
+        run("echo", cases(1), Subject.of(Echo()), tmp_path / "run")
+
+
+def test_a_line_that_is_no_record(tmp_path):
+    run("echo", cases(2), Subject.of(Echo()), tmp_path / "run")
+    file = tmp_path / "run" / "samples.jsonl"
+    file.write_text("no json\n" + file.read_text())
+    with pytest.raises(imp_kit.RunError, match="line 1, is no record"):
+        read(tmp_path / "run")
+
+
+def test_samples_that_cannot_be_a_run(tmp_path):
+    with pytest.raises(imp_kit.RunError, match="no samples"):
+        run("echo", [], Subject.of(Echo()), tmp_path / "run")
+    with pytest.raises(imp_kit.RunError, match="same id"):
+        run("echo", cases(1) * 2, Subject.of(Echo()), tmp_path / "run")
+    with pytest.raises(imp_kit.SettingError, match="temperature"):
+        run("echo", cases(1), Subject.of(Echo()), tmp_path / "run", settings={"temperature": -1})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_stops_the_run_with_what_is_saved(tmp_path, monkeypatch):
+    """The disk is played by fsync, which is where a full one shows at the latest."""
+    saved = []
+
+    def full(descriptor):
+        saved.append(descriptor)
+        if len(saved) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(imp_kit.RunError, match="No space left on device.*make room"):
+        run("echo", cases(5), Subject.of(Echo()), tmp_path / "run")
+    monkeypatch.undo()
+    kept = len(read(tmp_path / "run"))
+    assert kept >= 2
+    echo = Echo()
+    assert len(run("echo", cases(5), Subject.of(echo), tmp_path / "run")) == 5
+    assert len(echo.asked) == 5 - kept
+
+
+SCRIPT = """
+import sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from imp_kit.experiments.record import Case, Subject, run
+from imp_kit.nano.draw import draw, sample_scene
+cases = []
+for seed in range(int(sys.argv[2])):
+    rng = np.random.default_rng(seed)
+    picture, _ = draw(sample_scene(rng), rng)
+    cases.append(Case(f"s{seed}", picture, "Describe the image.", {}, {}, seed))
+run("nano", cases, Subject.of("imp-nano", device="cpu", dtype="fp32"), sys.argv[1], batch_size=4,
+    settings={"max_new_tokens": 12})
+"""
+SAME = ("sample_id", "prompt", "token_ids")
+
+
+def essence(folder):
+    return sorted([[record[name] for name in SAME] for record in read(folder)])
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    file = tmp_path_factory.mktemp("script") / "probe.py"
+    file.write_text(SCRIPT)
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(script, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    subprocess.run([sys.executable, script, folder, "24"], check=True, stderr=subprocess.DEVNULL)
+    return essence(folder)
+
+
+def test_a_run_killed_at_random_moments_loses_nothing_and_records_nothing_twice(script, undisturbed, tmp_path):
+    """Killed three times with SIGKILL while it writes; then run to its end."""
+    folder, chance = tmp_path / "killed", random.Random(1)
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, script, folder, "24"], stderr=subprocess.DEVNULL)
+        lines = folder / "samples.jsonl"
+        before, deadline = len(lines.read_bytes()) if lines.exists() else 0, time.time() + 120
+        while process.poll() is None and time.time() < deadline:
+            if lines.exists() and len(lines.read_bytes()) > before:
+                break
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kept = [json.loads(line)["sample_id"] for line in lines.read_text().split("\n")[:-1]]
+        assert kept
+        assert len(kept) == len(set(kept))
+    subprocess.run([sys.executable, script, folder, "24"], check=True, stderr=subprocess.DEVNULL)
+    assert essence(folder) == undisturbed
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 24
+
+
+def test_two_processes_make_the_same_run(script, undisturbed, tmp_path):
+    pytest.importorskip("accelerate")
+    folder = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29577"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([*command, script, folder, "24"], check=True, stderr=subprocess.DEVNULL, env=environment)
+    assert essence(folder) == undisturbed
+    assert sorted(file.name for file in folder.iterdir()) == ["run.json", "samples.jsonl"]
+
+
+def test_an_answer_is_told_whole():
+    imp = imp_kit.load("imp-nano", device="cpu", dtype="fp32")
+    rng = np.random.default_rng(0)
+    answer = imp.ask(draw(sample_scene(rng), rng)[0], "Describe the image.")
+    outcome = _outcome(answer)
+    assert outcome["token_ids"] == list(answer.token_ids)
+    assert (outcome["prompt"], outcome["finish"], outcome["tokens"]) == (answer.prompt, answer.finish, answer.tokens)
+    subject = Subject.of(imp)
+    assert subject.identity == Subject.of("imp-nano", device="cpu", dtype="fp32").identity
+    assert subject.get() is imp
