@@ -82,12 +82,16 @@ def identify(
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
 ) -> dict[str, str | None]:
-    """What `load` would load, without doing it: checkpoint, revision, dtype and the device's type. Raises as `load`."""
+    """What `load` would load, without doing it: checkpoint, revision, dtype and the device's type. Raises as `load`.
+
+    Where there is no revision, "weights" is the SHA-256 that tells one state of a folder from another.
+    """
     device = choose_device(device)
     snapshot = find(checkpoint, revision)
     chosen = choose_dtype(dtype, device) or _cpu_dtype(snapshot, device)
     name = LONG_DTYPES[str(chosen).removeprefix("torch.")]
-    return {"checkpoint": snapshot.name, "revision": snapshot.revision, "dtype": name, "device": device.type}
+    found = {"checkpoint": snapshot.name, "revision": snapshot.revision, "weights": snapshot.digest()}
+    return {**found, "dtype": name, "device": device.type}
 
 
 def choose_checkpoint(device: torch.device) -> tuple[str, str]:
@@ -140,12 +144,15 @@ class Imp:
     def look(self, picture) -> "View":
         """Encode a picture once, for as many questions as you like. It may be anything that `open_image` takes.
 
-        Raises ImageError or MemoryLimitError.
+        None is no picture: the questions are asked as text alone. Raises ImageError or MemoryLimitError.
         """
         return View(self, picture)
 
     def ask(self, picture, question: str, **settings) -> Answer:
-        """Answer one question about one picture. Raises ImageError, PromptError, SettingError or MemoryLimitError."""
+        """Answer one question about one picture, or about none (None).
+
+        Raises ImageError, PromptError, SettingError or MemoryLimitError.
+        """
         check_question(question)  # what cannot be asked is told before the picture's work is done
         read_settings(settings)
         return self.look(picture).ask(question, **settings)
@@ -191,16 +198,19 @@ class View:
     def __init__(self, imp: Imp, picture):
         start = time.perf_counter()
         self.imp = imp
-        self.picture = open_image(picture)
+        self.picture = None if picture is None else open_image(picture)
         config = imp.model.config
         if imp.model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(imp.model.device)
         with torch.inference_mode(), memory_told("Looking at a picture"):
-            pixels = to_pixels(self.picture, config.vision.image_size, config.pad)
-            features = imp.model.encode(pixels[None])[0]
-            prefix = imp.model.splice([imp.tokenizer.encode_pieces(imp.template.open()), features])
-            self._cache = imp.model.new_cache(prefix.shape[1])
-            imp.model.decoder(prefix, self._cache)
+            if self.picture is None:
+                self._cache = imp.model.new_cache(0)
+            else:
+                pixels = to_pixels(self.picture, config.vision.image_size, config.pad)
+                features = imp.model.encode(pixels[None])[0]
+                prefix = imp.model.splice([imp.tokenizer.encode_pieces(imp.template.open()), features])
+                self._cache = imp.model.new_cache(prefix.shape[1])
+                imp.model.decoder(prefix, self._cache)
         if imp.model.device.type == "cuda":
             torch.cuda.synchronize(imp.model.device)
         self.seconds = time.perf_counter() - start
@@ -228,7 +238,7 @@ class Chat:
         self.turns: list[tuple[str, Answer]] = []
         self._cache = view._cache
         self._unread: list[int] = []  # tokens of the last answer that are not in the cache yet
-        self._pieces: tuple[str, ...] = view.imp.template.open()
+        self._pieces: tuple[str, ...] = () if view.picture is None else view.imp.template.open()
 
     def say(self, question: str, **settings) -> Answer:
         """Ask the next question and wait for the whole answer. Raises PromptError, SettingError or MemoryLimitError."""
@@ -246,7 +256,10 @@ class Chat:
         """
         sampling, stops = read_settings(settings)
         imp = self.view.imp
-        asked = imp.template.ask(question, first=not self.turns)
+        if self.view.picture is None and not self.turns:
+            asked = imp.template.ask_alone(question)
+        else:
+            asked = imp.template.ask(question, first=not self.turns)
         ids = [*self._unread, *imp.tokenizer.encode_pieces(asked)]
         limit = imp.model.config.decoder.max_positions
         if self._cache.length + len(ids) >= limit:

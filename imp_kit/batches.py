@@ -33,7 +33,7 @@ def answer_all(
                 try:
                     picture, question = _pair(pairs[place])
                     check_question(question)
-                    pictures.append(open_image(picture))
+                    pictures.append(None if picture is None else open_image(picture))
                 except ImpKitError as error:
                     results[place] = error
                     continue
@@ -64,7 +64,7 @@ def _pair(pair: Any) -> tuple[Any, str]:
 def converse(
     imp, pictures: Sequence, conversations: Sequence[Sequence[str]], sampling: Sampling, stops: tuple[str, ...] = ()
 ) -> list[Answer | PromptError]:
-    """The last answers of conversations of equal length, one about each RGB picture.
+    """The last answers of conversations of equal length, one about each RGB picture, or about none (None).
 
     A row whose prompt is too long for the checkpoint has a PromptError in its place. Times are the batch's, divided
     by its rows. Raises MemoryLimitError.
@@ -76,18 +76,23 @@ def converse(
     start = time.perf_counter()
     opening = imp.template.open()
     opening_ids = imp.tokenizer.encode_pieces(opening)
-    with memory_told("Looking at these pictures"):
-        pixels = torch.stack([to_pixels(picture, config.vision.image_size, config.pad) for picture in pictures])
-        features = model.encode(pixels)
+    rows = [_Row(() if picture is None else opening) for picture in pictures]
+    shown = [index for index, picture in enumerate(pictures) if picture is not None]
+    if shown:
+        with memory_told("Looking at these pictures"):
+            size, pad = config.vision.image_size, config.pad
+            features = model.encode(torch.stack([to_pixels(pictures[index], size, pad) for index in shown]))
+        for index, seen_there in zip(shown, features, strict=True):
+            rows[index].prefix = [opening_ids, seen_there]
+            rows[index].read = len(opening_ids) + len(seen_there)
     seen = time.perf_counter()
-    rows = [_Row(opening) for _ in pictures]
     for turn in range(len(conversations[0])):
         for row, questions in zip(rows, conversations, strict=True):
-            row.ask(imp, questions[turn], limit - len(opening_ids) - features.shape[1], stops)
+            row.ask(imp, questions[turn], limit - row.read, stops)
         going = [index for index, row in enumerate(rows) if row.error is None]
         if not going:
             break
-        prompts = [model.splice([opening_ids, features[index], rows[index].ids])[0] for index in going]
+        prompts = [model.splice([*rows[index].prefix, rows[index].ids])[0] for index in going]
         lengths = [len(prompt) for prompt in prompts]
         pads = torch.tensor([max(lengths) - length for length in lengths], device=model.device)
         with memory_told("These answers"):
@@ -109,6 +114,8 @@ class _Row:
     """One conversation of a batch."""
 
     def __init__(self, opening: tuple[str, ...]):
+        self.prefix: list = []  # the ids before the picture and its features,
+        self.read = 0  # so many positions
         self.ids: list[int] = []  # behind the picture
         self.pieces: tuple[str, ...] = opening
         self.error: PromptError | None = None
@@ -117,7 +124,8 @@ class _Row:
     def ask(self, imp, question: str, room: int, stops: tuple[str, ...]) -> None:
         if self.error:
             return
-        asked = imp.template.ask(question, first=not self.ids)
+        alone = not self.pieces
+        asked = imp.template.ask_alone(question) if alone else imp.template.ask(question, first=not self.ids)
         self.pieces += asked
         self.ids = [*self.ids, *imp.tokenizer.encode_pieces(asked)]
         self.text = GrowingText(imp.tokenizer, (*stops, imp.template.stop))

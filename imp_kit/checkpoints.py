@@ -1,6 +1,7 @@
 """A name, a hub id or a folder -> a snapshot folder on disk."""
 
 import difflib
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ class Snapshot:
     name: str
     folder: Path
     revision: str | None
+
+    def digest(self) -> str | None:
+        """SHA-256 of the weights' files where no revision tells one state of a folder from another, else None."""
+        if self.revision:
+            return None
+        total = hashlib.sha256()
+        for file in sorted(self.folder.glob("*.safetensors")):
+            with file.open("rb") as opened:
+                total.update(hashlib.file_digest(opened, "sha256").digest())
+        return total.hexdigest()
 
 
 def find(checkpoint: str | os.PathLike, revision: str | None = None) -> Snapshot:

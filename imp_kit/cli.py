@@ -57,6 +57,24 @@ def parser() -> argparse.ArgumentParser:
     loading.add_argument("--environments", metavar="FOLDER", help="where pip puts each version (default: runs/loading)")
     loading.add_argument("--picture", metavar="FILE", help="draw the table, too; needs matplotlib")
     loading.set_defaults(run=probe_loading)
+    told = {
+        "captcha": "how much of a distorted code is read",
+        "japanese": "what a question in Japanese costs an answer",
+    }
+    for name, what in told.items():
+        asked = probe.add_parser(name, help=what)
+        asked.add_argument("--checkpoint", help="name, hub id or folder (default: what this machine can run)")
+        asked.add_argument("--size", default="standard", help="smoke, standard (default) or full")
+        asked.add_argument("--seed", type=int, default=1, help="of the pictures (default 1)")
+        asked.add_argument("--out", required=True, metavar="FOLDER", help="where the answers go; a run there goes on")
+        asked.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+        asked.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+        asked.set_defaults(run=probe_answers, experiment=name)
+
+    report = commands.add_parser("report", help="tables and pictures of experiments, from their folders alone")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="folder that a probe wrote")
+    report.add_argument("--out", metavar="FOLDER", help="where report.md and its pictures go (default: the first RUN)")
+    report.set_defaults(run=write_report)
     return top
 
 
@@ -118,6 +136,10 @@ def talk(args: argparse.Namespace) -> None:
 
 def point(args: argparse.Namespace) -> int:
     """Print where a thing is, as fractions and as pixels; 1 if it was not found."""
+    from pathlib import Path
+
+    from PIL import Image
+
     from imp_kit.assistant import load
     from imp_kit.errors import ImageError
     from imp_kit.images import open_image
@@ -125,13 +147,17 @@ def point(args: argparse.Namespace) -> int:
 
     read_settings(_settings(args))
     picture = open_image(args.picture)
+    target = Path(args.draw) if args.draw else None
+    if target and not (target.parent.is_dir() and target.suffix.lower() in Image.registered_extensions()):
+        # Told before the work, which a misspelled name should not cost.
+        raise ImageError(f"The picture cannot be saved as {args.draw!r}: name a folder that is there and end in .png.")
     imp = load(args.checkpoint, device=args.device, dtype=args.dtype, revision=args.revision)
     box = imp.locate(picture, args.phrase, **_settings(args))
     print(f"{box} (pixels {', '.join(map(str, box.pixels))})" if box else box)
     print(f"[{box.answer.summary}]", file=sys.stderr)
-    if args.draw:
+    if target:
         try:
-            box.draw().save(args.draw)
+            box.draw().save(target)
         except (OSError, ValueError) as error:
             raise ImageError(f"The picture cannot be saved as {args.draw!r}: {error}.") from error
     return 0 if box else 1
@@ -187,3 +213,23 @@ def probe_loading(args: argparse.Namespace) -> None:
     print(summary(rows))
     if args.picture:
         save_picture(rows, args.picture)
+
+
+def probe_answers(args: argparse.Namespace) -> None:
+    """Run the reading or the Japanese probe, or what is left of it."""
+    from imp_kit.assistant import choose_checkpoint
+    from imp_kit.experiments import japanese, reading
+    from imp_kit.machine import choose_device
+
+    experiment = {reading.NAME: reading, japanese.NAME: japanese}[args.experiment]
+    checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
+    samples = experiment.run(checkpoint, args.size, args.seed, args.out, device=args.device, dtype=args.dtype)
+    print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}.")
+    print(f"Tables and pictures: python -m imp_kit report {args.out}")
+
+
+def write_report(args: argparse.Namespace) -> None:
+    """Write a report and say where it is."""
+    from imp_kit.experiments.report import write
+
+    print(write(args.runs, args.out))

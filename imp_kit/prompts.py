@@ -56,7 +56,15 @@ class Template:
         The question and the letters around it are one piece, since a tokenizer may join them.
         """
         check_question(question)
-        pieces = self._cut(self.first if first else self.later)
+        return self._fill(self.first if first else self.later, question)
+
+    def ask_alone(self, question: str) -> tuple[str, ...]:
+        """The pieces of a prompt without a picture: the opening and a first turn. Raises PromptError."""
+        check_question(question)
+        return self._fill(self.opening.removesuffix(IMAGE) + self.first.removeprefix("\n"), question)
+
+    def _fill(self, text: str, question: str) -> tuple[str, ...]:
+        pieces = self._cut(text)
         return tuple(p if isinstance(p, Control) else p.replace("{}", question.strip()) for p in pieces)
 
     def _cut(self, text: str) -> tuple[str, ...]:

@@ -99,6 +99,23 @@ def test_a_view_equals_reading_the_whole_prompt(imp):
     assert [*answer.token_ids] == [id for id in tokens if id not in imp.stop_ids]
 
 
+def test_a_question_without_a_picture_is_text_alone(imp):
+    question = "What color is the door?"
+    answer = imp.ask(None, question)
+    assert answer.prompt.endswith(f"questions. USER: {question} ASSISTANT:")
+    assert "<image>" not in answer.prompt
+    ids = imp.tokenizer.encode(answer.prompt)
+    with torch.inference_mode():
+        for token in answer.token_ids:
+            assert token == int(imp.model.decoder.logits(imp.model.decoder(imp.model.splice([ids]))[0, -1]).argmax())
+            ids.append(token)
+    chat = imp.chat(None)
+    chat.say(question)
+    assert chat.say("Where is it?").prompt == f"{answer.prompt}{imp.tokenizer.decode(answer.token_ids)}</s>" + (
+        "USER: Where is it? ASSISTANT:"
+    )
+
+
 @pytest.mark.parametrize("settings", [{}, {"max_new_tokens": 4}, {"stop": "is"}], ids=["whole", "cut", "stopped"])
 def test_a_chat_equals_reading_the_whole_prompt(imp, settings):
     """Also after an answer that was cut, whose last token the cache has not read, or that a stop string shortened."""

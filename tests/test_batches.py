@@ -19,12 +19,12 @@ def imp():
 
 
 def mixed(count):
-    """Drawings, pages of text, noise and photographs with questions of every skill, and the sample pictures."""
+    """Drawings, pages of text, noise and photographs with questions of every skill, the sample pictures, no picture."""
     each = -(-count // len(SKILLS))
     pairs = [(case.picture, case.turns[0].question) for skill in SKILLS for case in exam(skill, "unseen", 11, each)]
-    pairs += [(path, question) for path in (BUS, DOOR) for question in ("Describe the image.", "Where is it?")]
-    order = np.random.default_rng(0).permutation(len(pairs))
-    return [pairs[index] for index in order][:count]
+    pairs += [(path, question) for path in (BUS, DOOR, None) for question in ("Describe the image.", "Where is it?")]
+    order = np.random.default_rng(0).permutation(len(pairs))[-count:]
+    return [pairs[index] for index in order]
 
 
 @pytest.mark.parametrize("batch_size", [8, 33])

@@ -8,13 +8,13 @@ import pytest
 import imp_kit
 from imp_kit.experiments.captcha import (
     CHARSET,
-    FACTORS,
     GLYPH_HEIGHTS,
     LEVELS,
     SIZE,
     STRIP,
     Distortion,
     draw_code,
+    one_factor,
     sample_code,
     squashed_glyph,
 )
@@ -70,12 +70,13 @@ def test_the_first_level_is_clean_and_the_last_as_hard_as_said():
         assert len(set(values)) == 5
 
 
+@pytest.mark.parametrize("base", [0, 2])
 @pytest.mark.parametrize("name", [field.name for field in fields(Distortion)])
-def test_a_factor_changes_the_picture_and_nothing_else_of_the_distortion(name):
-    steps = FACTORS[name]
-    assert steps[2] == LEVELS[2]
+def test_a_factor_changes_the_picture_and_nothing_else_of_the_distortion(name, base):
+    steps = one_factor(name, base)
+    assert steps[base] == LEVELS[base]
     for step in steps:
-        assert replace(step, **{name: getattr(LEVELS[2], name)}) == LEVELS[2]
+        assert replace(step, **{name: getattr(LEVELS[base], name)}) == LEVELS[base]
     drawn = {draw_code(sample_code(3), "", step, seed=3).tobytes() for step in steps}
     assert len(drawn) == 5
 

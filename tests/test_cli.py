@@ -85,9 +85,10 @@ def test_a_reader_that_stops_reading_is_no_failure():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("doctor", "--why", " "), "give its text"),
-        (("locate", BUS, " "), "name what to look for"),
-        (("locate", BUS, "the bus", "--draw", "nowhere/box.png"), "cannot be saved"),
+        (["doctor", "--why", " "], "give its text"),
+        (["locate", BUS, " "], "name what to look for"),
+        (["locate", BUS, "the bus", "--draw", "nowhere/box.png"], "cannot be saved"),
+        (["locate", BUS, "the bus", "--draw", "box.pgn"], "cannot be saved"),
         (["ask", "missing.png", "What?"], "missing.png"),
         (["ask", BUS, ""], "empty"),
         (["ask", BUS, "What?", "--checkpoint", "imp-nanno"], "imp-nano"),
@@ -99,7 +100,7 @@ def test_a_reader_that_stops_reading_is_no_failure():
 )
 def test_bad_input_is_one_line_and_status_2(arguments, told, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(arguments if "--checkpoint" in arguments else [*arguments, "--checkpoint", "imp-nano"])
+        main(arguments if {"--checkpoint", "doctor"} & {*arguments} else [*arguments, "--checkpoint", "imp-nano"])
     printed = capsys.readouterr()
     assert ended.value.code == 2
     assert printed.out == ""

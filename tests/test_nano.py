@@ -13,6 +13,7 @@ from math import sqrt
 import numpy as np
 import pytest
 import torch
+from oracle import make_oracle, write_checkpoint
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
@@ -142,7 +143,7 @@ def test_patch_labels_spell_what_is_written():
             for character, place in zip(characters[row].tolist(), places[row].tolist(), strict=True):
                 if character and not line.sentence:
                     found[place] = CHARACTERS[character - 1]
-                assert (place == IGNORED) == (character == 0)
+                assert (0 <= place < THING) == (character != 0)
                 assert not character or place // ORDINALS == number
             if not line.sentence and len(page.lines) == 1:
                 assert "".join(found[i] for i in sorted(found)) == line.text
@@ -160,7 +161,7 @@ def test_where_each_token_of_an_answer_looks(nano):
         places = where_to_look(nano.tokenizer, ids, turn, Page(written, Scene(things, (1, 1))))
         return {nano.tokenizer.decode([id]).strip(): place for id, place in zip(ids, places, strict=True) if place >= 0}
 
-    assert looks("K7X", "K7X") == {"K": 0, "7": 1, "X": 2}
+    assert looks("K7X", "K7X").items() >= {"K": 0, "7": 1, "X": 2}.items()
     assert looks('The text reads "K7".', "K7").items() >= {"K": 0, "7": 1}.items()
     two = looks('The text reads "K7" and "The cup is red.".', "K7", "The cup is red.")
     assert two.items() >= {"K": 0, "7": 1, "The": ORDINALS, "cup": ORDINALS + 1, "red": ORDINALS + 3}.items()
@@ -247,11 +248,10 @@ def test_a_run_can_begin_from_an_earlier_checkpoint(tmp_path):
     )
 
 
-def test_a_run_cannot_begin_from_another_network(tmp_path, oracle):
-    folder = tmp_path / "other"
-    oracle("imp", folder)
+def test_a_run_cannot_begin_from_another_network(tmp_path):
+    write_checkpoint(make_oracle(), tmp_path)
     with pytest.raises(imp_kit.SettingError, match="no imp-nano to begin from"):
-        begin_from(folder, new_model(0), TextTokenizer(NANO_FOLDER))
+        begin_from(tmp_path, new_model(0), TextTokenizer(NANO_FOLDER))
 
 
 def test_the_learning_rate_does_not_depend_on_the_end_before_the_decay():

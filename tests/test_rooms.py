@@ -20,8 +20,12 @@ FLOORS = (  # from the ground up; rooms of one floor do not know each other
     ("official", "experiments.record"),
     ("doctor",),
     ("experiments.loading_calls",),
-    ("experiments.loading", "experiments.captcha", "experiments.stats"),
-    ("cli", "nano.draw", "nano.outside"),
+    ("experiments.loading", "experiments.captcha", "experiments.ocr", "nano.draw"),
+    ("experiments.scores", "experiments.stats", "experiments.tokenized"),
+    ("experiments.reading", "experiments.japanese"),
+    ("experiments.plots",),
+    ("experiments.report",),
+    ("cli", "nano.outside"),
     ("__main__", "nano.text"),
     ("nano.lessons",),
     ("nano.labels",),
@@ -44,7 +48,9 @@ def imported(file: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imp_kit."):
-            names.add(node.module.removeprefix("imp_kit."))
+            module = node.module.removeprefix("imp_kit.")
+            # `from imp_kit.experiments import stats` names rooms of a folder, not things of a room.
+            names |= {module} if module in FILES else {f"{module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name.removeprefix("imp_kit.") for alias in node.names if alias.name.startswith("imp_kit.")}
     return names

@@ -58,12 +58,13 @@ LEVELS = tuple(
     )
     for share in (0, 0.25, 0.5, 0.75, 1)
 )
-# One factor at a time, the others as in L2.
-FACTORS = {
-    field.name: tuple(replace(LEVELS[2], **{field.name: getattr(level, field.name)}) for level in LEVELS)
-    for field in fields(Distortion)
-}
+FACTORS = tuple(field.name for field in fields(Distortion))
 GLYPH_HEIGHTS = (8, 12, 16, 24, 32, 40, 48)  # pixels, for the factor "size"
+
+
+def one_factor(name: str, base: int) -> tuple[Distortion, ...]:
+    """The five steps of one factor, all others as in LEVELS[base]."""
+    return tuple(replace(LEVELS[base], **{name: getattr(level, name)}) for level in LEVELS)
 
 
 def sample_code(seed: int, length: int = 8, charset: str = CHARSET) -> str:

@@ -21,9 +21,7 @@ from tqdm.auto import tqdm
 
 from imp_kit import __version__
 from imp_kit.answers import Answer
-from imp_kit.assistant import identify, load
 from imp_kit.errors import RunError
-from imp_kit.sampling import read_settings
 
 SAMPLES, HEAD = "samples.jsonl", "run.json"
 PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy")
@@ -35,7 +33,7 @@ class Case:
     """One sample of an experiment before it is asked. `id` is its own; `factors` and `truth` are plain JSON values."""
 
     id: str
-    picture: Image.Image
+    picture: Image.Image | None  # None asks without one
     question: str
     factors: dict
     truth: dict
@@ -56,6 +54,9 @@ class Subject:
     def of(cls, who, *, device: str = "auto", dtype: str = "auto", revision: str | None = None) -> "Subject":
         """A checkpoint by its name, id or folder, or an object whose `ask(picture, question, **settings)` answers."""
         if not hasattr(who, "ask"):
+            # Imported where it is used: a run's file is read and scored without torch.
+            from imp_kit.assistant import identify, load
+
             return cls(
                 identify(who, device=device, dtype=dtype, revision=revision),
                 lambda: load(who, device=device, dtype=dtype, revision=revision),
@@ -65,6 +66,7 @@ class Subject:
         identity = {
             "checkpoint": getattr(who, "name", type(who).__name__),
             "revision": getattr(snapshot, "revision", None),
+            "weights": snapshot.digest() if hasattr(snapshot, "digest") else None,
             "dtype": getattr(who, "dtype", None) and str(who.dtype).removeprefix("torch."),
             "device": place and place.type,
         }
@@ -78,13 +80,17 @@ def run(
     folder: str | os.PathLike,
     *,
     settings: dict | None = None,
+    design: dict | None = None,
     batch_size: int = 8,
 ) -> list[dict]:
     """Ask what `folder` does not hold yet, and return the records of all cases in their order.
 
-    `settings` are those of `Imp.ask`. Under torchrun or `accelerate launch` each process asks its share into a file of
+    `settings` are those of `Imp.ask`; `design` says how the cases were chosen, such as size and seed, and is kept in
+    run.json with what else must be the same for a run to go on. Under torchrun or `accelerate launch` each process asks its share into a file of
     its own; the first process joins them. Raises RunError, and SettingError before anything is asked.
     """
+    from imp_kit.sampling import read_settings
+
     settings = settings or {}
     read_settings(settings)
     if not cases:
@@ -94,7 +100,8 @@ def run(
     folder = Path(folder)
     state = _processes()
     if state.is_main_process:
-        _open(folder, {"experiment": experiment, **subject.identity, "settings": settings, "imp-kit": __version__})
+        head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
+        _open(folder, {**head, "imp-kit": __version__})
     state.wait_for_everyone()
     keys = {case.id: _key(case, subject.identity, settings) for case in cases}
     known = _answered(folder, keys)
@@ -123,6 +130,17 @@ def read(folder: str | os.PathLike) -> list[dict]:
     return list(records.values())
 
 
+def read_head(folder: str | os.PathLike) -> dict:
+    """What a run is: experiment, design, checkpoint, settings, version. Raises RunError where there is no run."""
+    file = Path(folder) / HEAD
+    if not file.exists():
+        raise RunError(f"{folder} holds no run: there is no {HEAD}. Name a folder that a probe wrote.")
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError:
+        raise RunError(f"{file} cannot be read; choose a new folder for the run.") from None
+
+
 def _open(folder: Path, head: dict) -> None:
     """Make a run's folder, or check that it belongs to this run."""
     file = folder / HEAD
@@ -132,10 +150,7 @@ def _open(folder: Path, head: dict) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(head, indent=2, ensure_ascii=False) + "\n", "utf-8")
         return
-    try:
-        before = json.loads(file.read_text("utf-8"))
-    except ValueError:
-        raise RunError(f"{file} cannot be read; choose a new folder for the run.") from None
+    before = read_head(folder)
     different = [name for name in head if before.get(name) != head[name]]
     if different:
         told = ", ".join(f"{name} {before.get(name)!r} instead of {head[name]!r}" for name in different)
@@ -148,8 +163,10 @@ def _key(case: Case, identity: dict, settings: dict) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _digest(picture: Image.Image) -> str:
+def _digest(picture: Image.Image | None) -> str | None:
     """SHA-256 of a picture's size, mode and pixels."""
+    if picture is None:
+        return None
     head = f"{picture.mode} {picture.width} {picture.height} ".encode()
     return hashlib.sha256(head + picture.tobytes()).hexdigest()
 

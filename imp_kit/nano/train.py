@@ -89,6 +89,7 @@ TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has i
 PEOPLE_SHARE = 0.12
 TURNS = 6  # questions about one drawing, as one conversation
 PAGE_TURNS = 4
+LONGEST_CONVERSATION = 144  # tokens; the mean is 106, and one longer row would make a whole batch wait
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from a picture
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 
@@ -161,23 +162,26 @@ def lesson(plan: Plan, index: int) -> tuple[Page, Image.Image, list[Turn]]:
 def encode_turns(tokenizer: TextTokenizer, turns: list[Turn], page: Page) -> tuple[list[int], list[int], list[int]]:
     """A conversation behind the picture: token ids, and for each the turn that it answers and the place that it spells.
 
-    The last two are IGNORED for what is no answer, and for what spells nothing.
+    The last two are IGNORED for what is no answer, and for what spells nothing. Turns that no longer fit into
+    LONGEST_CONVERSATION are left out, but never the first.
     """
     ids: list[int] = []
     owners: list[int] = []
     looks: list[int] = []
     for number, turn in enumerate(turns):
         asked = tokenizer.encode_pieces(PHI2.ask(turn.question, first=number == 0))
+        answer = tokenizer.encode(" " + turn.answer)
+        if number and len(ids) + len(asked) + len(answer) > LONGEST_CONVERSATION:
+            break
         # The stop mark that opens a later turn ends the answer before it, and is learned with it.
         ids += asked
         owners += [IGNORED] * len(asked)
         if number:
             owners[-len(asked)] = number - 1
-        answer = tokenizer.encode(" " + turn.answer)
         ids += answer
         owners += [number] * len(answer)
         looks += [IGNORED] * (len(ids) - len(answer) - len(looks)) + where_to_look(tokenizer, answer, turn, page)
-    return [*ids, tokenizer.control[PHI2.stop]], [*owners, len(turns) - 1], [*looks, IGNORED]
+    return [*ids, tokenizer.control[PHI2.stop]], [*owners, max(owners, default=IGNORED)], [*looks, IGNORED]
 
 
 def _log_name(page: Page, turn: Turn) -> str:
@@ -201,8 +205,9 @@ class Lessons(Dataset):
         page, picture, turns = lesson(self.plan, self.start + index)
         pixels = to_pixels(picture, vision["image_size"])
         labels = patch_labels(page, vision["image_size"] // vision["patch_size"])
-        names = [_log_name(page, turn) for turn in turns]
-        return pixels, labels, *encode_turns(self.tokenizer, turns, page), names
+        ids, owners, looks = encode_turns(self.tokenizer, turns, page)
+        names = [_log_name(page, turn) for turn in turns[: max(0, owners[-1] + 1)]]
+        return pixels, labels, ids, owners, looks, names
 
 
 def collate(samples: list) -> tuple[Tensor, Labels, Tensor, Tensor, Tensor, list[list[str]]]:
@@ -385,8 +390,8 @@ def begin_from(folder: Path, model: ImpModel, tokenizer: TextTokenizer) -> None:
     old, new = dict(before.named_parameters()), dict(model.named_parameters())
     for name, parameter in new.items():
         value = old.get(name)
-        if value is None or value.shape[1:2] != parameter.shape[1:2]:
-            raise SettingError(f"{folder} is no imp-nano to begin from: its {name} is not of the same width.")
+        if value is None or value.ndim != parameter.ndim:
+            raise SettingError(f"{folder} is no imp-nano to begin from: it has no {name}.")
         if name.endswith("patch_embedding.weight"):
             ratio = value.shape[-1] / parameter.shape[-1]
             value = F.interpolate(value, parameter.shape[-2:], mode="bicubic") * ratio**2
@@ -399,6 +404,11 @@ def begin_from(folder: Path, model: ImpModel, tokenizer: TextTokenizer) -> None:
             rows += [[words.control[token]] for token in CONTROL]
             value = torch.stack([value[ids].mean(dim=0) for ids in rows])
             parameter = parameter[: len(value)]
+        if value.shape != parameter.shape:
+            raise SettingError(
+                f"{folder} is no imp-nano to begin from: its {name} has the shape {tuple(value.shape)} instead of "
+                f"{tuple(parameter.shape)}."
+            )
         with torch.no_grad():
             parameter.copy_(value)
 

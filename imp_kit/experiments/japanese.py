@@ -1,0 +1,313 @@
+"""What Japanese costs an answer: paired questions in two languages about the same pictures. Samples and scores.
+
+The sentences are data, japanese.json. Scores are a chain: right in any language, in Japanese, and both. They come from
+a run's records alone.
+"""
+
+import json
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from imp_kit.checkpoints import NANO
+from imp_kit.errors import SettingError
+from imp_kit.experiments import record, scores
+from imp_kit.experiments.record import Case, Subject
+from imp_kit.experiments.stats import Share, wilson
+from imp_kit.nano.draw import KINDS, Scene, draw, sample_scene
+
+NAME = "japanese"
+# One limit for both languages, wide enough for Japanese: its sentences take about three times as many tokens as
+# English ones, and a limit that cuts one language only would be the result.
+SETTINGS = {"max_new_tokens": 180}
+SCENES = {"smoke": 3, "standard": 60, "full": 300}  # drawn scenes, each with one question
+GENERAL = {"smoke": 1, "standard": 20, "full": 20}  # questions that need no picture
+LANGUAGES = ("English", "Japanese", "Japanese, asked to")
+FONT_SIZE = 64  # pixels, of Japanese text in a picture
+CANVAS = (512, 256)
+
+
+@lru_cache(maxsize=1)
+def data() -> dict:
+    """The questions and accepted answers of japanese.json."""
+    return json.loads(resources.files("imp_kit.experiments").joinpath("japanese.json").read_text("utf-8"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One condition: the part of the experiment, what is asked for, in which language, with a picture or without."""
+
+    part: str  # "scene", "general", "photograph" or "written"
+    skill: str  # of a scene: color, shape, count, position, yes_no; of a photograph its name; else ""
+    language: str  # of LANGUAGES
+    picture: bool = True
+
+
+def cases(size: str, seed: int, real: bool = False) -> list[Case]:
+    """All samples of a run; `real` adds photographs and Japanese text in pictures, which only Imp's own weights know.
+
+    They need the packages scikit-image and matplotlib-fontja. Raises SettingError.
+    """
+    if size not in SCENES:
+        raise SettingError(f"The size is {size!r}; choose {', '.join(SCENES)}.")
+    if not isinstance(seed, int) or seed < 0:
+        raise SettingError(f"The seed is {seed!r}; give a whole number from 0.")
+    made = []
+    for number in range(SCENES[size]):
+        made += scene_cases(tuple(data()["scenes"])[number % len(data()["scenes"])], 1000 * seed + number)
+    for number in range(GENERAL[size]):
+        made += general_cases(number, 1000 * seed + number)
+    if real:
+        made += photograph_cases() + written_cases()
+    return made
+
+
+def scene_cases(skill: str, seed: int) -> list[Case]:
+    """One question about one drawn scene, in each language."""
+    scene, picture, words = _asked(skill, seed)
+    form, terms = data()["scenes"][skill], data()["terms"]
+    kind = words["kind"]
+    english = form["en"].format(kind=kind, kinds="boxes" if kind == "box" else f"{kind}es" if kind == "bus" else f"{kind}s",
+                                color=words["color"])  # fmt: skip
+    japanese = form.get(f"ja_{kind}", form["ja"]).format(
+        kind=terms["kinds"][kind]["ja"][0], color=terms["colors"].get(words["color"], {}).get("before")
+    )
+    truth = {"answer": words["answer"], "set": form["set"]}
+    return _in_each_language("scene", skill, english, japanese, picture, truth, seed)
+
+
+def _asked(skill: str, seed: int) -> tuple[Scene, Image.Image, dict]:
+    """A scene without people that allows the question, its picture, and the words of question and answer."""
+    rng = np.random.default_rng([seed, tuple(data()["scenes"]).index(skill)])
+    while True:
+        scene = sample_scene(rng)
+        kinds = [thing.kind for thing in scene.things]
+        if "person" in kinds:
+            continue
+        single = [thing for thing in scene.things if kinds.count(thing.kind) == 1]
+        colors = [color for thing in scene.things for color in thing.colors]
+        words = {"color": ""}
+        if skill == "count":
+            kind = str(rng.choice(kinds))
+            words |= {"kind": kind, "answer": str(kinds.count(kind))}
+        elif skill == "yes_no":
+            absent = [kind for kind in KINDS if kind not in kinds and kind != "person"]
+            answer = ("yes", "no")[seed // 5 % 2]
+            words |= {"kind": str(rng.choice(kinds if answer == "yes" else absent)), "answer": answer}
+        elif skill == "position" and single:
+            thing = single[rng.integers(len(single))]
+            names = tuple(data()["terms"]["places"])
+            words |= {"kind": thing.kind, "answer": names[3 * thing.row + thing.column]}
+        elif skill in ("color", "shape"):
+            fit = [t for t in single if len(t.colors) == 1 and colors.count(t.colors[0]) == 1]
+            if not fit:
+                continue
+            thing = fit[rng.integers(len(fit))]
+            words = {"kind": thing.kind, "color": thing.colors[0]}
+            words["answer"] = words["color"] if skill == "color" else thing.kind
+        if "answer" in words:
+            return scene, draw(scene, rng)[0], words
+
+
+def general_cases(number: int, seed: int) -> list[Case]:
+    """One question that needs no picture, in English and Japanese, with a drawing and without."""
+    pair = data()["general"][number]
+    rng = np.random.default_rng([seed, 99])
+    picture = draw(sample_scene(rng), rng)[0]
+    return [
+        made
+        for shown in (picture, None)
+        for made in _in_each_language("general", "", pair["en"], pair["ja"], shown, {}, seed)
+        if made.factors["language"] in LANGUAGES[:2]
+    ]
+
+
+def photograph_cases() -> list[Case]:
+    """Questions about scikit-image's photographs (public domain or CC0) with accepted answers and references."""
+    try:
+        from skimage import data as photographs
+    except ImportError:
+        raise SettingError("The photographs come with scikit-image: pip install scikit-image.") from None
+    made = []
+    for name, questions in data()["photographs"].items():
+        picture = Image.fromarray(getattr(photographs, name)()).convert("RGB")
+        for number, entry in enumerate(questions):
+            truth = {"accept": entry["accept"], "references": entry["references"], "picture": name}
+            made += _in_each_language("photograph", name, entry["en"], entry["ja"], picture, truth, number)
+    return made
+
+
+def written_cases() -> list[Case]:
+    """Japanese words in black on white, in the face IPAexGothic."""
+    try:
+        import matplotlib_fontja
+    except ImportError:
+        raise SettingError("The Japanese face comes with matplotlib-fontja: pip install matplotlib-fontja.") from None
+    (file,) = Path(matplotlib_fontja.__file__).parent.rglob("ipaexg.ttf")
+    font = ImageFont.truetype(str(file), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+    made, ask = [], data()["ask_written"]
+    for number, word in enumerate(data()["written"]):
+        picture = Image.new("RGB", CANVAS, "white")
+        ImageDraw.Draw(picture).text((CANVAS[0] // 2, CANVAS[1] // 2), word, "black", font, anchor="mm")
+        made += _in_each_language("written", "", ask["en"], ask["ja"], picture, {"text": word}, number)
+    return made
+
+
+def _in_each_language(part, skill, english: str, japanese: str, picture, truth: dict, seed: int) -> list[Case]:
+    questions = dict(zip(LANGUAGES, (english, japanese, japanese + data()["in_japanese"]), strict=True))
+    made = []
+    for language, question in questions.items():
+        cell = Cell(part, skill, language, picture is not None)
+        name = "/".join(str(value) for value in (*asdict(cell).values(), seed))
+        made.append(Case(name, picture, question, asdict(cell), truth, seed))
+    return made
+
+
+def mentioned(reply: str, names: dict[str, dict]) -> set[str]:
+    """Which members of a closed set a reply names, in English or Japanese.
+
+    Longer terms are looked for first and taken out, so that "top left" names no "left" and 左上 no 左.
+    """
+    text, found = f" {unicodedata.normalize('NFKC', reply).lower()} ", set()
+    terms = [(term, name) for name, forms in names.items() for key in ("en", "ja") for term in forms[key]]
+    for term, name in sorted(terms, key=lambda pair: -len(pair[0])):
+        at = _find(text, term)
+        while at >= 0:
+            found.add(name)
+            text = text[:at] + " " * len(term) + text[at + len(term) :]
+            at = _find(text, term)
+    return found
+
+
+def _find(text: str, term: str) -> int:
+    """Where a term stands; one in Latin letters or digits must be a word, with an English plural allowed."""
+    at = text.find(term)
+    while at >= 0 and term.isascii():
+        before, after = text[at - 1], text[at + len(term) :]
+        if not (before.isascii() and before.isalnum()):
+            for ending in ("", "s", "es"):
+                rest = after[len(ending) : len(ending) + 1]
+                if after.startswith(ending) and not (rest.isascii() and rest.isalnum()):
+                    return at
+        at = text.find(term, at + 1)
+    return at
+
+
+def run(
+    who, size: str, seed: int, out: str | os.PathLike, *, device: str = "auto", dtype: str = "auto"
+) -> "list[Sample]":
+    """Ask a checkpoint, or any object with `ask`, what the folder `out` does not hold yet; all answered samples.
+
+    imp-nano is asked about drawings only. Raises RunError, SettingError, and what loading a checkpoint raises.
+    """
+    subject = Subject.of(who, device=device, dtype=dtype)
+    chosen = cases(size, seed, real=subject.identity["checkpoint"] != NANO)
+    design = {"size": size, "seed": seed}
+    return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answered sample, scored."""
+
+    cell: Cell
+    seed: int
+    question: str
+    truth: dict
+    reply: str
+    finish: str | None
+    tokens: int | None
+    seconds: float | None
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the answer is right, in whichever language; None where there is no true one."""
+        if self.cell.part == "scene":
+            return mentioned(self.reply, data()["terms"][self.truth["set"]]) == {self.truth["answer"]}
+        if self.cell.part == "photograph":
+            accept = self.truth["accept"]
+            return bool(mentioned(self.reply, {"right": {"en": accept["en"], "ja": accept["ja"]}}))
+        if self.cell.part == "written":
+            return scores.contains(self.reply, self.truth["text"])
+        return None
+
+    @property
+    def japanese(self) -> bool:
+        """Whether the reply is in Japanese; a bare accepted word counts, kana or not."""
+        accepted = []
+        if self.cell.part == "scene":
+            accepted = [term for forms in data()["terms"][self.truth["set"]].values() for term in forms["ja"]]
+        elif self.cell.part == "photograph":
+            accepted = self.truth["accept"]["ja"]
+        elif self.cell.part == "written":
+            accepted = [self.truth["text"]]
+        return scores.is_japanese(self.reply, (word for word in accepted if not word.isascii()))
+
+    @property
+    def bridged(self) -> str | None:
+        """The Japanese word for the closed-set answer that an English reply gives, by dictionary; None if not one."""
+        if self.cell.part != "scene" or self.cell.language != "English":
+            return None
+        names = data()["terms"][self.truth["set"]]
+        found = mentioned(self.reply, names)
+        return names[found.pop()]["ja"][0] if len(found) == 1 else None
+
+
+def samples(records: Sequence[dict]) -> list[Sample]:
+    """The answered samples of a run; failed ones have no score."""
+    return [
+        Sample(
+            cell=Cell(**record["factors"]),
+            seed=record["seed"],
+            question=record["question"],
+            truth=record["truth"],
+            reply=record["answer"],
+            finish=record.get("finish"),
+            tokens=record.get("tokens"),
+            seconds=record.get("seconds"),
+        )
+        for record in records
+        if record["status"] == "ok"
+    ]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The chain of scores of one condition, and how the replies look."""
+
+    right: Share | None  # in any language
+    japanese: Share
+    both: Share | None
+    cut: Share  # stopped by the limit of tokens
+    replaced_inside: int  # replies with U+FFFD inside,
+    replaced_at_end: int  # and at the end, where the limit cut a character
+    repetition: float  # mean
+    tokens_per_character: float | None
+
+
+def chain(chosen: Sequence[Sample]) -> Chain:
+    """The figures of samples of one condition. Raises SettingError where there are none."""
+    if not chosen:
+        raise SettingError("There are no answered samples of this condition.")
+    count = len(chosen)
+    judged = [s for s in chosen if s.right is not None]
+    replaced = [scores.replacements(s.reply) for s in chosen]
+    counted = [s for s in chosen if s.tokens]
+    characters = sum(len(s.reply) for s in counted)
+    return Chain(
+        right=wilson(sum(s.right for s in judged), len(judged)) if judged else None,
+        japanese=wilson(sum(s.japanese for s in chosen), count),
+        both=wilson(sum(s.right and s.japanese for s in judged), len(judged)) if judged else None,
+        cut=wilson(sum(s.finish == "length" for s in chosen), count),
+        replaced_inside=sum(inside > 0 for _, inside in replaced),
+        replaced_at_end=sum(end > 0 for end, _ in replaced),
+        repetition=float(np.mean([scores.repetition(s.reply) for s in chosen])),
+        tokens_per_character=sum(s.tokens for s in counted) / characters if characters else None,
+    )

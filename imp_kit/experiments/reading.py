@@ -1,0 +1,364 @@
+"""The reading probe: distorted codes and the captions below them. Which samples there are, and what answers are worth.
+
+The pictures are captcha.py's. A cell is one condition; the same seeds are drawn in every cell, so that conditions are
+compared on the same codes. Scores come from a run's records alone.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from PIL import Image
+
+from imp_kit.errors import SettingError
+from imp_kit.experiments import record, scores
+from imp_kit.experiments.captcha import (
+    CHARSET,
+    FACTORS,
+    GLYPH_HEIGHT,
+    GLYPH_HEIGHTS,
+    LEVELS,
+    SIZE,
+    STRIP,
+    draw_code,
+    one_factor,
+    sample_code,
+    squashed_glyph,
+)
+from imp_kit.experiments.record import Case, Subject
+from imp_kit.experiments.stats import Share, wilson
+
+NAME = "captcha"
+SETTINGS = {"max_new_tokens": 60}
+SAMPLES = {"smoke": 2, "standard": 60, "full": 100}  # of each cell
+LENGTH = 8
+QUESTIONS = {
+    "open": "What text can you see in this image? Please tell me what is written.",  # the blog post's words
+    "code only": "Read only the distorted characters. Answer with the characters only.",
+    "every line": "Transcribe every line of text in this image.",
+    "ignore caption": "What text can you see in this image? Ignore the caption line at the bottom.",
+}
+CAPTIONS = {
+    "none": "",
+    "true": f"The picture contains {LENGTH} characters.",  # as in the blog post's picture
+    "wrong": "The picture contains 3 characters.",
+    "neutral": "Please keep this page clean.",
+    "alone": f"The picture contains {LENGTH} characters.",  # and no code above it
+}
+LURE_LEVELS = (0, 2)
+CONTROLS = ("blank", "noise", "withheld")
+KINDS_OF_TEXT = ("word", "pseudo-word", "random letters")  # of WORD_LENGTH capitals each
+CHARSETS = {"digits": "34679", "letters": "".join(c for c in CHARSET if c.isalpha())}
+WORD_LENGTH = 6
+# Without the letters that CHARSET leaves out.
+WORDS = tuple(
+    [
+        "MARKET",
+        "GARDEN",
+        "LETTER",
+        "HAMMER",
+        "PLANET",
+        "CAMERA",
+        "NATURE",
+        "FATHER",
+        "CARPET",
+        "DANGER",
+        "ENERGY",
+        "GRAVEL",
+        "HELMET",
+        "LAWYER",
+        "LEADER",
+        "MATTER",
+        "PARENT",
+        "PLAYER",
+        "RATHER",
+        "REPEAT",
+        "LADDER",
+        "TALENT",
+        "THREAD",
+        "TRAVEL",
+        "TURTLE",
+        "VALLEY",
+        "WEALTH",
+        "CANDLE",
+        "CHANGE",
+        "CHARGE",
+        "CHERRY",
+        "DEALER",
+        "DEFEAT",
+        "ENGAGE",
+        "EXPECT",
+        "GATHER",
+        "GENTLE",
+        "HARDEN",
+        "HEALTH",
+        "JACKET",
+        "KETTLE",
+        "LATTER",
+        "LEAGUE",
+        "LEGEND",
+        "MANAGE",
+        "NEARLY",
+        "PEANUT",
+        "PEPPER",
+        "PLAGUE",
+        "PLENTY",
+        "PURPLE",
+        "RACKET",
+        "REGRET",
+        "RENTAL",
+        "TACKLE",
+        "TEMPLE",
+        "TREATY",
+        "TUNNEL",
+        "TURKEY",
+        "VELVET",
+        "VERTEX",
+        "WALLET",
+        "WANTED",
+        "YEARLY",
+    ]
+)
+CONSONANTS, VOWELS = "CDFGHJKLMNPRTVWX", "AEU"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One condition. What is not named is as in a clean code of eight characters without a caption."""
+
+    level: int = 0  # of captcha.LEVELS
+    caption: str = "none"  # of CAPTIONS
+    question: str = "open"  # of QUESTIONS
+    changed: str = ""  # the one thing that differs from the level: of FACTORS, or "length", "charset", "text",
+    value: str | float = ""  # "glyph height", "shape" or "control"; and its value
+
+
+def cells(size: str) -> list[Cell]:
+    """The conditions of a run of this size: smoke, standard or full. Raises SettingError."""
+    if size not in SAMPLES:
+        raise SettingError(f"The size is {size!r}; choose {', '.join(SAMPLES)}.")
+    if size == "smoke":
+        lure = [Cell(caption="true"), Cell(caption="alone")]
+        return [Cell(), Cell(level=2), Cell(level=4), *lure, Cell(changed="control", value="blank")]
+    full = size == "full"
+    ladder = [Cell(level=level) for level in range(len(LEVELS))]
+    lure = [
+        Cell(level=level, caption=caption, question=question)
+        for level in LURE_LEVELS
+        for caption in CAPTIONS
+        for question in (QUESTIONS if full else ("open",))
+    ]
+    # What a prompt can do against the lure, where the code can be read.
+    lure += [Cell(caption="true", question=question) for question in QUESTIONS]
+    controls = [
+        Cell(question=question, changed="control", value=control)
+        for control in CONTROLS
+        for question in (QUESTIONS if full else ("open",))
+    ]
+    # Around a clean code, too: one that is not read at L2 shows no factor.
+    factors = [cell for base in ((0, 2) if full else (0,)) for cell in _factors(base, full)]
+    return list(dict.fromkeys((*ladder, *lure, *factors, *controls)))
+
+
+def _factors(base: int, full: bool) -> list[Cell]:
+    chosen = {"text": KINDS_OF_TEXT, "glyph height": [h for h in GLYPH_HEIGHTS if h != GLYPH_HEIGHT]}
+    if full:
+        chosen |= {"length": (4, 6), "charset": tuple(CHARSETS), "shape": ("padded", "cropped")}
+    for name in FACTORS if full else ("rotation",):
+        own = getattr(LEVELS[base], name)
+        chosen[name] = [value for level in LEVELS if (value := getattr(level, name)) != own]
+    return [Cell(level=base, changed=name, value=value) for name, values in chosen.items() for value in values]
+
+
+def cases(size: str, seed: int) -> list[Case]:
+    """All samples of a run. Raises SettingError for an unknown size or a seed below 0."""
+    if not isinstance(seed, int) or seed < 0:
+        raise SettingError(f"The seed is {seed!r}; give a whole number from 0.")
+    chosen = cells(size)
+    return [case(cell, 1000 * seed + number) for cell in chosen for number in range(SAMPLES[size])]
+
+
+def case(cell: Cell, seed: int) -> Case:
+    """One sample: its picture is a function of the cell and the seed."""
+    code, caption = _code(cell, seed), CAPTIONS[cell.caption]
+    height = cell.value if cell.changed == "glyph height" else GLYPH_HEIGHT
+    distortion = LEVELS[cell.level]
+    if cell.changed in FACTORS:
+        steps = {getattr(step, cell.changed): step for step in one_factor(cell.changed, cell.level)}
+        distortion = steps[cell.value]
+    elif cell.value == "noise":
+        distortion = LEVELS[-1]
+    picture = draw_code(code, caption, distortion, seed=seed, glyph_height=height)
+    if cell.value == "withheld":
+        picture = None
+    elif cell.value == "padded":
+        square = Image.new("RGB", (SIZE[0], SIZE[0]), "white")
+        square.paste(picture, (0, (SIZE[0] - SIZE[1]) // 2))
+        picture = square
+    elif cell.value == "cropped":
+        picture = picture.crop((0, 0, SIZE[0], SIZE[1] - STRIP))
+    name = "/".join(str(part) for part in asdict(cell).values())
+    truth = {
+        "code": code,
+        "caption": caption,
+        "glyph": [side / 1000 for side in squashed_glyph(distortion, height, 1000)],
+    }
+    return Case(f"{name}/{seed}", picture, QUESTIONS[cell.question], asdict(cell), truth, seed)
+
+
+def _code(cell: Cell, seed: int) -> str:
+    if cell.changed == "control" or cell.caption == "alone":
+        return ""
+    if cell.changed == "length":
+        return sample_code(seed, cell.value)
+    if cell.changed == "charset":
+        return sample_code(seed, LENGTH, CHARSETS[cell.value])
+    if cell.changed == "text":
+        rng = np.random.default_rng([seed, KINDS_OF_TEXT.index(cell.value)])
+        if cell.value == "word":
+            return WORDS[seed % len(WORDS)]
+        if cell.value == "pseudo-word":
+            return "".join(rng.choice(list(letters)) for letters in (CONSONANTS, VOWELS) * (WORD_LENGTH // 2))
+        return sample_code(seed, WORD_LENGTH, CHARSETS["letters"])
+    return sample_code(seed)
+
+
+def run(
+    who, size: str, seed: int, out: str | os.PathLike, *, device: str = "auto", dtype: str = "auto"
+) -> "list[Sample]":
+    """Ask a checkpoint, or any object with `ask`, what the folder `out` does not hold yet; all answered samples.
+
+    Raises RunError, SettingError, and what loading a checkpoint raises.
+    """
+    chosen = cases(size, seed)
+    subject = Subject.of(who, device=device, dtype=dtype)
+    design = {"size": size, "seed": seed}
+    return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answered sample, scored."""
+
+    cell: Cell
+    seed: int
+    code: str
+    caption: str
+    glyph: tuple[float, float]  # width and height of a character, as fractions of the picture
+    reply: str
+    read: str  # what was extracted from the reply
+    finish: str | None
+
+    @property
+    def exact(self) -> bool:
+        return scores.is_exact(self.reply, self.code)
+
+    @property
+    def strict(self) -> bool:
+        return scores.is_exact(self.reply, self.code, strict=True)
+
+    @property
+    def contained(self) -> bool:
+        return scores.contains(self.reply, self.code)
+
+    @property
+    def outcome(self) -> str:
+        return scores.outcome(self.reply, self.code, self.caption)
+
+    @property
+    def invented(self) -> bool:
+        return scores.is_invented(self.reply)
+
+
+def samples(records: Sequence[dict]) -> list[Sample]:
+    """The answered samples of a run; failed ones have no score."""
+    return [
+        Sample(
+            cell=Cell(**record["factors"]),
+            seed=record["seed"],
+            code=record["truth"]["code"],
+            caption=record["truth"]["caption"],
+            glyph=tuple(record["truth"]["glyph"]),
+            reply=record["answer"],
+            read=scores.extract(record["answer"]),
+            finish=record.get("finish"),
+        )
+        for record in records
+        if record["status"] == "ok"
+    ]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One condition's figures."""
+
+    cell: Cell
+    exact: Share  # the extracted text is the code
+    strict: Share  # the whole reply is the code
+    contained: Share  # the code stands somewhere in the reply,
+    chance: float  # which happens so often by chance
+    errors: float  # CER, micro-averaged
+    edit_share: float
+    position: float
+
+
+def summarise(chosen: Sequence[Sample]) -> Summary:
+    """The figures of samples that show a code, all of one condition. Raises SettingError where there are none."""
+    if not chosen:
+        raise SettingError("There are no answered samples of this condition.")
+    count = len(chosen)
+    shares = (wilson(sum(getattr(s, name) for s in chosen), count) for name in ("exact", "strict", "contained"))
+    return Summary(
+        chosen[0].cell,
+        *shares,
+        chance=scores.chance_level([s.reply for s in chosen], [s.code for s in chosen]),
+        errors=scores.character_errors((s.read, s.code) for s in chosen),
+        edit_share=float(np.mean([scores.edit_share(s.read, s.code) for s in chosen])),
+        position=float(np.mean([scores.position_accuracy(s.read, s.code) for s in chosen])),
+    )
+
+
+def select(all_samples: Sequence[Sample], wanted: Callable[[Cell], bool]) -> dict[Cell, list[Sample]]:
+    """The samples of the cells that are wanted, by cell, in the run's order."""
+    found: dict[Cell, list[Sample]] = {}
+    for sample in all_samples:
+        if wanted(sample.cell):
+            found.setdefault(sample.cell, []).append(sample)
+    return found
+
+
+def ladder(all_samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Codes without a caption, by level."""
+    return list(select(all_samples, lambda c: (c.caption, c.question, c.changed) == ("none", "open", "")).values())
+
+
+def lure(all_samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Codes with a caption of any kind, or a caption alone, by cell; and the same codes without, where there are some."""
+    levels = {s.cell.level for s in all_samples if s.cell.caption not in ("none", "alone")}
+    return list(select(all_samples, lambda c: c.level in levels and not c.changed).values())
+
+
+def factor(all_samples: Sequence[Sample], name: str, base: int) -> dict[str | float, list[Sample]]:
+    """Samples by the value of one factor around a level, the level's own value among them where it has one."""
+    plain = lambda c: (c.level, c.caption, c.question) == (base, "none", "open")  # noqa: E731
+    found = {c.value: rows for c, rows in select(all_samples, lambda c: plain(c) and c.changed == name).items()}
+    own = {
+        **{name: getattr(LEVELS[base], name) for name in FACTORS},
+        "glyph height": GLYPH_HEIGHT,
+        "length": LENGTH,
+        "charset": "both",
+        "shape": "squashed",
+    }
+    if found and name in own:
+        found[own[name]] = next(iter(select(all_samples, lambda c: plain(c) and not c.changed).values()), [])
+    if all(isinstance(value, int | float) for value in found):
+        found = dict(sorted(found.items()))
+    return {value: rows for value, rows in found.items() if rows}
+
+
+def pairs(one: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """The samples of two conditions that have the same seed, in the same order."""
+    by_seed = {sample.seed: sample for sample in other}
+    both = [sample for sample in one if sample.seed in by_seed]
+    return both, [by_seed[sample.seed] for sample in both]

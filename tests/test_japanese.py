@@ -1,0 +1,176 @@
+"""The Japanese probe: its questions and answers, and that it measures back what is true of a planted subject."""
+
+import re
+from collections import Counter
+
+import pytest
+from planted import Planted
+
+import imp_kit
+from imp_kit.experiments import japanese
+from imp_kit.experiments.japanese import LANGUAGES, cases, chain, data, mentioned, scene_cases
+from imp_kit.experiments.record import Subject, run
+
+TERMS = data()["terms"]
+
+
+def every_question():
+    made = cases("standard", 1, real=True) + [
+        made for skill in data()["scenes"] for s in range(80) for made in scene_cases(skill, s)
+    ]
+    return {(each.factors["language"], each.question) for each in made}
+
+
+def test_questions_use_only_the_listed_words():
+    words = sorted(data()["vocabulary"], key=len, reverse=True)
+    listed = re.compile(f"(?:{'|'.join(map(re.escape, words))})*")
+    asked = {question for language, question in every_question() if language != "English"} | {data()["blog"]["ja"]}
+    assert len(asked) > 100
+    assert [question for question in asked if not listed.fullmatch(question)] == []
+
+
+def test_english_questions_are_english_and_japanese_ones_japanese():
+    for language, question in every_question():
+        assert question.isascii() == (language == "English")
+        assert question.endswith("?" if language in LANGUAGES[:2] else "日本語で答えてください。")
+
+
+def test_every_sample_is_asked_in_each_language_about_the_same_picture():
+    made = cases("smoke", 2)
+    assert len({each.id for each in made}) == len(made) == 3 * 3 + 4
+    scenes = [each for each in made if each.factors["part"] == "scene"]
+    for number in range(0, len(scenes), 3):
+        three = scenes[number : number + 3]
+        assert len({each.picture.tobytes() for each in three}) == 1
+        assert [each.factors["language"] for each in three] == list(LANGUAGES)
+        assert three[0].truth == three[1].truth == three[2].truth
+    general = [each for each in made if each.factors["part"] == "general"]
+    assert [each.picture is None for each in general] == [False, False, True, True]
+
+
+def test_scene_answers_are_true(monkeypatch):
+    """The true answer by what the scene holds, worked out anew from its things."""
+    scenes = []
+    real = japanese.sample_scene
+    monkeypatch.setattr(japanese, "sample_scene", lambda rng: scenes.append(real(rng)) or scenes[-1])
+    for skill in data()["scenes"]:
+        for seed in range(30):
+            made = scene_cases(skill, seed)[0]
+            things, answer, question = scenes[-1].things, made.truth["answer"], made.question
+            kinds = [thing.kind for thing in things]
+            assert "person" not in kinds
+            asked = re.search(r"(?:the|a|many) (\w+?)(?:s|es)?(?: are there| thing)?\?$", question)[1]
+            if skill == "color":
+                assert [thing.colors for thing in things if thing.kind == asked] == [(answer,)]
+            elif skill == "shape":
+                assert [thing.kind for thing in things if asked in thing.colors] == [answer]
+            elif skill == "count":
+                asked = next(kind for kind in sorted(TERMS["kinds"], key=len) if kind.startswith(asked))
+                assert kinds.count(asked) == int(answer)
+            elif skill == "yes_no":
+                assert answer == ("yes" if asked in kinds or f"{asked}s" in kinds else "no")
+            else:
+                (thing,) = [thing for thing in things if thing.kind in (asked, f"{asked}s")]
+                names = (
+                    ("top left", "top", "top right"),
+                    ("left", "center", "right"),
+                    ("bottom left", "bottom", "bottom right"),
+                )
+                assert answer == names[thing.row][thing.column]
+
+
+@pytest.mark.parametrize(
+    ("reply", "topic", "found"),
+    [
+        ("The circle is at the top left.", "places", {"top left"}),
+        ("It is on the left.", "places", {"left"}),
+        ("円は左上にあります。", "places", {"top left"}),
+        ("左です。", "places", {"left"}),
+        ("On the left or on the right", "places", {"left", "right"}),
+        ("There are 2 boxes.", "kinds", {"box"}),
+        ("There are two buses.", "kinds", {"bus"}),
+        ("A cupboard", "kinds", set()),
+        ("２つあります。", "numbers", {"2"}),
+        ("12", "numbers", set()),
+        ("Yes, there is no problem.", "truth", {"yes", "no"}),
+        ("いいえ、ありません。", "truth", {"no"}),
+        ("はい。", "truth", {"yes"}),
+        ("赤と白です。", "colors", {"red", "white"}),
+        ("Reddish", "colors", set()),
+        ("", "colors", set()),
+    ],
+)
+def test_what_a_reply_names(reply, topic, found):
+    assert mentioned(reply, TERMS[topic]) == found
+
+
+def test_photographs_and_written_words():
+    made = japanese.photograph_cases() + japanese.written_cases()
+    assert len({each.id for each in made}) == len(made)
+    for entry in (entry for entries in data()["photographs"].values() for entry in entries):
+        assert len(entry["references"]) >= 2
+        assert all(mentioned(text, {"right": entry["accept"]}) for text in entry["references"]), entry["ja"]
+    written = [each for each in made if each.factors["part"] == "written"]
+    pictures = {each.truth["text"]: each.picture.tobytes() for each in written}
+    assert len(set(pictures.values())) == len(pictures) >= 20  # a face without the letters would draw the same box
+
+
+@pytest.mark.parametrize(("size", "seed"), [("huge", 1), ("smoke", -1), ("smoke", None)])
+def test_runs_that_cannot_be(size, seed):
+    with pytest.raises(imp_kit.SettingError):
+        cases(size, seed)
+
+
+def speaker(right, in_japanese):
+    """Answers scene questions right with one probability, and in Japanese, when asked so, with another."""
+
+    def reply(case, rng):
+        names = TERMS[case.truth["set"]] if case.truth else {"x": {"en": ["x"], "ja": ["それ"]}}
+        chosen = case.truth.get("answer", "x")
+        if rng.random() >= right:
+            others = [name for name in names if name != chosen] or [chosen]
+            chosen = others[rng.integers(len(others))]
+        japanese_ = case.factors["language"] != "English" and rng.random() < in_japanese
+        return f"それは{names[chosen]['ja'][0]}です。" if japanese_ else f"It is {names[chosen]['en'][0]}."
+
+    return reply
+
+
+def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
+    held = Counter()
+    for seed in range(20):
+        right, in_japanese = 0.05 + 0.045 * seed, 0.95 - 0.045 * seed
+        chosen = [made for n in range(60) for made in scene_cases("color", 1000 * seed + n)]
+        subject = Subject.of(Planted(chosen, speaker(right, in_japanese), seed))
+        samples = japanese.samples(run("japanese", chosen, subject, tmp_path / str(seed)))
+        for name, low, truth in (
+            ("English", LANGUAGES[0], (right, 0.0, 0.0)),
+            ("Japanese", LANGUAGES[1], (right, in_japanese, right * in_japanese)),
+        ):
+            found = chain([s for s in samples if s.cell.language == low])
+            for part, share, true in zip(
+                ("right", "japanese", "both"), (found.right, found.japanese, found.both), truth, strict=True
+            ):
+                held[name, part] += share.low <= true <= share.high
+    assert all(count >= 17 for count in held.values()), held
+
+
+def test_the_bridge_turns_an_english_answer_into_japanese():
+    chosen = scene_cases("color", 5)
+    samples = [
+        japanese.Sample(japanese.Cell(**c.factors), 5, c.question, c.truth, reply, "stop", 5, 0.1)
+        for c, reply in zip(chosen, ("It is red.", "赤です。", "red or blue"), strict=True)
+    ]
+    assert [s.bridged for s in samples] == ["赤", None, None]
+    assert japanese.Sample(samples[0].cell, 5, "", samples[0].truth, "red or blue", None, None, None).bridged is None
+
+
+def test_general_questions_have_no_right_answer_but_a_language():
+    made = japanese.general_cases(0, 1)
+    cell = japanese.Cell(**made[1].factors)
+    sample = japanese.Sample(cell, 1, made[1].question, {}, "水を飲みます。\ufffd", "length", 9, 0.1)
+    found = chain([sample])
+    assert (found.right, found.both) == (None, None)
+    assert (found.japanese.share, found.cut.share, found.replaced_at_end, found.replaced_inside) == (1.0, 1.0, 1, 0)
+    with pytest.raises(imp_kit.SettingError, match="no answered samples"):
+        chain([])

