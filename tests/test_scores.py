@@ -104,7 +104,7 @@ def test_invented_text():
 
 
 def test_the_chance_level_of_a_known_case():
-    """One-digit truths: a reply that holds every digit always has them, one that holds two of ten has them by chance."""
+    """One-digit truths: a reply with every digit always has them, one with two of ten has another one's in 1 of 9."""
     digits = list(string.digits)
     assert scores.chance_level(["0123456789"] * 10, digits) == 1.0
     assert scores.chance_level([f"{d}" for d in digits], digits) == 0.0

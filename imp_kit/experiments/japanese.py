@@ -74,8 +74,8 @@ def scene_cases(skill: str, seed: int) -> list[Case]:
     scene, picture, words = _asked(skill, seed)
     form, terms = data()["scenes"][skill], data()["terms"]
     kind = words["kind"]
-    english = form["en"].format(kind=kind, kinds="boxes" if kind == "box" else f"{kind}es" if kind == "bus" else f"{kind}s",
-                                color=words["color"])  # fmt: skip
+    plural = f"{kind}es" if kind in ("box", "bus") else f"{kind}s"
+    english = form["en"].format(kind=kind, kinds=plural, color=words["color"])
     japanese = form.get(f"ja_{kind}", form["ja"]).format(
         kind=terms["kinds"][kind]["ja"][0], color=terms["colors"].get(words["color"], {}).get("before")
     )

@@ -52,74 +52,13 @@ KINDS_OF_TEXT = ("word", "pseudo-word", "random letters")  # of WORD_LENGTH capi
 CHARSETS = {"digits": "34679", "letters": "".join(c for c in CHARSET if c.isalpha())}
 WORD_LENGTH = 6
 # Without the letters that CHARSET leaves out.
-WORDS = tuple(
-    [
-        "MARKET",
-        "GARDEN",
-        "LETTER",
-        "HAMMER",
-        "PLANET",
-        "CAMERA",
-        "NATURE",
-        "FATHER",
-        "CARPET",
-        "DANGER",
-        "ENERGY",
-        "GRAVEL",
-        "HELMET",
-        "LAWYER",
-        "LEADER",
-        "MATTER",
-        "PARENT",
-        "PLAYER",
-        "RATHER",
-        "REPEAT",
-        "LADDER",
-        "TALENT",
-        "THREAD",
-        "TRAVEL",
-        "TURTLE",
-        "VALLEY",
-        "WEALTH",
-        "CANDLE",
-        "CHANGE",
-        "CHARGE",
-        "CHERRY",
-        "DEALER",
-        "DEFEAT",
-        "ENGAGE",
-        "EXPECT",
-        "GATHER",
-        "GENTLE",
-        "HARDEN",
-        "HEALTH",
-        "JACKET",
-        "KETTLE",
-        "LATTER",
-        "LEAGUE",
-        "LEGEND",
-        "MANAGE",
-        "NEARLY",
-        "PEANUT",
-        "PEPPER",
-        "PLAGUE",
-        "PLENTY",
-        "PURPLE",
-        "RACKET",
-        "REGRET",
-        "RENTAL",
-        "TACKLE",
-        "TEMPLE",
-        "TREATY",
-        "TUNNEL",
-        "TURKEY",
-        "VELVET",
-        "VERTEX",
-        "WALLET",
-        "WANTED",
-        "YEARLY",
-    ]
-)
+_WORDS = """
+MARKET GARDEN LETTER HAMMER PLANET CAMERA NATURE FATHER CARPET DANGER ENERGY GRAVEL HELMET LAWYER LEADER MATTER PARENT
+PLAYER RATHER REPEAT LADDER TALENT THREAD TRAVEL TURTLE VALLEY WEALTH CANDLE CHANGE CHARGE CHERRY DEALER DEFEAT ENGAGE
+EXPECT GATHER GENTLE HARDEN HEALTH JACKET KETTLE LATTER LEAGUE LEGEND MANAGE NEARLY PEANUT PEPPER PLAGUE PLENTY PURPLE
+RACKET REGRET RENTAL TACKLE TEMPLE TREATY TUNNEL TURKEY VELVET VERTEX WALLET WANTED YEARLY
+"""
+WORDS = tuple(_WORDS.split())
 CONSONANTS, VOWELS = "CDFGHJKLMNPRTVWX", "AEU"
 
 
@@ -334,7 +273,7 @@ def ladder(all_samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def lure(all_samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Codes with a caption of any kind, or a caption alone, by cell; and the same codes without, where there are some."""
+    """Codes with a caption of any kind, or a caption alone, by cell; and the same codes without."""
     levels = {s.cell.level for s in all_samples if s.cell.caption not in ("none", "alone")}
     return list(select(all_samples, lambda c: c.level in levels and not c.changed).values())
 

@@ -85,9 +85,10 @@ def run(
 ) -> list[dict]:
     """Ask what `folder` does not hold yet, and return the records of all cases in their order.
 
-    `settings` are those of `Imp.ask`; `design` says how the cases were chosen, such as size and seed, and is kept in
-    run.json with what else must be the same for a run to go on. Under torchrun or `accelerate launch` each process asks its share into a file of
-    its own; the first process joins them. Raises RunError, and SettingError before anything is asked.
+    `settings` are those of `Imp.ask`. `design` says how the cases were chosen, such as size and seed; run.json keeps it
+    with what else must be the same for a run to go on. Under torchrun or `accelerate launch` each process asks its
+    share into a file of its own; the first process joins them. Raises RunError, and SettingError before anything is
+    asked.
     """
     from imp_kit.sampling import read_settings
 

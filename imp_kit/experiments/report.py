@@ -126,7 +126,7 @@ def _reading_table(labels: Sequence[str], rows: Sequence[Sequence[reading.Sample
         first,
         "pictures",
         "read exactly",
-        "whole reply exact",
+        "whole reply",
         "code in reply",
         "by chance",
         "CER",
@@ -149,10 +149,10 @@ def _reading_table(labels: Sequence[str], rows: Sequence[Sequence[reading.Sample
                     f"{f.position:.2f}",
                 ]
                 for name, n, f in figures
-            ),  # fmt: skip
+            ),
         )
-        + "\n\nCER: edits over all true characters, can exceed 1. edits: edits over the longer text, mean. place: share of"
-        " characters at the right place."
+        + "\n\nwhole reply: it is the code and nothing else. CER: edits over all true characters, can exceed 1. edits: "
+        "edits over the longer text, mean. place: share of characters at the right place."
     )
 
 
@@ -161,8 +161,6 @@ def _lure_table(rows: Sequence) -> str:
     for row in rows:
         cell = row[0].cell
         counts = {outcome: sum(sample.outcome == outcome for sample in row) for outcome in plots.OUTCOMES}
-        if cell.caption == "alone":
-            counts |= {"code": 0, "both": 0}
         exact = "" if cell.caption == "alone" else str(wilson(sum(sample.exact for sample in row), len(row)))
         copied = wilson(counts["both"] + counts["caption only"], len(row)) if cell.caption != "none" else None
         lines += [[f"L{cell.level}", cell.caption, cell.question, str(len(row)), exact, str(copied or ""),
@@ -262,8 +260,8 @@ def _chain_table(samples: Sequence[japanese.Sample]) -> str:
     text = _table(head, lines)
     if bridge:
         text += (
-            "\n\nbridge: the English question by hand, the answer turned into Japanese by a dictionary: an upper bound for "
-            "translating before and after."
+            "\n\nbridge: the English question by hand, the answer turned into Japanese by a dictionary: an upper bound "
+            "for translating before and after."
         )
     return text
 

@@ -22,7 +22,7 @@ def normalise(text: str) -> str:
 
 
 def extract(reply: str) -> str:
-    """What a reply says the text is: its first quotation, else its longest run of letters and digits, else all of it."""
+    """What a reply says is written: its first quotation, else its longest run of letters and digits, else all of it."""
     if quoted := QUOTED.search(reply):
         return next(part for part in quoted.groups() if part)
     return max(RUN.findall(reply), key=len, default=reply)
@@ -39,14 +39,14 @@ def contains(reply: str, truth: str) -> bool:
 
 
 def edits(read: str, truth: str) -> int:
-    """Fewest substitutions, deletions and insertions that make `read` of `truth`, both normalised (Levenshtein 1966)."""
+    """Fewest substitutions, deletions and insertions from `truth` to `read`, both normalised (Levenshtein 1966)."""
     from rapidfuzz.distance import Levenshtein
 
     return Levenshtein.distance(normalise(truth), normalise(read))
 
 
 def character_errors(pairs: Iterable[tuple[str, str]]) -> float:
-    """CER of (read, truth) pairs: edits over characters of all truths together, so long ones weigh more; may exceed 1."""
+    """CER of (read, truth) pairs: edits over the characters of all truths, so long ones weigh more; may exceed 1."""
     pairs = list(pairs)
     return sum(edits(read, truth) for read, truth in pairs) / sum(len(normalise(truth)) for _, truth in pairs)
 

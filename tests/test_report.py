@@ -1,0 +1,134 @@
+"""Reports: from a run's folder alone, each figure with its commands, without torch."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from planted import Planted
+from test_japanese import speaker
+from test_reading import reader
+
+import imp_kit
+from imp_kit.cli import main
+from imp_kit.experiments import japanese, plots, reading
+from imp_kit.experiments.record import Subject, read, run
+from imp_kit.experiments.report import write
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A small run of each probe by a planted subject: reads all, copies half, speaks Japanese half of the time."""
+    folder = tmp_path_factory.mktemp("runs")
+    cells = [*reading.cells("smoke"), reading.Cell(2, "true"), reading.Cell(changed="glyph height", value=8)]
+    cells += [reading.Cell(changed="text", value=value) for value in reading.KINDS_OF_TEXT]
+    chosen = [reading.case(cell, n) for cell in cells for n in range(4)]
+
+    design = {"size": "smoke", "seed": 1}
+    run("captcha", chosen, Subject.of(Planted(chosen, reader(0.7, 0.5), 0)), folder / "reading", design=design)
+    subject = Planted(japanese.cases("smoke", 1, real=True), speaker_of_all, 0)
+    japanese.run(subject, "smoke", 1, folder / "japanese")
+    return folder
+
+
+def speaker_of_all(case, rng):
+    if case.factors["part"] in ("scene", "general"):
+        return speaker(0.8, 0.5)(case, rng)
+    return case.truth.get("text") or case.truth["references"][0]
+
+
+def test_a_report_shows_tables_pictures_and_how_to_make_them_again(runs, tmp_path):
+    file = write([runs / "reading", runs / "japanese"], tmp_path / "out")
+    text = file.read_text("utf-8")
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(shown) == len(set(shown)) >= 8
+    for name in shown:
+        assert Image.open(tmp_path / "out" / name).width >= 600
+    probe = f"python -m imp_kit probe captcha --checkpoint Planted --size smoke --seed 1 --out {runs / 'reading'}"
+    report = f"python -m imp_kit report {runs / 'reading'} {runs / 'japanese'} --out {tmp_path / 'out'}"
+    assert text.count(f"Made again by `{probe}` and `{report}`.") == sum("captcha" in name for name in shown) + 1
+    for heading in ("# Reading probe: Planted", "## The caption below the code", "## Glyph height, all else as in L0",
+                    "# Japanese limits: Planted", "## Photographs", "## Ten answers in full"):  # fmt: skip
+        assert f"{heading}\n" in text
+    assert "by chance" in text
+    assert "exact McNemar p" in text
+    assert "chrF 100.0" in text
+
+
+def test_the_figures_are_those_of_the_records(runs, tmp_path):
+    text = write([runs / "reading"], tmp_path).read_text("utf-8")
+    clean = [r for r in read(runs / "reading") if r["factors"] == vars(reading.Cell())]
+    right = sum(f'"{r["truth"]["code"]}"' in r["answer"] for r in clean)
+    assert re.search(rf"\| L0 \| {len(clean)} \| {right / len(clean):.1%} \(", text)
+
+
+def test_a_report_needs_no_torch(runs, tmp_path):
+    code = (
+        "import sys\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] == 'torch':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "from imp_kit.experiments.report import write; print(write(sys.argv[1:2], sys.argv[2]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, runs / "reading", tmp_path], check=True, capture_output=True)
+    assert (tmp_path / "report.md").exists(), done
+
+
+def test_failed_samples_are_counted_apart(runs, tmp_path):
+    copy = tmp_path / "run"
+    copy.mkdir()
+    (copy / "run.json").write_text((runs / "reading" / "run.json").read_text("utf-8"), "utf-8")
+    lines = (runs / "reading" / "samples.jsonl").read_text("utf-8").splitlines()
+    failed = json.loads(lines[0]) | {"status": "error", "error": "RuntimeError: none"}
+    del failed["answer"]
+    (copy / "samples.jsonl").write_text("\n".join([json.dumps(failed), *lines[1:], ""]), "utf-8")
+    assert f"| samples | {len(lines) - 1} answered, 1 failed" in write([copy]).read_text("utf-8")
+    assert (copy / "report.md").exists()
+
+
+def test_imp_nano_is_not_passed_off_as_imp(runs, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for file in ("run.json", "samples.jsonl"):
+        (run / file).write_text((runs / "reading" / file).read_text("utf-8").replace("Planted", "imp-nano"), "utf-8")
+    assert "they say nothing about Imp" in write([run]).read_text("utf-8")
+
+
+def test_what_is_no_run(tmp_path, capsys):
+    with pytest.raises(imp_kit.RunError, match="holds no run"):
+        write([tmp_path])
+    with pytest.raises(imp_kit.RunError, match="no run to report"):
+        write([])
+    (tmp_path / "run.json").write_text(json.dumps({"experiment": "echo"}))
+    with pytest.raises(imp_kit.RunError, match="'echo'; there are reports of captcha, japanese"):
+        write([tmp_path])
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path / "nowhere")])
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
+    for name in ("captcha", "japanese"):
+        out = tmp_path / name
+        arguments = ["probe", name, "--checkpoint", "imp-nano", "--device", "cpu", "--size", "smoke", "--out", str(out)]
+        main(arguments)
+        assert "samples of imp-nano are answered" in capsys.readouterr().out
+        main(["report", str(out)])
+        assert (out / "report.md").read_text("utf-8").count("](") >= 2
+        # Again with nothing left to ask: no model is loaded.
+        code = (
+            "import sys; from imp_kit import assistant; from imp_kit.cli import main\n"
+            "def no(*args, **settings): raise AssertionError('loaded')\nassistant.load = no\nmain(sys.argv[1:])"
+        )
+        subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_pictures_in_a_grid():
+    tile = Image.new("RGB", (40, 20), "red")
+    sheet = plots.pictures([("one", tile), ("two", tile), ("three", tile)], columns=2)
+    assert sheet.size == (2 * 48 + 8, 2 * 46 + 8)
+    assert sheet.getpixel((10, 30)) == (255, 0, 0)
