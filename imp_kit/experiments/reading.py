@@ -164,13 +164,21 @@ def _code(cell: Cell, seed: int) -> str:
 
 
 def run(
-    who, size: str, seed: int, out: str | os.PathLike, *, device: str = "auto", dtype: str = "auto"
+    who,
+    size: str,
+    seed: int,
+    out: str | os.PathLike,
+    *,
+    only: Sequence[Cell] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> "list[Sample]":
     """Ask a checkpoint, or any object with `ask`, what the folder `out` does not hold yet; all answered samples.
 
-    Raises RunError, SettingError, and what loading a checkpoint raises.
+    `only` leaves out all other cells, for now: a later run in the same folder can ask them. Raises RunError,
+    SettingError, and what loading a checkpoint raises.
     """
-    chosen = cases(size, seed)
+    chosen = [each for each in cases(size, seed) if only is None or Cell(**each.factors) in only]
     subject = Subject.of(who, device=device, dtype=dtype)
     design = {"size": size, "seed": seed}
     return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design))
