@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import imp_kit
-from imp_kit.experiments.record import Case, Subject, _outcome, read, run
+from imp_kit.experiments.record import Case, Subject, _key, _outcome, read, run
 from imp_kit.nano.draw import draw, sample_scene
 
 
@@ -58,6 +59,36 @@ def test_a_changed_picture_or_question_is_asked_again(tmp_path):
     run("echo", cases(3, "blue"), Subject.of(echo), tmp_path / "run")
     assert len(echo.asked) == 6
     assert len(read(tmp_path / "run")) == 3
+
+
+def test_whatever_can_change_an_answer_changes_its_key():
+    """One pixel, one letter, the dtype, the revision, the weights, a setting: each alone; and nothing else does."""
+    (case,) = cases(1)
+    identity = {"checkpoint": "imp", "revision": "a", "weights": "b", "dtype": "fp32", "device": "cpu"}
+    pixel = case.picture.copy()
+    pixel.putpixel((3, 3), (255, 0, 1))
+    keys = [
+        _key(case, identity, {}),
+        _key(replace(case, picture=pixel), identity, {}),
+        _key(replace(case, picture=case.picture.resize((8, 9))), identity, {}),
+        _key(replace(case, picture=None), identity, {}),
+        _key(replace(case, question=case.question + "?"), identity, {}),
+        *(_key(case, identity | {name: "other"}, {}) for name in identity),
+        _key(case, identity, {"max_new_tokens": 7}),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert _key(replace(case, id="other", factors={}, truth={}, seed=9), dict(identity), {}) == keys[0]
+
+
+def test_a_run_with_a_changed_pixel_or_letter_asks_just_that_sample_again(tmp_path):
+    echo, made = Echo(), cases(4)
+    run("echo", made, Subject.of(echo), tmp_path / "run")
+    pixel = made[1].picture.copy()
+    pixel.putpixel((0, 0), (254, 0, 0))
+    made[1] = replace(made[1], picture=pixel)
+    made[3] = replace(made[3], question="question 3?")
+    run("echo", made, Subject.of(echo), tmp_path / "run")
+    assert echo.asked[4:] == ["question 1", "question 3?"]
 
 
 def test_failures_stand_apart_and_are_asked_again(tmp_path):
