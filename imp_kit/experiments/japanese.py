@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -146,11 +147,11 @@ def photograph_cases() -> list[Case]:
 
 def written_cases() -> list[Case]:
     """Japanese words in black on white, in the face IPAexGothic."""
-    try:
-        import matplotlib_fontja
-    except ImportError:
-        raise SettingError("The Japanese face comes with matplotlib-fontja: pip install matplotlib-fontja.") from None
-    (file,) = Path(matplotlib_fontja.__file__).parent.rglob("ipaexg.ttf")
+    # Found, not imported: importing it would change the face of every later plot.
+    found = find_spec("matplotlib_fontja")
+    if found is None:
+        raise SettingError("The Japanese face comes with matplotlib-fontja: pip install matplotlib-fontja.")
+    (file,) = Path(found.origin).parent.rglob("ipaexg.ttf")
     font = ImageFont.truetype(str(file), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
     made, ask = [], data()["ask_written"]
     for number, word in enumerate(data()["written"]):

@@ -283,7 +283,14 @@ def ladder(all_samples: Sequence[Sample]) -> list[list[Sample]]:
 def lure(all_samples: Sequence[Sample]) -> list[list[Sample]]:
     """Codes with a caption of any kind, or a caption alone, by cell; and the same codes without."""
     levels = {s.cell.level for s in all_samples if s.cell.caption not in ("none", "alone")}
-    return list(select(all_samples, lambda c: c.level in levels and not c.changed).values())
+    rows = select(all_samples, lambda c: c.level in levels and not c.changed).values()
+    questions, captions = list(QUESTIONS), list(CAPTIONS)
+
+    def place(row: list[Sample]) -> tuple[int, int, int]:
+        cell = row[0].cell
+        return cell.level, questions.index(cell.question), captions.index(cell.caption)
+
+    return sorted(rows, key=place)
 
 
 def factor(all_samples: Sequence[Sample], name: str, base: int) -> dict[str | float, list[Sample]]:
