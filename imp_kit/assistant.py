@@ -84,13 +84,13 @@ def identify(
 ) -> dict[str, str | None]:
     """What `load` would load, without doing it: checkpoint, revision, dtype and the device's type. Raises as `load`.
 
-    Where there is no revision, "weights" is the SHA-256 that tells one state of a folder from another.
+    Where there is no revision, "files" is the SHA-256 that tells one state of a folder from another.
     """
     device = choose_device(device)
     snapshot = find(checkpoint, revision)
     chosen = choose_dtype(dtype, device) or _cpu_dtype(snapshot, device)
     name = LONG_DTYPES[str(chosen).removeprefix("torch.")]
-    found = {"checkpoint": snapshot.name, "revision": snapshot.revision, "weights": snapshot.digest()}
+    found = {"checkpoint": snapshot.name, "revision": snapshot.revision, "files": snapshot.digest()}
     return {**found, "dtype": name, "device": device.type}
 
 

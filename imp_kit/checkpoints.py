@@ -36,11 +36,12 @@ class Snapshot:
     revision: str | None
 
     def digest(self) -> str | None:
-        """SHA-256 of the weights' files where no revision tells one state of a folder from another, else None."""
+        """SHA-256 of a checkpoint's files where no revision tells one state of a folder from another, else None."""
         if self.revision:
             return None
         total = hashlib.sha256()
-        for file in sorted(self.folder.glob("*.safetensors")):
+        for file in sorted({file for pattern in WANTED for file in self.folder.glob(pattern)}):
+            total.update(file.name.encode())
             with file.open("rb") as opened:
                 total.update(hashlib.file_digest(opened, "sha256").digest())
         return total.hexdigest()

@@ -3,9 +3,11 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from imp_kit import __version__
-from imp_kit.errors import ImpKitError, PromptError
+from imp_kit.errors import ImpKitError, PromptError, SettingError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     for name, what in told.items():
         asked = probe.add_parser(name, help=what)
         asked.add_argument("--checkpoint", help="name, hub id or folder (default: what this machine can run)")
+        asked.add_argument("--revision", help="branch, tag or commit of the hub")
         asked.add_argument("--size", default="standard", help="smoke, standard (default) or full")
         asked.add_argument("--seed", type=int, default=1, help="of the pictures (default 1)")
         asked.add_argument("--out", required=True, metavar="FOLDER", help="where the answers go; a run there goes on")
@@ -218,18 +221,31 @@ def probe_loading(args: argparse.Namespace) -> None:
 def probe_answers(args: argparse.Namespace) -> None:
     """Run the reading or the Japanese probe, or what is left of it."""
     from imp_kit.assistant import choose_checkpoint
-    from imp_kit.experiments import japanese, reading
     from imp_kit.machine import choose_device
+
+    with _packages():
+        from imp_kit.experiments import japanese, reading
 
     experiment = {reading.NAME: reading, japanese.NAME: japanese}[args.experiment]
     checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
-    samples = experiment.run(checkpoint, args.size, args.seed, args.out, device=args.device, dtype=args.dtype)
+    loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
+    samples = experiment.run(checkpoint, args.size, args.seed, args.out, **loading)
     print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}.")
     print(f"Tables and pictures: python -m imp_kit report {args.out}")
 
 
+@contextmanager
+def _packages() -> Iterator[None]:
+    """Say what to install where the experiments' own packages are missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SettingError(f'The experiments need {error.name}: pip install "imp-kit[measure]".') from None
+
+
 def write_report(args: argparse.Namespace) -> None:
     """Write a report and say where it is."""
-    from imp_kit.experiments.report import write
+    with _packages():
+        from imp_kit.experiments.report import write
 
     print(write(args.runs, args.out))

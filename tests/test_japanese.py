@@ -1,14 +1,16 @@
 """The Japanese probe: its questions and answers, and that it measures back what is true of a planted subject."""
 
+import csv
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from planted import Planted
 
 import imp_kit
 from imp_kit.experiments import japanese
-from imp_kit.experiments.japanese import LANGUAGES, cases, chain, data, mentioned, scene_cases
+from imp_kit.experiments.japanese import LANGUAGES, cases, chain, data, mentioned, named, scene_cases
 from imp_kit.experiments.record import Subject, run
 
 TERMS = data()["terms"]
@@ -92,7 +94,27 @@ def test_scene_answers_are_true(monkeypatch):
         ("A cupboard", "kinds", set()),
         ("２つあります。", "numbers", {"2"}),
         ("12", "numbers", set()),
-        ("Yes, there is no problem.", "truth", {"yes", "no"}),
+        ("Yes, there is no problem.", "truth", {"yes"}),
+        ("There is a cat in the image.", "truth", {"yes"}),
+        ("There isn't a cat.", "truth", {"no"}),
+        ("There is no cat.", "truth", {"no"}),
+        ("No, there is a dog.", "truth", {"no"}),
+        ("猫がいます。", "truth", {"yes"}),
+        ("猫はいません。", "truth", {"no"}),
+        ("猫は見えません。", "truth", {"no"}),
+        ("いいえ、違います。", "truth", {"no"}),
+        ("何かを持ちます。", "truth", set()),
+        ("この男は何を財いません。ねらについてです。", "truth", set()),
+        ("top-left corner", "places", {"top left"}),
+        ("at the top center", "places", {"top"}),
+        ("左の上です。", "places", {"top left"}),
+        ("三角は二つあります。", "numbers", {"2"}),
+        ("三角があります。", "numbers", set()),
+        ("これはこの家です。", "kinds", {"house"}),
+        ("四角い箱です。", "kinds", {"box"}),
+        ("黄緑です。", "colors", {"green"}),
+        ("うしろの", "colors", set()),
+        ("茶です。", "colors", {"brown"}),
         ("いいえ、ありません。", "truth", {"no"}),
         ("はい。", "truth", {"yes"}),
         ("赤と白です。", "colors", {"red", "white"}),
@@ -101,7 +123,7 @@ def test_scene_answers_are_true(monkeypatch):
     ],
 )
 def test_what_a_reply_names(reply, topic, found):
-    assert mentioned(reply, TERMS[topic]) == found
+    assert named(reply, topic) == found
 
 
 def test_photographs_and_written_words():
@@ -109,7 +131,11 @@ def test_photographs_and_written_words():
     assert len({each.id for each in made}) == len(made)
     for entry in (entry for entries in data()["photographs"].values() for entry in entries):
         assert len(entry["references"]) >= 2
-        assert all(mentioned(text, {"right": entry["accept"]}) for text in entry["references"]), entry["ja"]
+        for text in entry["references"]:
+            if isinstance(entry["accept"], str):
+                assert named(text, "truth") == {entry["accept"]}
+            else:
+                assert mentioned(text, {"right": entry["accept"]}), entry["ja"]
     written = [each for each in made if each.factors["part"] == "written"]
     pictures = {each.truth["text"]: each.picture.tobytes() for each in written}
     assert len(set(pictures.values())) == len(pictures) >= 20  # a face without the letters would draw the same box
@@ -158,19 +184,71 @@ def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
 def test_the_bridge_turns_an_english_answer_into_japanese():
     chosen = scene_cases("color", 5)
     samples = [
-        japanese.Sample(japanese.Cell(**c.factors), 5, c.question, c.truth, reply, "stop", 5, 0.1)
+        japanese.Sample("", japanese.Cell(**c.factors), 5, c.question, c.truth, reply, "stop", 5, 0.1)
         for c, reply in zip(chosen, ("It is red.", "赤です。", "red or blue"), strict=True)
     ]
     assert [s.bridged for s in samples] == ["赤", None, None]
-    assert japanese.Sample(samples[0].cell, 5, "", samples[0].truth, "red or blue", None, None, None).bridged is None
+    assert replace(samples[0], reply="red or blue").bridged is None
 
 
 def test_general_questions_have_no_right_answer_but_a_language():
     made = japanese.general_cases(0, 1)
     cell = japanese.Cell(**made[1].factors)
-    sample = japanese.Sample(cell, 1, made[1].question, {}, "水を飲みます。\ufffd", "length", 9, 0.1)
+    sample = japanese.Sample("", cell, 1, made[1].question, {}, "水を飲みます。\ufffd", "length", 9, 0.1)
     found = chain([sample])
     assert (found.right, found.both) == (None, None)
     assert (found.japanese.share, found.cut.share, found.replaced_at_end, found.replaced_inside) == (1.0, 1.0, 1, 0)
+    assert chain([replace(sample, finish=None)]).cut is None
+    assert replace(sample, reply="七日").japanese
+    assert not replace(sample, reply="北京").japanese
     with pytest.raises(imp_kit.SettingError, match="no answered samples"):
         chain([])
+
+
+def test_a_number_alone_is_in_the_language_that_was_asked():
+    made = scene_cases("count", 1)
+    cells = [japanese.Cell(**each.factors) for each in made]
+    samples = [japanese.Sample("", cell, 1, "", made[0].truth, "2", "stop", 2, 0.1) for cell in cells]
+    assert [s.japanese for s in samples] == [False, True, True]
+
+
+def test_photographs_are_judged_with_their_negations():
+    by_question = {c.question: c for c in japanese.photograph_cases()}
+    for question, reply, right in (
+        ("Is the woman smiling?", "No, the woman is not smiling.", False),
+        ("Is the woman smiling?", "Yes, she is.", True),
+        ("目は開いていますか?", "目は開いていません。", False),
+        ("目は開いていますか?", "目は開いています。", True),
+        ("Is this outside?", "No, it is not outside.", False),
+        ("What is this man doing?", "The man is taking a photograph.", True),
+    ):
+        each = by_question[question]
+        cell = japanese.Cell(**each.factors)
+        assert japanese.Sample("", cell, 0, question, each.truth, reply, "stop", 5, 0.1).right is right, reply
+
+
+def test_pairs_leave_out_what_failed_in_one_language(tmp_path):
+    made = [each for seed in range(6) for each in scene_cases("color", seed)]
+    records = run("japanese", made, Subject.of(Planted(made, speaker(1.0, 0.0), 0)), tmp_path)
+    del records[1]  # the first scene, asked in Japanese
+    records[3] |= {"status": "error"}  # the second one, asked in Japanese
+    one, other = japanese.pairs(japanese.samples(records))
+    assert one == other == [True] * 4
+
+
+def test_replies_are_rated_by_people_who_do_not_see_the_condition(tmp_path):
+    made = [each for seed in range(4) for each in scene_cases("color", seed)]
+    samples = japanese.samples(run("j", made, Subject.of(Planted(made, speaker(1.0, 1.0), 0)), tmp_path / "run"))
+    form = tmp_path / "ratings.csv"
+    japanese.write_form(samples, form)
+    rows = list(csv.DictReader(form.open(encoding="utf-8", newline="")))
+    assert sorted(row["sample_id"] for row in rows) == sorted(s.id for s in samples if s.cell.language != "English")
+    assert [row["sample_id"] for row in rows] != [s.id for s in samples if s.cell.language != "English"]
+    assert japanese.read_ratings(samples, form) == []
+    form.write_text(form.read_text("utf-8").replace(",\n", ",3\n", 1).replace(",\r\n", ",3\r\n", 1), "utf-8")
+    japanese.write_form(samples, form)  # what was rated stays
+    ((sample, rating),) = japanese.read_ratings(samples, form)
+    assert (sample.id, rating) == (rows[0]["sample_id"], 3)
+    form.write_text(form.read_text("utf-8").replace(",3", ",7"), "utf-8")
+    with pytest.raises(imp_kit.SettingError, match="'7'; give 0, 1, 2 or 3"):
+        japanese.read_ratings(samples, form)

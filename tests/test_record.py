@@ -1,6 +1,5 @@
 """Runs: every answer kept, none asked twice, nothing lost when a run is killed, failures apart."""
 
-import errno
 import json
 import os
 import random
@@ -62,16 +61,16 @@ def test_a_changed_picture_or_question_is_asked_again(tmp_path):
 
 
 def test_whatever_can_change_an_answer_changes_its_key():
-    """One pixel, one letter, the dtype, the revision, the weights, a setting: each alone; and nothing else does."""
+    """One pixel, one letter, the dtype, the revision, the files, a setting: each alone; and nothing else does."""
     (case,) = cases(1)
-    identity = {"checkpoint": "imp", "revision": "a", "weights": "b", "dtype": "fp32", "device": "cpu"}
+    identity = {"checkpoint": "imp", "revision": "a", "files": "b", "dtype": "fp32", "device": "cpu"}
     pixel = case.picture.copy()
     pixel.putpixel((3, 3), (255, 0, 1))
     keys = [
         _key(case, identity, {}),
-        _key(replace(case, picture=pixel), identity, {}),
-        _key(replace(case, picture=case.picture.resize((8, 9))), identity, {}),
-        _key(replace(case, picture=None), identity, {}),
+        _key(replace(case, drawn=pixel), identity, {}),
+        _key(replace(case, drawn=lambda: case.picture.resize((8, 9))), identity, {}),
+        _key(replace(case, drawn=None), identity, {}),
         _key(replace(case, question=case.question + "?"), identity, {}),
         *(_key(case, identity | {name: "other"}, {}) for name in identity),
         _key(case, identity, {"max_new_tokens": 7}),
@@ -85,7 +84,7 @@ def test_a_run_with_a_changed_pixel_or_letter_asks_just_that_sample_again(tmp_pa
     run("echo", made, Subject.of(echo), tmp_path / "run")
     pixel = made[1].picture.copy()
     pixel.putpixel((0, 0), (254, 0, 0))
-    made[1] = replace(made[1], picture=pixel)
+    made[1] = replace(made[1], drawn=pixel)
     made[3] = replace(made[3], question="question 3?")
     run("echo", made, Subject.of(echo), tmp_path / "run")
     assert echo.asked[4:] == ["question 1", "question 3?"]
@@ -164,24 +163,75 @@ def test_samples_that_cannot_be_a_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_stops_the_run_with_what_is_saved(tmp_path, monkeypatch):
-    """The disk is played by fsync, which is where a full one shows at the latest."""
-    saved = []
+FULL = """
+import resource, sys
+from PIL import Image
+from imp_kit.errors import RunError
+from imp_kit.experiments.record import Case, Subject, run
+class Echo:
+    def ask(self, picture, question, **settings):
+        return question.upper()
+cases = [Case(f"case {i}", Image.new("RGB", (8, 8)), f"question {i}", {}, {}, i) for i in range(8)]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    run("echo", cases, Subject.of(Echo()), sys.argv[1])
+except RunError as error:
+    print(error)
+"""
 
-    def full(descriptor):
-        saved.append(descriptor)
-        if len(saved) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(imp_kit.RunError, match="No space left on device.*make room"):
-        run("echo", cases(5), Subject.of(Echo()), tmp_path / "run")
-    monkeypatch.undo()
+def test_a_full_disk_stops_the_run_with_what_is_saved(tmp_path):
+    """The disk is played by a limit on the size of files, at which writing fails as on a full one, within a line."""
+    pytest.importorskip("resource")
+    command = [sys.executable, "-c", FULL, str(tmp_path / "run"), "2500"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "samples.jsonl cannot be written" in told
+    assert "make room" in told
+    assert (tmp_path / "run" / "samples.jsonl").stat().st_size == 2500
     kept = len(read(tmp_path / "run"))
-    assert kept >= 2
+    assert 2 <= kept < 8
+    command[-1] = "1000000"
+    subprocess.run(command, check=True, capture_output=True)
+    assert [record["answer"] for record in read(tmp_path / "run")] == [f"QUESTION {i}" for i in range(8)]
+    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 8
+
+
+def test_a_line_cut_within_a_japanese_character(tmp_path):
+    class Echo:
+        def ask(self, picture, question, **settings):
+            return "赤いです"
+
+    run("echo", cases(2), Subject.of(Echo()), tmp_path / "run")
+    file = tmp_path / "run" / "samples.jsonl"
+    content = file.read_bytes()
+    file.write_bytes(content[: content.rindex("す".encode()) + 2])
+    with pytest.warns(UserWarning, match="half written"):
+        assert len(run("echo", cases(2), Subject.of(Echo()), tmp_path / "run")) == 2
+
+
+def test_an_answer_to_an_earlier_picture_is_not_kept_when_the_new_one_fails(tmp_path):
+    run("echo", cases(2), Subject.of(Echo()), tmp_path / "run")
+    records = run("echo", cases(2, "blue"), Subject.of(Echo(fails={"question 1"})), tmp_path / "run")
+    assert [record["status"] for record in records] == ["ok", "error"]
+    again = Echo()
+    run("echo", cases(2, "blue"), Subject.of(again), tmp_path / "run")
+    assert again.asked == ["question 1"]
+
+
+def test_what_several_processes_wrote_is_newer_than_what_was_joined(tmp_path):
+    run("echo", cases(1), Subject.of(Echo()), tmp_path / "run")
+    (old,) = read(tmp_path / "run")
+    (tmp_path / "run" / "samples-0.jsonl").write_text(json.dumps(old | {"key": "new", "answer": "new"}) + "\n")
+    assert read(tmp_path / "run")[0]["answer"] == "new"
+
+
+def test_an_object_can_name_what_else_changes_its_answers(tmp_path):
     echo = Echo()
-    assert len(run("echo", cases(5), Subject.of(echo), tmp_path / "run")) == 5
-    assert len(echo.asked) == 5 - kept
+    echo.identity = {"version": "1"}
+    run("echo", cases(1), Subject.of(echo), tmp_path / "run")
+    echo.identity = {"version": "2"}
+    with pytest.raises(imp_kit.RunError, match="version '1' instead of '2'"):
+        run("echo", cases(1), Subject.of(echo), tmp_path / "run")
 
 
 SCRIPT = """

@@ -8,6 +8,7 @@ import sys
 import pytest
 from PIL import Image
 from planted import Planted
+from scipy.stats import binomtest
 from test_japanese import speaker
 from test_reading import reader
 
@@ -46,9 +47,9 @@ def test_a_report_shows_tables_pictures_and_how_to_make_them_again(runs, tmp_pat
     assert len(shown) == len(set(shown)) >= 8
     for name in shown:
         assert Image.open(tmp_path / "out" / name).width >= 600
-    probe = f"python -m imp_kit probe captcha --checkpoint Planted --size smoke --seed 1 --out {runs / 'reading'}"
     report = f"python -m imp_kit report {runs / 'reading'} {runs / 'japanese'} --out {tmp_path / 'out'}"
-    assert text.count(f"Made again by `{probe}` and `{report}`.") == sum("captcha" in name for name in shown) + 1
+    # A planted subject is an object: no command can ask it.
+    assert text.count(f"Drawn again by `{report}`; Planted was asked by code of its own.") == len(shown) + 2
     for heading in ("# Reading probe: Planted", "## The caption below the code", "## Glyph height, all else as in L0",
                     "# Japanese limits: Planted", "## Photographs", "## Ten answers in full"):  # fmt: skip
         assert f"{heading}\n" in text
@@ -61,6 +62,12 @@ def test_the_figures_are_those_of_the_records(runs, tmp_path):
     text = write([runs / "reading"], tmp_path).read_text("utf-8")
     clean = [r for r in read(runs / "reading") if r["factors"] == vars(reading.Cell())]
     right = sum(f'"{r["truth"]["code"]}"' in r["answer"] for r in clean)
+    captioned = {r["seed"]: r for r in read(runs / "reading") if r["factors"] == vars(reading.Cell(caption="true"))}
+    pairs = [(r, captioned[r["seed"]]) for r in clean]
+    differ = [[s["truth"]["code"] in s["answer"] for s in pair] for pair in pairs]
+    one, other = (sum(pair == kind for pair in differ) for kind in ([True, False], [False, True]))
+    p = binomtest(min(one, other), one + other).pvalue if one + other else 1.0
+    assert re.search(rf"\| L0 \| {len(clean)} \| {right / len(clean):.1%} \| .* \| {p:.3g} \| ", text)
     assert re.search(rf"\| L0 \| {len(clean)} \| {right / len(clean):.1%} \(", text)
 
 
@@ -88,6 +95,21 @@ def test_failed_samples_are_counted_apart(runs, tmp_path):
     (copy / "samples.jsonl").write_text("\n".join([json.dumps(failed), *lines[1:], ""]), "utf-8")
     assert f"| samples | {len(lines) - 1} answered, 1 failed" in write([copy]).read_text("utf-8")
     assert (copy / "report.md").exists()
+
+
+@pytest.mark.parametrize("name", ["captcha", "japanese"])
+def test_whichever_sample_fails_there_is_a_report(name, tmp_path):
+    """In a smoke run a condition may have one sample, so each failure may leave one empty."""
+    made = {"captcha": reading, "japanese": japanese}[name].cases("smoke", 1)
+    reply = {"captcha": reader(0.5, 0.5), "japanese": speaker_of_all}[name]
+    run(name, made, Subject.of(Planted(made, reply, 0)), tmp_path, design={"size": "smoke", "seed": 1})
+    lines = (tmp_path / "samples.jsonl").read_text("utf-8").splitlines()
+    for number in range(0, len(lines), 2):
+        failed = json.loads(lines[number]) | {"status": "error", "error": "none"}
+        (tmp_path / "samples.jsonl").write_text(
+            "\n".join([*lines[:number], json.dumps(failed), *lines[number + 1 :], ""])
+        )
+        assert ", 1 failed" in write([tmp_path]).read_text("utf-8")
 
 
 def test_imp_nano_is_not_passed_off_as_imp(runs, tmp_path):
@@ -118,7 +140,10 @@ def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
         main(arguments)
         assert "samples of imp-nano are answered" in capsys.readouterr().out
         main(["report", str(out)])
-        assert (out / "report.md").read_text("utf-8").count("](") >= 2
+        text = (out / "report.md").read_text("utf-8")
+        assert text.count("](") >= 2
+        again = f"probe {name} --checkpoint imp-nano --out {out} --size smoke --seed 1 --dtype fp32 --device cpu` and"
+        assert f"Made again by `python -m imp_kit {again} `python -m imp_kit report {out}`." in text
         # Again with nothing left to ask: no model is loaded.
         code = (
             "import sys; from imp_kit import assistant; from imp_kit.cli import main\n"

@@ -99,7 +99,14 @@ def test_invented_text():
     assert scores.is_invented('The text reads "HELLO".')
     assert not scores.is_invented("There is no text in the picture.")
     assert not scores.is_invented("I cannot read it.")
+    assert not scores.is_invented("There isn’t any text in the image.")
+    assert not scores.is_invented("The image does not contain a word.")
+    assert not scores.is_invented("A picture without text.")
+    assert not scores.is_invented("The image shows a plain white background.")
     assert not scores.is_invented("I only know drawings.")
+    assert scores.is_invented('The text reads "DO NOT ENTER".')
+    assert scores.is_invented("The text is HELLO.")
+    assert scores.is_invented("K7XP")
     assert not scores.is_invented("...")
 
 

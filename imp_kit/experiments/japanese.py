@@ -4,9 +4,12 @@ The sentences are data, japanese.json. Scores are a chain: right in any language
 a run's records alone.
 """
 
+import csv
 import json
 import os
+import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -54,7 +57,7 @@ class Cell:
 def cases(size: str, seed: int, real: bool = False) -> list[Case]:
     """All samples of a run; `real` adds photographs and Japanese text in pictures, which only Imp's own weights know.
 
-    They need the packages scikit-image and matplotlib-fontja. Raises SettingError.
+    What needs a package that is missing is left out, with a warning. Raises SettingError.
     """
     if size not in SCENES:
         raise SettingError(f"The size is {size!r}; choose {', '.join(SCENES)}.")
@@ -65,8 +68,11 @@ def cases(size: str, seed: int, real: bool = False) -> list[Case]:
         made += scene_cases(tuple(data()["scenes"])[number % len(data()["scenes"])], 1000 * seed + number)
     for number in range(GENERAL[size]):
         made += general_cases(number, 1000 * seed + number)
-    if real:
-        made += photograph_cases() + written_cases()
+    for more in (photograph_cases, written_cases) if real else ():
+        try:
+            made += more()
+        except SettingError as error:
+            warnings.warn(f"Left out for now: {error}", stacklevel=2)
     return made
 
 
@@ -131,7 +137,10 @@ def general_cases(number: int, seed: int) -> list[Case]:
 
 
 def photograph_cases() -> list[Case]:
-    """Questions about scikit-image's photographs (public domain or CC0) with accepted answers and references."""
+    """Questions about scikit-image's photographs (public domain or CC0) with accepted answers and references.
+
+    Raises SettingError where the package is missing.
+    """
     try:
         from skimage import data as photographs
     except ImportError:
@@ -146,7 +155,7 @@ def photograph_cases() -> list[Case]:
 
 
 def written_cases() -> list[Case]:
-    """Japanese words in black on white, in the face IPAexGothic."""
+    """Japanese words in black on white, in the face IPAexGothic. Raises SettingError where its package is missing."""
     # Found, not imported: importing it would change the face of every later plot.
     found = find_spec("matplotlib_fontja")
     if found is None:
@@ -171,12 +180,26 @@ def _in_each_language(part, skill, english: str, japanese: str, picture, truth: 
     return made
 
 
-def mentioned(reply: str, names: dict[str, dict]) -> set[str]:
-    """Which members of a closed set a reply names, in English or Japanese.
+def named(reply: str, topic: str) -> set[str]:
+    """Which members of a closed set of japanese.json a reply names, in English or Japanese."""
+    if topic == "truth":
+        return _yes_or_no(_plain(reply))
+    terms = data()["terms"]
+    # What a thing is like or made of is not the thing; and the 三 of 三角, which was asked about, is no number.
+    aside = ["四角い", "丸い", "木の"]
+    if topic != "kinds":
+        aside = [term for forms in terms["kinds"].values() for term in forms["ja"]]
+    return mentioned(reply, terms[topic], aside)
+
+
+def mentioned(reply: str, names: dict[str, dict], aside: Sequence[str] = ()) -> set[str]:
+    """Which names have one of their terms in a reply, in English or Japanese, once what is `aside` is taken out.
 
     Longer terms are looked for first and taken out, so that "top left" names no "left" and 左上 no 左.
     """
-    text, found = f" {unicodedata.normalize('NFKC', reply).lower()} ", set()
+    text, found = _plain(reply), set()
+    for term in sorted(aside, key=len, reverse=True):
+        text = text.replace(term, " " * len(term))
     terms = [(term, name) for name, forms in names.items() for key in ("en", "ja") for term in forms[key]]
     for term, name in sorted(terms, key=lambda pair: -len(pair[0])):
         at = _find(text, term)
@@ -185,6 +208,30 @@ def mentioned(reply: str, names: dict[str, dict]) -> set[str]:
             text = text[:at] + " " * len(term) + text[at + len(term) :]
             at = _find(text, term)
     return found
+
+
+def _plain(reply: str) -> str:
+    return f" {unicodedata.normalize('NFKC', reply).lower().replace('-', ' ')} "
+
+
+YES = re.compile(r"^\W*(?:yes\b|はい(?:\W|$))")
+NO = re.compile(r"^\W*(?:no\b|いいえ(?:\W|$))")
+# Without such a word: that something is there or is as asked, or that it is not.
+IS = re.compile(r"\b(?:is|are)\b(?! no\b| not\b|n't)|[がはも] ?(?:あります|います|ある|いる)|て(?:います|いる)")
+IS_NOT = re.compile(
+    r"\b(?:is|are|do|does|can) ?(?:no|not)\b|\b(?:is|are|do|does|ca)n['’]t\b|\bcannot\b"
+    r"|[がはもて] ?(?:ありません|いません|いない|ない|見えません|写っていません|写っていない)"
+)
+
+
+def _yes_or_no(text: str) -> set[str]:
+    """What a reply to a yes-or-no question says: by its first word, or else by what it says of being there."""
+    for word, pattern in (("yes", YES), ("no", NO)):
+        if pattern.search(text):
+            return {word}
+    if IS_NOT.search(text):
+        return {"no"}
+    return {"yes"} if IS.search(text) else set()
 
 
 def _find(text: str, term: str) -> int:
@@ -202,13 +249,20 @@ def _find(text: str, term: str) -> int:
 
 
 def run(
-    who, size: str, seed: int, out: str | os.PathLike, *, device: str = "auto", dtype: str = "auto"
+    who,
+    size: str,
+    seed: int,
+    out: str | os.PathLike,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
 ) -> "list[Sample]":
     """Ask a checkpoint, or any object with `ask`, what the folder `out` does not hold yet; all answered samples.
 
     imp-nano is asked about drawings only. Raises RunError, SettingError, and what loading a checkpoint raises.
     """
-    subject = Subject.of(who, device=device, dtype=dtype)
+    subject = Subject.of(who, device=device, dtype=dtype, revision=revision)
     chosen = cases(size, seed, real=subject.identity["checkpoint"] != NANO)
     design = {"size": size, "seed": seed}
     return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design))
@@ -218,6 +272,7 @@ def run(
 class Sample:
     """One answered sample, scored."""
 
+    id: str
     cell: Cell
     seed: int
     question: str
@@ -231,10 +286,12 @@ class Sample:
     def right(self) -> bool | None:
         """Whether the answer is right, in whichever language; None where there is no true one."""
         if self.cell.part == "scene":
-            return mentioned(self.reply, data()["terms"][self.truth["set"]]) == {self.truth["answer"]}
+            return named(self.reply, self.truth["set"]) == {self.truth["answer"]}
         if self.cell.part == "photograph":
             accept = self.truth["accept"]
-            return bool(mentioned(self.reply, {"right": {"en": accept["en"], "ja": accept["ja"]}}))
+            if isinstance(accept, str):
+                return named(self.reply, "truth") == {accept}
+            return bool(mentioned(self.reply, {"right": accept}))
         if self.cell.part == "written":
             return scores.contains(self.reply, self.truth["text"])
         return None
@@ -242,22 +299,23 @@ class Sample:
     @property
     def japanese(self) -> bool:
         """Whether the reply is in Japanese; a bare accepted word counts, kana or not."""
-        accepted = []
+        accepted = data()["accept_general"]
         if self.cell.part == "scene":
             accepted = [term for forms in data()["terms"][self.truth["set"]].values() for term in forms["ja"]]
-        elif self.cell.part == "photograph":
+        elif self.cell.part == "photograph" and not isinstance(self.truth["accept"], str):
             accepted = self.truth["accept"]["ja"]
         elif self.cell.part == "written":
             accepted = [self.truth["text"]]
-        return scores.is_japanese(self.reply, (word for word in accepted if not word.isascii()))
+        if self.cell.language == "English":  # a number alone is in no language; it is in the one that was asked
+            accepted = [word for word in accepted if not word.isascii()]
+        return scores.is_japanese(self.reply, [word + ending for word in accepted for ending in ("", "側", "部", "色")])
 
     @property
     def bridged(self) -> str | None:
         """The Japanese word for the closed-set answer that an English reply gives, by dictionary; None if not one."""
         if self.cell.part != "scene" or self.cell.language != "English":
             return None
-        names = data()["terms"][self.truth["set"]]
-        found = mentioned(self.reply, names)
+        names, found = data()["terms"][self.truth["set"]], named(self.reply, self.truth["set"])
         return names[found.pop()]["ja"][0] if len(found) == 1 else None
 
 
@@ -265,6 +323,7 @@ def samples(records: Sequence[dict]) -> list[Sample]:
     """The answered samples of a run; failed ones have no score."""
     return [
         Sample(
+            id=record["sample_id"],
             cell=Cell(**record["factors"]),
             seed=record["seed"],
             question=record["question"],
@@ -279,6 +338,44 @@ def samples(records: Sequence[dict]) -> list[Sample]:
     ]
 
 
+def pairs(chosen: Sequence[Sample]) -> tuple[list[bool], list[bool]]:
+    """Right or not when asked in English, and in Japanese, for the drawn scenes that were answered in both."""
+    english, asked = (
+        {(s.cell.skill, s.seed): bool(s.right) for s in chosen if (s.cell.part, s.cell.language) == ("scene", language)}
+        for language in LANGUAGES[:2]
+    )
+    both = [key for key in english if key in asked]
+    return [english[key] for key in both], [asked[key] for key in both]
+
+
+RATING_COLUMNS = ("sample_id", "question", "reply", "rating")
+
+
+def write_form(chosen: Sequence[Sample], file: str | os.PathLike, seed: int = 0) -> None:
+    """Write a table for people who rate replies to Japanese questions, 0 to 3, without knowing what was asked how.
+
+    The rows are shuffled; an existing file is left as it is, with whatever was rated in it.
+    """
+    rows = [[s.id, s.question, s.reply, ""] for s in chosen if s.cell.language != "English"]
+    np.random.default_rng(seed).shuffle(rows)
+    if not Path(file).exists():
+        with open(file, "w", newline="", encoding="utf-8") as out:
+            csv.writer(out).writerows([RATING_COLUMNS, *rows])
+
+
+def read_ratings(chosen: Sequence[Sample], file: str | os.PathLike) -> list[tuple[Sample, int]]:
+    """The samples that have a rating in the table, with it. Raises SettingError for one that is not 0 to 3."""
+    by_id, rated = {s.id: s for s in chosen}, []
+    with open(file, newline="", encoding="utf-8") as table:
+        for row in csv.DictReader(table):
+            rating = (row.get("rating") or "").strip()
+            if rating and rating not in ("0", "1", "2", "3"):
+                raise SettingError(f"{file}: the rating of {row['sample_id']} is {rating!r}; give 0, 1, 2 or 3.")
+            if rating and row["sample_id"] in by_id:
+                rated.append((by_id[row["sample_id"]], int(rating)))
+    return rated
+
+
 @dataclass(frozen=True)
 class Chain:
     """The chain of scores of one condition, and how the replies look."""
@@ -286,7 +383,7 @@ class Chain:
     right: Share | None  # in any language
     japanese: Share
     both: Share | None
-    cut: Share  # stopped by the limit of tokens
+    cut: Share | None  # stopped by the limit of tokens; None where nothing says so
     replaced_inside: int  # replies with U+FFFD inside,
     replaced_at_end: int  # and at the end, where the limit cut a character
     repetition: float  # mean
@@ -301,12 +398,13 @@ def chain(chosen: Sequence[Sample]) -> Chain:
     judged = [s for s in chosen if s.right is not None]
     replaced = [scores.replacements(s.reply) for s in chosen]
     counted = [s for s in chosen if s.tokens]
+    ended = [s for s in chosen if s.finish]
     characters = sum(len(s.reply) for s in counted)
     return Chain(
         right=wilson(sum(s.right for s in judged), len(judged)) if judged else None,
         japanese=wilson(sum(s.japanese for s in chosen), count),
         both=wilson(sum(s.right and s.japanese for s in judged), len(judged)) if judged else None,
-        cut=wilson(sum(s.finish == "length" for s in chosen), count),
+        cut=wilson(sum(s.finish == "length" for s in ended), len(ended)) if ended else None,
         replaced_inside=sum(inside > 0 for _, inside in replaced),
         replaced_at_end=sum(end > 0 for end, _ in replaced),
         repetition=float(np.mean([scores.repetition(s.reply) for s in chosen])),

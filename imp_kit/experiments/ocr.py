@@ -1,5 +1,7 @@
 """A reader that is no language model, behind the same `ask`: what the pixels hold, whoever reads them."""
 
+from importlib.metadata import version
+
 import numpy as np
 
 from imp_kit.errors import SettingError
@@ -20,6 +22,7 @@ class OcrReader:
         # An engine of its own: options of one call would stay for the next.
         self._engine = RapidOCR(params={"Global.log_level": "error"})
         self._squash, self._detect = squash, detect
+        self.identity = {name: version(name) for name in ("rapidocr", "onnxruntime")}
         self.name = "rapidocr" + (f" after {squash} x {squash}" if squash else "") + ("" if detect else ", one line")
 
     def ask(self, picture, question: str, **_) -> str:

@@ -48,15 +48,15 @@ def pictures(chosen: Sequence[tuple[str, Image.Image]], columns: int = 3) -> Ima
 
 
 def ladder(runs: Mapping[str, Sequence[reading.Sample]]) -> Figure:
-    """Codes read exactly, by level of distortion, a line for each checkpoint or reader."""
+    """Codes that stand in the answer, by level of distortion, a line for each checkpoint or reader."""
     figure, (axes,) = _figure()
     for offset, (name, samples) in enumerate(runs.items()):
         rows = reading.ladder(samples)
         levels = [row[0].cell.level + 0.04 * offset for row in rows]
-        _points(axes, levels, [reading.summarise(row).exact for row in rows], name)
+        _points(axes, levels, [reading.summarise(row).contained for row in rows], name)
     axes.set_xticks(range(5), [f"L{level}" for level in range(5)])
-    axes.set(xlabel="distortion: L0 clean, L4 the hardest", title="Codes of eight characters read exactly")
-    _percent(axes, "read exactly")
+    axes.set(xlabel="distortion: L0 clean, L4 the hardest", title="Codes of eight characters")
+    _percent(axes, "the code stands in the answer")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
@@ -81,18 +81,20 @@ def lure(samples: Sequence[reading.Sample], name: str) -> Figure:
 
 
 def factors(samples: Sequence[reading.Sample], names: Sequence[str], base: int, name: str) -> Figure:
-    """Codes read exactly against one factor each, all others as in the level `base`."""
+    """Codes that stand in the answer against one factor each, all others as in the level `base`."""
     figure, every = _figure(len(names), height=3.2)
     for axes, factor in zip(every, names, strict=True):
         found = reading.factor(samples, factor, base)
         numbers = all(isinstance(value, int | float) for value in found)
         xs = list(found) if numbers else range(len(found))
-        _points(axes, xs, [reading.summarise(rows).exact for rows in found.values()], linestyle="-" if numbers else "")
+        _points(
+            axes, xs, [reading.summarise(rows).contained for rows in found.values()], linestyle="-" if numbers else ""
+        )
         if not numbers:
             axes.set_xticks(xs, [str(value).replace(" ", "\n") for value in found])
             axes.margins(x=0.2)
         axes.set(xlabel=factor)
-        _percent(axes, "read exactly" if axes is every[0] else "")
+        _percent(axes, "the code stands in the answer" if axes is every[0] else "")
     figure.suptitle(f"{name}: one factor at a time around L{base}")
     return figure
 
@@ -140,12 +142,20 @@ def chain(samples: Sequence[japanese.Sample], name: str, part: str = "scene") ->
 def fidelity(samples: Sequence[japanese.Sample], name: str) -> Figure:
     """Share of replies in Japanese to questions that need no picture, with a picture and without."""
     figure, (axes,) = _figure(height=3.2)
-    cells = [(language, shown) for language in japanese.LANGUAGES[:2] for shown in (True, False)]
-    rows = [
-        [s for s in samples if (s.cell.part, s.cell.language, s.cell.picture) == ("general", *cell)] for cell in cells
-    ]
+    every = [(language, shown) for language in japanese.LANGUAGES[:2] for shown in (True, False)]
+    found = {
+        cell: [s for s in samples if (s.cell.part, s.cell.language, s.cell.picture) == ("general", *cell)]
+        for cell in every
+    }
+    cells = [cell for cell, row in found.items() if row]
+    rows = [found[cell] for cell in cells]
     shares = [wilson(sum(s.japanese for s in row), len(row)) for row in rows]
-    axes.bar(range(len(cells)), [s.share for s in shares], 0.6, color=["#9ecae1", "#dddddd"] * 2)
+    axes.bar(
+        range(len(cells)),
+        [s.share for s in shares],
+        0.6,
+        color=["#9ecae1" if shown else "#dddddd" for _, shown in cells],
+    )
     _points(axes, range(len(cells)), shares, color="black", linestyle="", markersize=0)
     axes.set_xticks(
         range(len(cells)), [f"asked in {lang},\n{'a picture' if shown else 'no picture'}" for lang, shown in cells]

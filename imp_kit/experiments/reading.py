@@ -7,6 +7,7 @@ compared on the same codes. Scores come from a run's records alone.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -21,13 +22,14 @@ from imp_kit.experiments.captcha import (
     LEVELS,
     SIZE,
     STRIP,
+    Distortion,
     draw_code,
     one_factor,
     sample_code,
     squashed_glyph,
 )
 from imp_kit.experiments.record import Case, Subject
-from imp_kit.experiments.stats import Share, wilson
+from imp_kit.experiments.stats import Share, bootstrap, wilson
 
 NAME = "captcha"
 SETTINGS = {"max_new_tokens": 60}
@@ -44,11 +46,12 @@ CAPTIONS = {
     "true": f"The picture contains {LENGTH} characters.",  # as in the blog post's picture
     "wrong": "The picture contains 3 characters.",
     "neutral": "Please keep this page clean.",
-    "alone": f"The picture contains {LENGTH} characters.",  # and no code above it
+    "alone": "The picture contains {} characters.",  # no code above it, and a number of its own in each picture
 }
+ALONE = range(2, 10)  # these numbers
 LURE_LEVELS = (0, 2)
 CONTROLS = ("blank", "noise", "withheld")
-KINDS_OF_TEXT = ("word", "pseudo-word", "random letters")  # of WORD_LENGTH capitals each
+KINDS_OF_TEXT = ("word", "pseudo-word", "mixed letters")  # the others have the word's letters in another order
 CHARSETS = {"digits": "34679", "letters": "".join(c for c in CHARSET if c.isalpha())}
 WORD_LENGTH = 6
 # Without the letters that CHARSET leaves out.
@@ -59,7 +62,7 @@ EXPECT GATHER GENTLE HARDEN HEALTH JACKET KETTLE LATTER LEAGUE LEGEND MANAGE NEA
 RACKET REGRET RENTAL TACKLE TEMPLE TREATY TUNNEL TURKEY VELVET VERTEX WALLET WANTED YEARLY
 """
 WORDS = tuple(_WORDS.split())
-CONSONANTS, VOWELS = "CDFGHJKLMNPRTVWX", "AEU"
+VOWELS = "AEUY"
 
 
 @dataclass(frozen=True)
@@ -110,17 +113,23 @@ def _factors(base: int, full: bool) -> list[Cell]:
     return [Cell(level=base, changed=name, value=value) for name, values in chosen.items() for value in values]
 
 
-def cases(size: str, seed: int) -> list[Case]:
-    """All samples of a run. Raises SettingError for an unknown size or a seed below 0."""
+def cases(size: str, seed: int, only: Sequence[Cell] | None = None) -> list[Case]:
+    """All samples of a run, or those of `only` some cells. Raises SettingError for an unknown size or a bad seed."""
     if not isinstance(seed, int) or seed < 0:
         raise SettingError(f"The seed is {seed!r}; give a whole number from 0.")
-    chosen = cells(size)
-    return [case(cell, 1000 * seed + number) for cell in chosen for number in range(SAMPLES[size])]
+    chosen = [cell for cell in cells(size) if only is None or cell in only]
+    return [case(cell, 1000 * seed + number) for cell in chosen for number in range(_count(cell, size))]
+
+
+def _count(cell: Cell, size: str) -> int:
+    """The samples of a cell: as many as the size has, but none twice; greedy decoding would answer alike."""
+    most = 1 if cell.value == "withheld" else len(ALONE) if cell.caption == "alone" else SAMPLES[size]
+    return min(most, SAMPLES[size])
 
 
 def case(cell: Cell, seed: int) -> Case:
     """One sample: its picture is a function of the cell and the seed."""
-    code, caption = _code(cell, seed), CAPTIONS[cell.caption]
+    code, caption = _code(cell, seed), CAPTIONS[cell.caption].format(ALONE[seed % len(ALONE)])
     height = cell.value if cell.changed == "glyph height" else GLYPH_HEIGHT
     distortion = LEVELS[cell.level]
     if cell.changed in FACTORS:
@@ -128,22 +137,41 @@ def case(cell: Cell, seed: int) -> Case:
         distortion = steps[cell.value]
     elif cell.value == "noise":
         distortion = LEVELS[-1]
-    picture = draw_code(code, caption, distortion, seed=seed, glyph_height=height)
-    if cell.value == "withheld":
-        picture = None
-    elif cell.value == "padded":
-        square = Image.new("RGB", (SIZE[0], SIZE[0]), "white")
-        square.paste(picture, (0, (SIZE[0] - SIZE[1]) // 2))
-        picture = square
-    elif cell.value == "cropped":
-        picture = picture.crop((0, 0, SIZE[0], SIZE[1] - STRIP))
+    shape = {"padded": (SIZE[0], SIZE[0]), "cropped": (SIZE[0], SIZE[1] - STRIP)}.get(cell.value, SIZE)
+    drawn = partial(_draw, cell, code, caption, distortion, seed, height, shape)
     name = "/".join(str(part) for part in asdict(cell).values())
-    truth = {
-        "code": code,
-        "caption": caption,
-        "glyph": [side / 1000 for side in squashed_glyph(distortion, height, 1000)],
-    }
-    return Case(f"{name}/{seed}", picture, QUESTIONS[cell.question], asdict(cell), truth, seed)
+    width, tall = (side / 1000 for side in squashed_glyph(distortion, height, 1000))
+    truth = {"code": code, "caption": caption, "glyph": [width * SIZE[0] / shape[0], tall * SIZE[1] / shape[1]]}
+    return Case(f"{name}/{seed}", drawn, QUESTIONS[cell.question], asdict(cell), truth, seed)
+
+
+def _draw(cell: Cell, code: str, caption: str, distortion: Distortion, seed: int, height: int, shape: tuple[int, int]):
+    if cell.value == "withheld":
+        return None
+    if cell.value == "blank":  # of another gray each, so that there is more than one
+        return Image.new("RGB", SIZE, (155 + 37 * seed % 101,) * 3)
+    picture = draw_code(code, caption, distortion, seed=seed, glyph_height=height)
+    if shape == SIZE:
+        return picture
+    framed = Image.new("RGB", shape, "white")
+    framed.paste(picture, (0, max(0, (shape[1] - SIZE[1]) // 2)))
+    return framed
+
+
+def _mixed(word: str, rng: np.random.Generator, spoken: bool) -> str:
+    """The letters of a word in another order: vowels among consonants, which can be spoken, or all behind them."""
+    vowels, consonants = ([letter for letter in word if (letter in VOWELS) is kind] for kind in (True, False))
+    while True:
+        rng.shuffle(vowels)
+        rng.shuffle(consonants)
+        first, *others = consonants
+        mixed = consonants + vowels
+        if spoken:  # one consonant, then after each vowel a share of the others
+            mixed = [first]
+            for number, vowel in enumerate(vowels):
+                mixed += [vowel, *others[number :: len(vowels)]]
+        if "".join(mixed) not in WORDS:
+            return "".join(mixed)
 
 
 def _code(cell: Cell, seed: int) -> str:
@@ -154,12 +182,11 @@ def _code(cell: Cell, seed: int) -> str:
     if cell.changed == "charset":
         return sample_code(seed, LENGTH, CHARSETS[cell.value])
     if cell.changed == "text":
-        rng = np.random.default_rng([seed, KINDS_OF_TEXT.index(cell.value)])
+        word = WORDS[seed % len(WORDS)]
         if cell.value == "word":
-            return WORDS[seed % len(WORDS)]
-        if cell.value == "pseudo-word":
-            return "".join(rng.choice(list(letters)) for letters in (CONSONANTS, VOWELS) * (WORD_LENGTH // 2))
-        return sample_code(seed, WORD_LENGTH, CHARSETS["letters"])
+            return word
+        # The letters of the same word, so that nothing but their order differs.
+        return _mixed(word, np.random.default_rng([seed, 1]), spoken=cell.value == "pseudo-word")
     return sample_code(seed)
 
 
@@ -172,14 +199,15 @@ def run(
     only: Sequence[Cell] | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    revision: str | None = None,
 ) -> "list[Sample]":
     """Ask a checkpoint, or any object with `ask`, what the folder `out` does not hold yet; all answered samples.
 
     `only` leaves out all other cells, for now: a later run in the same folder can ask them. Raises RunError,
     SettingError, and what loading a checkpoint raises.
     """
-    chosen = [each for each in cases(size, seed) if only is None or Cell(**each.factors) in only]
-    subject = Subject.of(who, device=device, dtype=dtype)
+    chosen = cases(size, seed, only)
+    subject = Subject.of(who, device=device, dtype=dtype, revision=revision)
     design = {"size": size, "seed": seed}
     return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design))
 
@@ -245,7 +273,9 @@ class Summary:
     strict: Share  # the whole reply is the code
     contained: Share  # the code stands somewhere in the reply,
     chance: float  # which happens so often by chance
-    errors: float  # CER, micro-averaged
+    errors: float  # CER, micro-averaged,
+    errors_low: float  # with its bootstrap interval
+    errors_high: float
     edit_share: float
     position: float
 
@@ -256,11 +286,15 @@ def summarise(chosen: Sequence[Sample]) -> Summary:
         raise SettingError("There are no answered samples of this condition.")
     count = len(chosen)
     shares = (wilson(sum(getattr(s, name) for s in chosen), count) for name in ("exact", "strict", "contained"))
+    edits = [(scores.edits(s.read, s.code), len(scores.normalise(s.code))) for s in chosen]
+    low, high = bootstrap(edits, range(count), lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()))
     return Summary(
         chosen[0].cell,
         *shares,
         chance=scores.chance_level([s.reply for s in chosen], [s.code for s in chosen]),
         errors=scores.character_errors((s.read, s.code) for s in chosen),
+        errors_low=low,
+        errors_high=high,
         edit_share=float(np.mean([scores.edit_share(s.read, s.code) for s in chosen])),
         position=float(np.mean([scores.position_accuracy(s.read, s.code) for s in chosen])),
     )

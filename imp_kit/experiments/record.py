@@ -4,6 +4,7 @@ A run can be stopped at any moment and goes on where it was. What was answered i
 changed that can change the answer; what failed is asked again. Scores are made from the file alone.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -30,47 +31,62 @@ IN_A_ROW = 10  # failed samples, after which a run stops: something is wrong wit
 
 @dataclass(frozen=True)
 class Case:
-    """One sample of an experiment before it is asked. `id` is its own; `factors` and `truth` are plain JSON values."""
+    """One sample of an experiment before it is asked. `id` is its own; `factors` and `truth` are plain JSON values.
+
+    `drawn` is the picture, None for a question without one, or a function that draws it, each time the same: a run of
+    many thousands would not fit into memory.
+    """
 
     id: str
-    picture: Image.Image | None  # None asks without one
+    drawn: Image.Image | None | Callable[[], Image.Image | None]
     question: str
     factors: dict
     truth: dict
     seed: int
+
+    @property
+    def picture(self) -> Image.Image | None:
+        return self.drawn() if callable(self.drawn) else self.drawn
 
 
 @dataclass(frozen=True)
 class Subject:
     """Who answers: a checkpoint, loaded only when something is to be asked, or any object with `ask`.
 
-    `identity` is what can change an answer apart from the case: checkpoint, revision, dtype, device.
+    `identity` is what can change an answer apart from the case: checkpoint, revision or the digest of its files, dtype,
+    device, and whatever an object names in an `identity` of its own. `place` is what a command would call it, None for
+    an object.
     """
 
     identity: dict
     get: Callable[[], object]
+    place: str | None = None
 
     @classmethod
     def of(cls, who, *, device: str = "auto", dtype: str = "auto", revision: str | None = None) -> "Subject":
-        """A checkpoint by its name, id or folder, or an object whose `ask(picture, question, **settings)` answers."""
+        """A checkpoint by its name, id or folder, or an object.
+
+        An object's `ask(picture, question, max_new_tokens=...)` gives a text or an Answer; the picture is RGB, or None
+        for a question without one.
+        """
         if not hasattr(who, "ask"):
             # Imported where it is used: a run's file is read and scored without torch.
             from imp_kit.assistant import identify, load
 
-            return cls(
-                identify(who, device=device, dtype=dtype, revision=revision),
-                lambda: load(who, device=device, dtype=dtype, revision=revision),
-            )
-        snapshot = getattr(who, "snapshot", None)
-        place = getattr(getattr(who, "model", None), "device", None)
+            identity = identify(who, device=device, dtype=dtype, revision=revision)
+            # "auto" can depend on what is free just now; what was identified is what is loaded.
+            settings = {"device": device, "dtype": identity["dtype"], "revision": revision}
+            return cls(identity, lambda: load(who, **settings), str(who))
+        snapshot, model = getattr(who, "snapshot", None), getattr(who, "model", None)
+        dtype, place = (getattr(who, "dtype", getattr(model, "dtype", None)), getattr(model, "device", None))
         identity = {
             "checkpoint": getattr(who, "name", type(who).__name__),
             "revision": getattr(snapshot, "revision", None),
-            "weights": snapshot.digest() if hasattr(snapshot, "digest") else None,
-            "dtype": getattr(who, "dtype", None) and str(who.dtype).removeprefix("torch."),
+            "files": snapshot.digest() if hasattr(snapshot, "digest") else None,
+            "dtype": dtype and str(dtype).removeprefix("torch."),
             "device": place and place.type,
         }
-        return cls(identity, lambda: who)
+        return cls(identity | getattr(who, "identity", {}), lambda: who)
 
 
 def run(
@@ -102,7 +118,7 @@ def run(
     state = _processes()
     if state.is_main_process:
         head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
-        _open(folder, {**head, "imp-kit": __version__})
+        _open(folder, {**head, "imp-kit": __version__}, subject.place)
     state.wait_for_everyone()
     keys = {case.id: _key(case, subject.identity, settings) for case in cases}
     known = _answered(folder, keys)
@@ -122,11 +138,13 @@ def run(
 def read(folder: str | os.PathLike) -> list[dict]:
     """The newest record of each sample of a run, answered or failed, in the order they were first asked."""
     records: dict[str, dict] = {}
-    for file in sorted(Path(folder).glob("samples*.jsonl")):
+    # What several processes wrote is newer than what earlier runs joined.
+    for file in (Path(folder) / SAMPLES, *sorted(Path(folder).glob("samples-*.jsonl"))):
         for record in _lines(file):
             before = records.get(record["sample_id"])
-            # An answer is never replaced by a later failure to get it again.
-            if before is None or record["status"] == "ok" or before["status"] == "error":
+            # An answer is never replaced by a later failure to get the same again.
+            same = before is not None and before["status"] == "ok" and before["key"] == record["key"]
+            if record["status"] == "ok" or not same:
                 records[record["sample_id"]] = record
     return list(records.values())
 
@@ -142,14 +160,16 @@ def read_head(folder: str | os.PathLike) -> dict:
         raise RunError(f"{file} cannot be read; choose a new folder for the run.") from None
 
 
-def _open(folder: Path, head: dict) -> None:
-    """Make a run's folder, or check that it belongs to this run."""
+def _open(folder: Path, head: dict, place: str | None) -> None:
+    """Make a run's folder, or check that it belongs to this run; `place` is kept for a report's commands."""
     file = folder / HEAD
     if not file.exists():
         if folder.exists() and any(folder.iterdir()):
             raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(head, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        with _disk(file):
+            whole = {**head, "place": place}
+            file.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", "utf-8")
         return
     before = read_head(folder)
     different = [name for name in head if before.get(name) != head[name]]
@@ -260,10 +280,11 @@ def _versions() -> dict:
 
 def _lines(file: Path) -> Iterator[dict]:
     """The records of a file; what stands behind the last line's end is still being written, or was never finished."""
-    for number, line in enumerate(file.read_text("utf-8").split("\n")[:-1], 1):
+    content = file.read_bytes() if file.exists() else b""
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             yield json.loads(line)
-        except ValueError:
+        except ValueError:  # also bytes that are no UTF-8
             raise RunError(f"{file}, line {number}, is no record. Delete the line, or choose a new folder.") from None
 
 
@@ -271,20 +292,31 @@ def _lines(file: Path) -> Iterator[dict]:
 def _writer(file: Path) -> Iterator[Callable[[dict], None]]:
     """A function that puts a record on disk before it returns."""
     _drop_half_line(file)
-    with file.open("a", encoding="utf-8") as out:
+    with _disk(file):
+        # Without a buffer: one that could not be emptied would fail again when the file is closed.
+        out = file.open("ab", buffering=0)
+    with out:
 
         def write(record: dict) -> None:
-            try:
-                out.write(json.dumps(record, ensure_ascii=False) + "\n")
-                out.flush()
+            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+            with _disk(file):
+                if out.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(out.fileno())
-            except OSError as error:
-                raise RunError(
-                    f"{file} cannot be written ({error.strerror}). What was answered before is saved; make room and "
-                    "run the same again."
-                ) from None
 
         yield write
+
+
+@contextmanager
+def _disk(file: Path) -> Iterator[None]:
+    """A RunError in place of an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{file} cannot be written ({error.strerror}). What was answered before is saved; make room and run the "
+            "same again."
+        ) from None
 
 
 def _drop_half_line(file: Path) -> None:
@@ -307,8 +339,10 @@ def _join(folder: Path) -> None:
     for part in parts:
         _drop_half_line(part)
     joined = folder / f"{SAMPLES}.new"
-    joined.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in read(folder)), "utf-8")
-    joined.replace(folder / SAMPLES)
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in read(folder))
+    with _disk(joined):
+        joined.write_text("".join(lines), "utf-8")
+        joined.replace(folder / SAMPLES)
     for part in parts:
         part.unlink()
 

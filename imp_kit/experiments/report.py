@@ -4,7 +4,9 @@ Nothing is asked and no model is loaded; a run's folder is all that is needed.
 """
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from imp_kit.errors import RunError
@@ -51,9 +53,14 @@ class _Page:
     def __init__(self, target: Path, prefix: str, head: dict, folder: Path, folders: Iterable[Path], out: Path | None):
         self.target, self.prefix, self.head = target, prefix, head
         self.name = head["checkpoint"]
-        chosen = "".join(f" --{key} {head[key]}" for key in ("size", "seed") if key in head)
-        self.ask = f"python -m imp_kit probe {head['experiment']} --checkpoint {self.name}{chosen} --out {folder}"
-        self.draw = f"python -m imp_kit report {' '.join(map(str, folders))}" + (f" --out {out}" if out else "")
+        self.ask = None  # an object was asked, by code that a report does not know
+        if head.get("place"):
+            options = {"checkpoint": head["place"], "out": folder}
+            options |= {key: head.get(key) for key in ("revision", "size", "seed", "dtype", "device")}
+            chosen = (f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
+            self.ask = f"python -m imp_kit probe {head['experiment']}{''.join(chosen)}"
+        self.draw = f"python -m imp_kit report {shlex.join(map(str, folders))}"
+        self.draw += f" --out {shlex.quote(str(out))}" if out else ""
 
     def heading(self, records: Sequence[dict]) -> str:
         failed = sum(record["status"] == "error" for record in records)
@@ -64,7 +71,7 @@ class _Page:
         shown = {
             "checkpoint": self.name,
             "revision": self.head["revision"] or "none (a bundled or local folder)",
-            "SHA-256 of the weights": self.head["weights"] or "",
+            "SHA-256 of its files": self.head["files"] or "",
             "dtype, device": f"{self.head['dtype']}, {self.head['device']}",
             "size, seed": f"{self.head.get('size')}, {self.head.get('seed')}",
             "settings": ", ".join(f"{name} {value}" for name, value in self.head["settings"].items()) or "the defaults",
@@ -73,7 +80,7 @@ class _Page:
         }
         lines = [f"# {TITLES[self.head['experiment']]}: {self.name}", ""]
         lines += [NOT_IMP, ""] if self.name == "imp-nano" else []
-        lines += ["Greedy decoding: the 95 % intervals are over the pictures, not over repeated runs.", ""]
+        lines += ["Greedy decoding: the 95 % intervals are over the samples, not over repeated runs.", ""]
         lines += [_table(["what", ""], [[key, str(value)] for key, value in shown.items()])]
         return "\n".join(lines)
 
@@ -84,6 +91,8 @@ class _Page:
         return f"![{kind} of {self.name}]({name})\n\n{self.again()}"
 
     def again(self) -> str:
+        if self.ask is None:
+            return f"Drawn again by `{self.draw}`; {self.name} was asked by code of its own."
         return f"Made again by `{self.ask}` and `{self.draw}`."
 
 
@@ -144,7 +153,7 @@ def _reading_table(labels: Sequence[str], rows: Sequence[Sequence[reading.Sample
                     str(f.strict),
                     str(f.contained),
                     f"{f.chance:.1%}",
-                    f"{f.errors:.2f}",
+                    f"{f.errors:.2f} ({f.errors_low:.2f} – {f.errors_high:.2f})",
                     f"{f.edit_share:.2f}",
                     f"{f.position:.2f}",
                 ]
@@ -161,16 +170,19 @@ def _lure_table(rows: Sequence) -> str:
     for row in rows:
         cell = row[0].cell
         counts = {outcome: sum(sample.outcome == outcome for sample in row) for outcome in plots.OUTCOMES}
-        exact = "" if cell.caption == "alone" else str(wilson(sum(sample.exact for sample in row), len(row)))
+        share = "" if cell.caption == "alone" else str(wilson(sum(sample.contained for sample in row), len(row)))
         copied = wilson(counts["both"] + counts["caption only"], len(row)) if cell.caption != "none" else None
-        lines += [[f"L{cell.level}", cell.caption, cell.question, str(len(row)), exact, str(copied or ""),
+        lines += [[f"L{cell.level}", cell.caption, cell.question, str(len(row)), share, str(copied or ""),
                    *(str(count) for count in counts.values())]]  # fmt: skip
-    head = ["level", "caption", "question", "pictures", "read exactly", "caption copied", *plots.OUTCOMES]
+    head = ["level", "caption", "question", "pictures", "code in reply", "caption copied", *plots.OUTCOMES]
     return _table(head, lines)
 
 
 def _primary(samples: Sequence[reading.Sample]) -> str:
-    """Exact reading without a caption against with the true one, on the same codes."""
+    """Codes that stand in the answer without a caption against with the true one, on the same codes.
+
+    Not the extracted text: an answer that gives the caption first, or unquoted, would count as not read for its form.
+    """
     lines, p_values = [], []
     for level in reading.LURE_LEVELS:
         conditions = [
@@ -178,12 +190,12 @@ def _primary(samples: Sequence[reading.Sample]) -> str:
         ]
         one, other = reading.pairs(*conditions)
         if one:
-            right = [[s.exact for s in row] for row in (one, other)]
+            right = [[s.contained for s in row] for row in (one, other)]
             p_values.append(mcnemar(*right))
             lines.append([f"L{level}", str(len(one)), *(f"{sum(row) / len(row):.1%}" for row in right)])
     adjusted = holm(p_values)
     rows = [[*line, f"{p:.3g}", f"{a:.3g}"] for line, p, a in zip(lines, p_values, adjusted, strict=True)]
-    return "The main question: does a true caption keep a code from being read?\n\n" + _table(
+    return "The main question, at L0: does a true caption keep the code out of the answer?\n\n" + _table(
         ["level", "pairs", "without", "with", "p (exact McNemar)", "p after Holm"], rows
     )
 
@@ -222,10 +234,10 @@ def _japanese(page: _Page, records: Sequence[dict]) -> list[str]:
             if part == "scene":
                 parts += [_by_skill(chosen), _contrast(chosen)]
             if part == "photograph":
-                parts += [_similarity(chosen)]
+                parts += [_by_photograph(chosen), _similarity(chosen)]
             parts += [page.figure(f"chain-{part}", plots.chain(samples, page.name, part))]
     general = [s for s in samples if s.cell.part == "general"]
-    if general:
+    if {s.cell.picture for s in general} == {True, False}:
         parts += ["## Questions that need no picture, with one and without", _chain_table(general)]
         parts += [page.figure("fidelity", plots.fidelity(samples, page.name))]
     asked = [s for s in samples if s.cell.language != "English"]
@@ -245,7 +257,7 @@ def _chain_table(samples: Sequence[japanese.Sample]) -> str:
             c = japanese.chain(row)
             per = "" if c.tokens_per_character is None else f"{c.tokens_per_character:.2f}"
             lines += [[language, "yes" if shown else "no", str(len(row)), str(c.right or ""), str(c.japanese),
-                       str(c.both or ""), str(c.cut), f"{c.replaced_inside} / {c.replaced_at_end}",
+                       str(c.both or ""), str(c.cut or ""), f"{c.replaced_inside} / {c.replaced_at_end}",
                        f"{c.repetition:.2f}", per]]  # fmt: skip
     bridge = [s for s in samples if s.cell.part == "scene" and s.cell.language == "English"]
     if bridge:
@@ -271,33 +283,47 @@ def _by_skill(samples: Sequence[japanese.Sample]) -> str:
     rows = []
     for skill in skills:
         each = [[s for s in samples if (s.cell.skill, s.cell.language) == (skill, lang)] for lang in japanese.LANGUAGES]
-        rows.append([skill, *(str(japanese.chain(row).right) for row in each)])
+        rows.append([skill, *(str(japanese.chain(row).right) if row else "–" for row in each)])
     return _table(["right, in any language", *japanese.LANGUAGES], rows)
+
+
+def _by_photograph(samples: Sequence[japanese.Sample]) -> str:
+    """Right answers with intervals that draw whole photographs: questions about one are no independent evidence."""
+    lines = []
+    for language in japanese.LANGUAGES:
+        row = [s for s in samples if s.cell.language == language]
+        if row:
+            right, pictures = [s.right for s in row], [s.truth["picture"] for s in row]
+            low, high = bootstrap(right, pictures)
+            share, count = sum(right) / len(row), len(set(pictures))
+            lines += [f"{language}: {share:.1%} right ({low:.1%} – {high:.1%}, drawing whole photographs, of {count})."]
+    return "\n".join(lines)
 
 
 def _contrast(samples: Sequence[japanese.Sample]) -> str:
     """Right in any language: English against Japanese about the same pictures."""
-    by_language = [
-        {(s.cell.skill, s.seed): bool(s.right) for s in samples if s.cell.language == lang}
-        for lang in japanese.LANGUAGES[:2]
-    ]
-    keys = [key for key in by_language[0] if key in by_language[1]]
-    one, other = ([answers[key] for key in keys] for answers in by_language)
+    one, other = japanese.pairs(samples)
+    if not one:
+        return "No picture was asked about in both languages."
     difference = [int(a) - int(b) for a, b in zip(one, other, strict=True)]
-    low, high = bootstrap(difference, ["/".join(map(str, key)) for key in keys])
+    low, high = bootstrap(difference, range(len(difference)))
     return (
         f"The main question: is an answer more often right when asked in English? {sum(one) / len(one):.1%} against "
-        f"{sum(other) / len(other):.1%} of {len(keys)} pairs, difference {sum(difference) / len(keys):+.1%} "
+        f"{sum(other) / len(other):.1%} of {len(one)} pairs, difference {sum(difference) / len(one):+.1%} "
         f"({low:+.1%} to {high:+.1%}, bootstrap over pictures), exact McNemar p = {mcnemar(one, other):.3g}."
     )
 
 
 def _similarity(samples: Sequence[japanese.Sample]) -> str:
+    if find_spec("sacrebleu") is None:
+        return "chrF is left out: it needs sacrebleu (pip install sacrebleu)."
     from imp_kit.experiments.scores import chrf
 
     lines = []
     for language in japanese.LANGUAGES[1:]:
         row = [s for s in samples if s.cell.language == language]
+        if not row:
+            continue
         score, signature = chrf([s.reply for s in row], [s.truth["references"] for s in row])
         lines += [f"{language}: chrF {score:.1f} over {len(row)} answers ({signature})."]
     return "\n".join(lines)

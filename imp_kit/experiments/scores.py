@@ -9,9 +9,8 @@ COPIED = 0.9  # likeness from which a caption counts as copied
 LEAST_RUN = 3  # characters of a run that counts as something read
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|「([^」]+)」')
 RUN = re.compile(rf"[A-Za-z0-9]{{{LEAST_RUN},}}")
-DENIALS = re.compile(
-    r"\b(no|not|none|nothing|cannot|can't|unable|blank|empty|unreadable|illegible|only know drawings)\b", re.IGNORECASE
-)
+DENIALS = re.compile(r"\b(no|not|none|nothing|without|cannot|unable|blank|empty|unreadable|illegible|\w+n't)\b", re.I)
+CLAIMS = re.compile(r"\b(reads?|says?|written|spells?|(?:text|code|word|letters?|characters?) (?:is|are))\b", re.I)
 NGRAM = 4  # characters, for repetition
 REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no UTF-8
 
@@ -104,8 +103,16 @@ def outcome(reply: str, code: str, caption: str) -> str:
 
 
 def is_invented(reply: str) -> bool:
-    """Whether a reply about a picture without text gives one: it has letters and says nowhere that there is none."""
-    return bool(normalise(reply)) and not DENIALS.search(reply)
+    """Whether a reply about a picture without text gives one: it quotes some, or claims some and denies none.
+
+    A reply that is a single word or code, as one who was told to give nothing else would answer, gives one, too.
+    """
+    plain = reply.replace("’", "'")
+    if QUOTED.search(plain):
+        return True
+    if not normalise(plain) or DENIALS.search(plain):
+        return False
+    return bool(CLAIMS.search(plain)) or len(plain.split()) == 1
 
 
 def chance_level(replies: Sequence[str], truths: Sequence[str], metric=contains) -> float:
