@@ -49,6 +49,11 @@ class TextTokenizer:
         self._strip_right = {token["content"] for token in marks if token["rstrip"]}
 
     @property
+    def backend(self) -> Tokenizer:
+        """The tokenizer as the library `tokenizers` has it."""
+        return self._tokenizer
+
+    @property
     def size(self) -> int:
         """One more than the largest token id."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1

@@ -43,6 +43,13 @@ def test_pieces_join_to_the_text(text):
     assert b"".join(pieces(nano, text)).decode() == text
 
 
+def test_another_kind_of_tokenizer_is_refused():
+    words = Tokenizer(models.WordLevel({"the": 0, "bus": 1, "?": 2}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(imp_kit.SettingError, match="does not write bytes"):
+        pieces(words, "the bus")
+
+
 def test_pieces_are_shown(bytes_only):
     shown = as_html(pieces(bytes_only, "<あ"))
     assert "&lt;" in shown

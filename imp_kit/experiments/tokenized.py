@@ -54,11 +54,13 @@ def phi2_tokenizer() -> Tokenizer:
 
 
 def pieces(tokenizer: Tokenizer, text: str) -> list[bytes]:
-    """The bytes of each token of a text; joined they are the text."""
+    """The bytes of each token of a text; joined they are the text. Raises SettingError for one that is not byte-level."""
     cut = []
     for token in tokenizer.encode(text, add_special_tokens=False).tokens:
         known = all(letter in BYTE_LETTERS for letter in token)
         cut.append(bytes(BYTE_LETTERS[letter] for letter in token) if known else token.encode())
+    if b"".join(cut) != text.encode():
+        raise SettingError("This tokenizer does not write bytes as GPT-2's does, so its tokens cannot be counted so.")
     return cut
 
 
