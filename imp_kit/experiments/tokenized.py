@@ -54,7 +54,7 @@ def phi2_tokenizer() -> Tokenizer:
 
 
 def pieces(tokenizer: Tokenizer, text: str) -> list[bytes]:
-    """The bytes of each token of a text; joined they are the text. Raises SettingError for one that is not byte-level."""
+    """The bytes of each token of a text; joined they are the text. Raises SettingError if they are not byte-level."""
     cut = []
     for token in tokenizer.encode(text, add_special_tokens=False).tokens:
         known = all(letter in BYTE_LETTERS for letter in token)
