@@ -98,8 +98,8 @@ KINDS_OF_SAMPLES = ("scene", "page", "outside")
 class Plan:
     """How long and how fast imp-nano learns. A run is a function of these values and the versions of its libraries."""
 
-    samples: int = 174_000
-    seeing: int = 56_000  # the first of them: only the tower learns, from what each patch shows
+    samples: int = 148_000
+    seeing: int = 40_000  # the first of them: only the tower learns, from what each patch shows
     plain: int = 5_000  # the first texts all look alike, black on white in two faces; then more and more differ,
     varied: int = 25_000  # and from here all do
     shares: tuple[float, float, float] = (0.5, 0.43, 0.07)  # of drawings, pages with text, and neither;
