@@ -400,8 +400,10 @@ def begin_from(folder: Path, model: ImpModel, tokenizer: TextTokenizer) -> None:
             grid = value.T.reshape(1, -1, sides[0], sides[0])
             value = F.interpolate(grid, (sides[1],) * 2, mode="bicubic").flatten(2)[0].T
         elif len(value) == before.config.decoder.vocab_size:
-            rows = [words.encode(tokenizer.decode([id])) for id in range(tokenizer.size - len(CONTROL))]
-            rows += [[words.control[token]] for token in CONTROL]
+            rows = []
+            for id in range(tokenizer.size):
+                same = words.backend.token_to_id(tokenizer.backend.id_to_token(id))
+                rows.append(words.encode(tokenizer.decode([id])) if same is None else [same])
             value = torch.stack([value[ids].mean(dim=0) for ids in rows])
             parameter = parameter[: len(value)]
         if value.shape != parameter.shape:
