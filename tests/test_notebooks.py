@@ -171,6 +171,12 @@ def no_cell_replaces_what_the_kernel_has_loaded(book: Book):
         assert not re.search(rf"\binstall\b.*\b{fixed}\b|--force-reinstall", source, flags=re.IGNORECASE)
 
 
+def plots_of_the_kit_are_shown(book: Book):
+    """Without this line a kernel shows a figure that no pyplot made as words."""
+    code = "\n".join(book.sources("code"))
+    assert "plots." not in code or "%matplotlib inline" in code.partition("plots.")[0]
+
+
 def pins_are_those_of_the_requirements(book: Book):
     known = pins()
     for source in book.sources("code") + book.sources("markdown"):
@@ -234,6 +240,7 @@ GATES = (
     first_code_cell_imports_nothing_heavy,
     only_the_first_cell_installs,
     no_cell_replaces_what_the_kernel_has_loaded,
+    plots_of_the_kit_are_shown,
     pins_are_those_of_the_requirements,
     first_cell_has_the_badge_of_this_notebook,
     links_into_the_repository_point_at_files,
@@ -354,6 +361,7 @@ SLIPS: tuple[tuple[Callable[[Book], None], Slip], ...] = (
     (keeps_outputs_only_where_tagged, shows({**RESULT, "execution_count": 3})),
     (keeps_outputs_only_where_tagged, sets("cells", 1, "execution_count", to=1)),
     (keeps_outputs_only_where_tagged, sets("cells", 0, "attachments", to={"a.png": {"image/png": PNG}})),
+    (plots_of_the_kit_are_shown, adds("plots.ladder({})")),
     (has_no_widgets_and_known_tags, sets("metadata", "widgets", to={})),
     (has_no_widgets_and_known_tags, sets("cells", 1, "metadata", to={"executionInfo": {"user": {"userId": "1"}}})),
     (has_no_widgets_and_known_tags, sets("cells", 1, "metadata", to={"tags": ["skip-exection"]})),
