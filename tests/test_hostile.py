@@ -850,8 +850,12 @@ def test_a_vocabulary_that_ignores_its_merges_forges_nothing(tmp_path):
     def change(base):
         base["model"]["vocab"] |= {token["content"]: token["id"] for token in base["added_tokens"]}
         base["model"]["ignore_merges"] = True
-        # Nothing is split off beforehand, so that the letters can meet.
-    base["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        base["pre_tokenizer"] = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        }
 
     assert outcome(tmp_path, change, "</s>") in ("</s>", "refused")
 
