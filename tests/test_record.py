@@ -294,9 +294,15 @@ def test_a_run_killed_at_random_moments_loses_nothing_and_records_nothing_twice(
 def test_two_processes_make_the_same_run(script, undisturbed, tmp_path):
     pytest.importorskip("accelerate")
     folder = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29577"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([*command, script, folder, "24"], check=True, stderr=subprocess.DEVNULL, env=environment)
+    # On a port that the system chooses, since a fixed one may be taken; by address, since a sandbox's own name may not
+    # be known to it.
+    place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *place, script, folder, "24"]
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    chosen = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": loopback}
+    environment = {**os.environ, **chosen}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert ended.returncode == 0, ended.stderr
     assert essence(folder) == undisturbed
     assert sorted(file.name for file in folder.iterdir()) == ["run.json", "samples.jsonl"]
 

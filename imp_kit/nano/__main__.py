@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from imp_kit.assistant import load
@@ -9,7 +10,7 @@ from imp_kit.checkpoints import NANO
 from imp_kit.errors import ImpKitError
 from imp_kit.nano.card import check_target, table, write
 from imp_kit.nano.evaluate import evaluate
-from imp_kit.nano.train import Plan, train
+from imp_kit.nano.train import PLANS, train
 
 
 def main() -> None:
@@ -17,8 +18,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     learn = commands.add_parser("train", help="train imp-nano, or go on where a run stopped")
     learn.add_argument("--out", type=Path, required=True, help="folder of the run")
-    learn.add_argument("--samples", type=int, default=Plan.samples, help="conversations to learn from")
-    learn.add_argument("--seed", type=int, default=Plan.seed)
+    learn.add_argument("--plan", choices=PLANS, default="first", help="further: goes on from the checkpoint of --start")
+    learn.add_argument("--samples", type=int, help="pictures to learn from")
+    learn.add_argument("--seed", type=int)
     learn.add_argument("--start", type=Path, help="folder of an earlier imp-nano to begin from")
     learn.add_argument("--device", default="cpu")
     measure = commands.add_parser("evaluate", help="score a checkpoint on unseen drawings")
@@ -30,7 +32,8 @@ def main() -> None:
     args = parser.parse_args()
     try:
         if args.command == "train":
-            train(args.out, Plan(samples=args.samples, seed=args.seed), device=args.device, start=args.start)
+            chosen = {name: getattr(args, name) for name in ("samples", "seed") if getattr(args, name) is not None}
+            train(args.out, replace(PLANS[args.plan], **chosen), device=args.device, start=args.start)
         else:
             if args.json:
                 check_target(args.json)

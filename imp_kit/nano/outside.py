@@ -7,19 +7,23 @@ those that the kit also shows).
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 PHOTOGRAPHS = {  # by the function of skimage.data that gives them
-    "trained": ("astronaut", "coffee", "chelsea", "clock", "coins", "hubble_deep_field"),
+    "trained": (
+        "astronaut", "coffee", "chelsea", "clock", "coins", "hubble_deep_field",
+        "brick", "grass", "gravel", "retina", "immunohistochemistry", "cell",
+    ),
     "unseen": ("camera", "rocket"),
-}
+}  # fmt: skip
 
 
 def sample_outside(rng: np.random.Generator, kind: str | None = None, photographs: str = "trained") -> Image.Image:
     """A picture of a `kind`, "noise", "smooth", "texture" or "photograph" (chance decides if None)."""
     kind = kind or str(rng.choice(("noise", "smooth", "texture", "photograph"), p=(0.2, 0.2, 0.2, 0.4)))
     if kind == "photograph":
-        return _crop(rng, photographs)
+        picture = _crop(rng, photographs)
+        return _varied(picture, rng) if photographs == "trained" else picture
     size = tuple(int(v) for v in rng.integers(140, 401, 2))
     if kind == "noise":
         channels = 3 if rng.random() < 0.6 else 1
@@ -74,4 +78,35 @@ def _crop(rng, photographs):
     if rng.random() < 0.4:
         pixels = np.asarray(picture, float)[..., rng.permutation(3)]
         picture = _picture((pixels - 128) * rng.uniform(0.6, 1.3) + rng.uniform(98, 158), picture.size)
+    return picture
+
+
+def _varied(picture, rng):
+    """A training photograph made into one more: a dozen of them alone would be learned by heart.
+
+    Each change comes by chance: a smaller part, turned, gray, mixed with or set beside another part, blurred, grainy.
+    """
+    width, height = picture.size
+    if rng.random() < 0.4:
+        share = rng.uniform(0.35, 1.0, 2)
+        x, y = rng.uniform(0, 1 - share) * picture.size
+        box = (x, y, x + share[0] * width, y + share[1] * height)
+        picture = picture.resize(picture.size, Image.Resampling.BICUBIC, box)
+    if rng.random() < 0.3:
+        turn = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
+        picture = picture.transpose(turn[rng.integers(3)])
+    if rng.random() < 0.25:
+        other = _crop(rng, "trained").resize(picture.size)
+        if rng.random() < 0.5:
+            picture = Image.blend(picture, other, rng.uniform(0.25, 0.75))
+        else:
+            picture.paste(other, (round(picture.width * rng.uniform(0.25, 0.75)), 0))
+    if rng.random() < 0.3:
+        picture = picture.convert("L").convert("RGB")
+    if rng.random() < 0.2:
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 3.0)))
+    if rng.random() < 0.4:
+        pixels = np.asarray(picture, float) / 255
+        pixels = pixels ** rng.uniform(0.5, 2.0) * 255 + rng.normal(0, rng.uniform(0, 12), pixels.shape)
+        picture = _picture(pixels, picture.size)
     return picture
