@@ -18,7 +18,7 @@ from imp_kit.errors import (
 )
 
 __version__ = "0.1.0"
-ROOMS = ("doctor", "official")  # modules that a user may call without importing them
+ROOMS = ("bench", "doctor", "official")  # modules that a user may call without importing them
 __all__ = [
     "Answer",
     "Box",

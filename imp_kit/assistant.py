@@ -1,10 +1,12 @@
 """Imp as a person calls it: load, look, ask, chat."""
 
+import hashlib
 import math
 import os
 import sys
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Generator, Iterable
 from typing import Any
 
@@ -16,6 +18,7 @@ from imp_kit.boxes import Box, read_box, region
 from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO, Snapshot, at_hand, find
 from imp_kit.errors import CheckpointError, ImpKitError, PromptError
 from imp_kit.images import open_image, to_pixels
+from imp_kit.linears import check_quantize
 from imp_kit.machine import (
     LONG_DTYPES,
     bf16_pays,
@@ -35,6 +38,8 @@ from imp_kit.stored import find_tensors
 from imp_kit.tokens import GrowingText, TextTokenizer
 
 DEFAULT_NEEDS = 7.5e9  # bytes of a GPU's memory: 6.4 for the weights of imp-v1-3b in 16 bit, the rest to work
+ROOM = 256  # positions behind a picture: as long as question and answer fit in there, nothing is copied
+KEPT_BYTES = 400e6  # of keys and values of pictures already looked at: one of a large Imp's, or hundreds of imp-nano's
 SMALL_MODEL = 100_000_000  # parameters; below, a CPU's caches and overheads decide, not its bandwidth
 
 
@@ -44,15 +49,18 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
+    quantize: str | None = None,
 ) -> "Imp":
     """Load a checkpoint: a name such as "imp-v1-3b" or "imp-nano", a hub id, or a folder.
 
     Without a name: imp-v1-3b where there is a GPU and the hub (or its cache) has it, else the bundled imp-nano.
     `device` "auto" is the first GPU, else the CPU. `dtype` is "fp32", "bf16", "fp16" or "auto": bf16 on a GPU that
     has it, else fp16; on a CPU fp32, or bf16 for a large model where that is at least as fast.
-    `revision` pins a branch, tag or commit of the hub.
+    `revision` pins a branch, tag or commit of the hub. `quantize` "int8" keeps the language model's weights in 8 bits,
+    which takes about half the memory; answers change a little.
     Raises CheckpointError, SettingError or MemoryLimitError; nothing of the checkpoint is run.
     """
+    check_quantize(quantize)
     device = choose_device(device)
     chosen = choose_dtype(dtype, device)
     why = "you asked for it"
@@ -64,7 +72,7 @@ def load(
     tokenizer = TextTokenizer(snapshot.folder)
     if chosen is None:
         chosen = _cpu_dtype(snapshot, device)
-    model, spare = load_weights(snapshot.folder, device, chosen)
+    model, spare = load_weights(snapshot.folder, device, chosen, frozen=True, quantize=quantize)
     if tokenizer.size > model.config.decoder.vocab_size:
         raise CheckpointError(
             f"{snapshot.folder}: the tokenizer has ids up to {tokenizer.size - 1}, "
@@ -72,7 +80,7 @@ def load(
         )
     if spare:
         warnings.warn(f"{snapshot.name} holds tensors that Imp does not use: {', '.join(spare)}.", stacklevel=2)
-    return Imp(model, tokenizer, snapshot, why)
+    return Imp(model, tokenizer, snapshot, why, quantize)
 
 
 def identify(
@@ -122,12 +130,16 @@ class Imp:
     and `stop`, a text or a list of texts that end the answer and are not part of it; see `Sampling`.
     """
 
-    def __init__(self, model: ImpModel, tokenizer: TextTokenizer, snapshot: Snapshot, why: str):
+    def __init__(
+        self, model: ImpModel, tokenizer: TextTokenizer, snapshot: Snapshot, why: str, quantize: str | None = None
+    ):
         self.model, self.tokenizer, self.snapshot, self.why = model, tokenizer, snapshot, why
+        self.quantize = quantize
         self.template = TEMPLATES[model.config.family]
         control = tokenizer.control
         ends = (control.get(self.template.stop), control.get("<|endoftext|>"), *model.config.eos_token_ids)
         self.stop_ids = frozenset(id for id in ends if id is not None)
+        self._looked: OrderedDict[bytes, KVCache] = OrderedDict()
 
     @property
     def name(self) -> str:
@@ -135,7 +147,9 @@ class Imp:
 
     @property
     def dtype(self) -> str:
-        return LONG_DTYPES[str(self.model.dtype).removeprefix("torch.")]
+        """Such as "bf16", or "bf16+int8" where the language model's weights are quantized."""
+        plain = LONG_DTYPES[str(self.model.dtype).removeprefix("torch.")]
+        return f"{plain}+{self.quantize}" if self.quantize else plain
 
     def __repr__(self) -> str:
         count = sum(parameter.numel() for parameter in self.model.parameters())
@@ -187,6 +201,39 @@ class Imp:
         """
         return answer_all(self, list(questions), batch_size, progress, *read_settings(settings))
 
+    @torch.inference_mode()
+    def _read(self, picture) -> KVCache:
+        """Keys and values of the system prompt and an RGB picture; of nothing for None.
+
+        Those of the pictures that were looked at last are kept, by what the model sees of them.
+        """
+        model, config = self.model, self.model.config
+        if picture is None:
+            return model.new_cache(0)
+        pixels = to_pixels(picture, config.vision.image_size, config.pad)
+        opening = self.template.open()
+        key = hashlib.sha256(repr((opening, pixels.shape)).encode() + pixels.numpy().tobytes()).digest()
+        if key in self._looked:
+            self._looked.move_to_end(key)
+            return self._looked[key]
+        with memory_told("Looking at a picture"):
+            ids = self.tokenizer.encode_pieces(opening)
+            length = len(ids) + config.vision.num_patches
+            cache = model.new_cache(min(length + ROOM, config.decoder.max_positions))
+            self._make_room(cache.store.tensor.nbytes)
+            model.decoder(model.splice([ids, model.encode(pixels[None])[0]]), cache)
+        cache.settle(length)
+        if cache.store.tensor.nbytes <= KEPT_BYTES:
+            self._looked[key] = cache
+        return cache
+
+    def _make_room(self, size: int) -> None:
+        """Forget the pictures looked at longest ago until `size` more bytes are within KEPT_BYTES."""
+        kept = [cache.store.tensor.nbytes for cache in self._looked.values()]
+        while kept and sum(kept) + size > KEPT_BYTES:
+            self._looked.popitem(last=False)
+            kept.pop(0)
+
     def chat(self, picture) -> "Chat":
         """Begin a conversation about a picture, in which later questions know the earlier answers. Raises as `look`."""
         return Chat(self.look(picture))
@@ -199,18 +246,9 @@ class View:
         start = time.perf_counter()
         self.imp = imp
         self.picture = None if picture is None else open_image(picture)
-        config = imp.model.config
         if imp.model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(imp.model.device)
-        with torch.inference_mode(), memory_told("Looking at a picture"):
-            if self.picture is None:
-                self._cache = imp.model.new_cache(0)
-            else:
-                pixels = to_pixels(self.picture, config.vision.image_size, config.pad)
-                features = imp.model.encode(pixels[None])[0]
-                prefix = imp.model.splice([imp.tokenizer.encode_pieces(imp.template.open()), features])
-                self._cache = imp.model.new_cache(prefix.shape[1])
-                imp.model.decoder(prefix, self._cache)
+        self._cache = imp._read(self.picture)
         if imp.model.device.type == "cuda":
             torch.cuda.synchronize(imp.model.device)
         self.seconds = time.perf_counter() - start
@@ -283,9 +321,9 @@ class Chat:
         start = time.perf_counter()
         limit = imp.model.config.decoder.max_positions
         prompt_length = self._cache.length + len(ids)
-        # A copy: the view's other questions, and this chat if the stream is dropped, keep what they had.
+        # The view's other questions, and this chat if the stream is dropped, keep what they had.
         with memory_told("This answer"):
-            cache = before.fork(min(limit, prompt_length + sampling.max_new_tokens))
+            cache = before.branch(min(limit, prompt_length + sampling.max_new_tokens))
         text = GrowingText(imp.tokenizer, (*stops, imp.template.stop))
         finish, tokens, first = "length", 0, start
         with torch.inference_mode():
@@ -311,7 +349,7 @@ class Chat:
         self._check_unchanged(before)
         end = time.perf_counter()
         kept = text.ids
-        cache.length = min(cache.length, prompt_length + len(kept))
+        cache.settle(prompt_length + len(kept))
         pieces = (*self._pieces, *asked)
         answer = Answer(
             text=text.text,

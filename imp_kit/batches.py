@@ -1,5 +1,6 @@
 """Many questions at once: rows of a left-padded batch, each answered as if it were alone."""
 
+import hashlib
 import time
 import warnings
 from collections.abc import Sequence
@@ -10,13 +11,16 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from imp_kit.answers import Answer, Seconds
-from imp_kit.errors import ImpKitError, PromptError, SettingError
+from imp_kit.errors import ImpKitError, MemoryLimitError, PromptError, SettingError
 from imp_kit.images import open_image, to_pixels
-from imp_kit.machine import memory_told, peak_memory
+from imp_kit.machine import free_memory, memory_told, peak_memory
+from imp_kit.model.decoder import KVCache, Padding
 from imp_kit.model.generate import generate
 from imp_kit.prompts import check_question
 from imp_kit.sampling import Sampling
 from imp_kit.tokens import GrowingText
+
+QUESTION = 256  # tokens before and behind a picture, for planning
 
 
 def answer_all(
@@ -39,17 +43,37 @@ def answer_all(
                     continue
                 places.append(place)
                 questions.append([question])
-            try:
-                answers = converse(imp, pictures, questions, sampling, stops)
-            except ImpKitError as error:  # what does not fit into memory costs this batch, not the others
-                answers = [error] * len(places)
-            for place, answer in zip(places, answers, strict=True):
+            for place, answer in zip(places, _fitting(imp, pictures, questions, sampling, stops), strict=True):
                 results[place] = answer
             bar.update(min(batch_size, len(pairs) - start))
     errors = [result for result in results if isinstance(result, ImpKitError)]
     if errors:
         warnings.warn(f"{len(errors)} of {len(pairs)} have no answer. The first: {errors[0]}", stacklevel=3)
     return results
+
+
+def _fitting(imp, pictures: list, questions: list, sampling: Sampling, stops: tuple[str, ...]) -> list:
+    """The batch's answers, in halves and halves of these where it does not fit into memory."""
+    if not pictures:
+        return []
+    free = free_memory(imp.model.device)
+    if len(pictures) == 1 or free is None or len(pictures) * _row_bytes(imp, sampling) <= free:
+        try:
+            return converse(imp, pictures, questions, sampling, stops)
+        except MemoryLimitError as error:
+            if len(pictures) == 1:  # what does not fit alone costs itself, not the others
+                return [error]
+    half = len(pictures) // 2
+    parts = ((pictures[:half], questions[:half]), (pictures[half:], questions[half:]))
+    return [answer for part in parts for answer in _fitting(imp, *part, sampling, stops)]
+
+
+def _row_bytes(imp, sampling: Sampling) -> int:
+    """Memory that one row of a batch takes at most, about: keys and values twice, and the widest layer's work."""
+    sizes, patches = imp.model.config.decoder, imp.model.config.vision.num_patches
+    positions = min(sizes.max_positions, patches + QUESTION + sampling.max_new_tokens)
+    kept = 2 * 2 * sizes.num_layers * sizes.num_heads * sizes.head_dim * positions
+    return (kept + 4 * sizes.intermediate_size * (patches + QUESTION)) * imp.model.dtype.itemsize
 
 
 def _pair(pair: Any) -> tuple[Any, str]:
@@ -69,40 +93,46 @@ def converse(
     A row whose prompt is too long for the checkpoint has a PromptError in its place. Times are the batch's, divided
     by its rows. Raises MemoryLimitError.
     """
-    if not pictures:
-        return []
-    model, config = imp.model, imp.model.config
-    limit = config.decoder.max_positions
+    results: list[Answer | PromptError | None] = [None] * len(pictures)
+    # Rows with a picture share the length of what stands before the question, and so do rows without one.
+    for shown in (True, False):
+        places = [place for place, picture in enumerate(pictures) if (picture is not None) == shown]
+        if places:
+            chosen = ([pictures[place] for place in places], [conversations[place] for place in places])
+            for place, answer in zip(places, _converse(imp, *chosen, sampling, stops), strict=True):
+                results[place] = answer
+    return results
+
+
+def _converse(imp, pictures, conversations, sampling, stops):
+    model, limit = imp.model, imp.model.config.decoder.max_positions
     start = time.perf_counter()
-    opening = imp.template.open()
-    opening_ids = imp.tokenizer.encode_pieces(opening)
-    rows = [_Row(() if picture is None else opening) for picture in pictures]
-    shown = [index for index, picture in enumerate(pictures) if picture is not None]
-    if shown:
-        with memory_told("Looking at these pictures"):
-            size, pad = config.vision.image_size, config.pad
-            features = model.encode(torch.stack([to_pixels(pictures[index], size, pad) for index in shown]))
-        for index, seen_there in zip(shown, features, strict=True):
-            rows[index].prefix = [opening_ids, seen_there]
-            rows[index].read = len(opening_ids) + len(seen_there)
+    opening = () if pictures[0] is None else imp.template.open()
+    with memory_told("Looking at these pictures"):
+        looked, owners = _look(imp, pictures, opening)
     seen = time.perf_counter()
+    rows = [_Row(opening) for _ in pictures]
     for turn in range(len(conversations[0])):
         for row, questions in zip(rows, conversations, strict=True):
-            row.ask(imp, questions[turn], limit - row.read, stops)
+            row.ask(imp, questions[turn], limit - looked.length, stops)
         going = [index for index, row in enumerate(rows) if row.error is None]
         if not going:
             break
-        prompts = [model.splice([*rows[index].prefix, rows[index].ids])[0] for index in going]
-        lengths = [len(prompt) for prompt in prompts]
-        pads = torch.tensor([max(lengths) - length for length in lengths], device=model.device)
+        prompts = [model.splice([rows[index].ids])[0] for index in going]
+        counts = [len(prompt) for prompt in prompts]
+        # At the left of the questions, behind the pictures; questions of one length need none.
+        pads = torch.tensor([max(counts) - count for count in counts], device=model.device)
+        padding = Padding(pads, looked.length) if pads.any() else None
         with memory_told("These answers"):
             embeddings = pad_sequence(prompts, batch_first=True, padding_side="left")
-            cache = model.new_cache(embeddings.shape[1] + sampling.max_new_tokens, len(prompts))
-            for step in generate(model, embeddings, cache, sampling, imp.stop_ids, pads):
-                for index, length, token in zip(going, lengths, step, strict=True):
-                    rows[index].take(token, imp.stop_ids, room=limit - length)
-                if all(rows[index].finished for index in going):
-                    break
+            end = looked.length + max(counts) + sampling.max_new_tokens
+            cache = looked.keep(torch.tensor([owners[index] for index in going], device=model.device), end)
+            ended: set[int] = set()
+            for step in generate(model, embeddings, cache, sampling, imp.stop_ids, padding, ended):
+                for place, (index, count, token) in enumerate(zip(going, counts, step, strict=True)):
+                    rows[index].take(token, imp.stop_ids, room=limit - looked.length - count)
+                    if rows[index].finished:
+                        ended.add(place)
         for index in going:
             rows[index].close(imp)
     decoded = time.perf_counter()
@@ -110,12 +140,27 @@ def converse(
     return [row.answer(imp, seconds) for row in rows]
 
 
+def _look(imp, pictures: Sequence, opening: tuple[str, ...]) -> tuple[KVCache, list[int]]:
+    """Keys and values of each different picture, and which of them each row is about."""
+    model, config = imp.model, imp.model.config
+    if pictures[0] is None:
+        return model.new_cache(0), [0] * len(pictures)
+    pixels = [to_pixels(picture, config.vision.image_size, config.pad) for picture in pictures]
+    numbers: dict[bytes, int] = {}
+    owners = [numbers.setdefault(hashlib.sha256(each.numpy().tobytes()).digest(), len(numbers)) for each in pixels]
+    different = [pixels[owners.index(number)] for number in range(len(numbers))]
+    before = model.decoder.embed_tokens(torch.tensor(imp.tokenizer.encode_pieces(opening), device=model.device))
+    features = model.encode(torch.stack(different))
+    read = torch.cat((before.expand(len(features), -1, -1), features), dim=1)
+    cache = model.new_cache(read.shape[1], len(read))
+    model.decoder(read, cache)
+    return cache, owners
+
+
 class _Row:
     """One conversation of a batch."""
 
     def __init__(self, opening: tuple[str, ...]):
-        self.prefix: list = []  # the ids before the picture and its features,
-        self.read = 0  # so many positions
         self.ids: list[int] = []  # behind the picture
         self.pieces: tuple[str, ...] = opening
         self.error: PromptError | None = None

@@ -52,6 +52,20 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--why", metavar="TEXT", help="the error, or a whole traceback; - reads it from stdin")
     doctor.set_defaults(run=see_doctor)
 
+    bench = commands.add_parser("bench", help="how fast Imp is here, and how near this machine's limits")
+    bench.add_argument("--checkpoint", help="name, hub id or folder (default: what this machine can run)")
+    bench.add_argument("--random", metavar="NAME", help="instead: this published size with random weights")
+    bench.add_argument("--revision", help="branch, tag or commit of the hub")
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    bench.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    bench.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
+    bench.add_argument("--against", metavar="LIBRARY", help="transformers: its classes with the same weights, in turns")
+    bench.add_argument("--repeats", type=int, default=5, help="measurements behind each median (default: 5)")
+    bench.add_argument("--json", metavar="FILE", help="write everything, too")
+    bench.add_argument("--picture", metavar="FILE", help="draw the figures and the machine's limits; needs matplotlib")
+    bench.add_argument("--growth", metavar="FILE", help="measure longer prompts and larger batches, too, and draw them")
+    bench.set_defaults(run=measure_speed)
+
     probe = commands.add_parser("probe", help="run an experiment").add_subparsers(required=True, metavar="experiment")
     loading = probe.add_parser("loading", help="which versions of transformers load Imp by its own code")
     loading.add_argument("--versions", nargs="+", metavar="VERSION", help="such as 4.37.2, or newest (default: 15)")
@@ -206,6 +220,25 @@ def see_doctor(args: argparse.Namespace) -> int:
     explanation = explain(text)
     print(explanation or UNKNOWN)
     return 0 if explanation else 1
+
+
+def measure_speed(args: argparse.Namespace) -> None:
+    """Print how fast a checkpoint is here, as Markdown; write and draw it where a file is named."""
+    import json
+    from pathlib import Path
+
+    from imp_kit.bench import bench, check_files, draw, draw_growth, table
+
+    check_files(args.json, args.picture, args.growth)  # told before minutes of work
+    names = ("random", "device", "dtype", "revision", "quantize", "against", "repeats")
+    result = bench(args.checkpoint, growth=bool(args.growth), **{name: getattr(args, name) for name in names})
+    print(table(result))
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    if args.picture:
+        draw(result, args.picture)
+    if args.growth:
+        draw_growth(result, args.growth)
 
 
 def probe_loading(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imp_kit.checkpoints import cached, find, hub_told, locate
 from imp_kit.errors import CheckpointError
-from imp_kit.model.weights import Plan, plan
+from imp_kit.fitting import Plan, plan
 from imp_kit.stored import Stored, check_name, find_tensors, no_weights, read_json
 
 

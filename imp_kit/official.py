@@ -9,10 +9,10 @@ import torch
 
 from imp_kit.assistant import Answer, Seconds
 from imp_kit.checkpoints import Snapshot, cached, find, hub_told, locate
+from imp_kit.config_json import read_family
 from imp_kit.errors import CheckpointError, ImpKitError, SettingError
 from imp_kit.images import open_image
 from imp_kit.machine import LONG_DTYPES, choose_device, choose_dtype, memory_told, peak_memory
-from imp_kit.model.config import read_family
 from imp_kit.prompts import CAPTION, TEMPLATES
 from imp_kit.sampling import Sampling
 from imp_kit.stored import find_tensors, read_json

@@ -15,48 +15,9 @@ from pathlib import Path
 
 import torch
 
+from imp_kit.published import CHECKPOINTS, TOWER
+
 SHARD_BYTES = 1.5e9
-PHI2 = {
-    "vocab_size": 51200,
-    "hidden_size": 2560,
-    "intermediate_size": 10240,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 3072,
-    "partial_rotary_factor": 0.4,
-    "rope_theta": 10000.0,
-    "layer_norm_eps": 1e-5,
-}
-QWEN = {
-    "vocab_size": 151936,
-    "hidden_size": 2048,
-    "intermediate_size": 5504,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "max_position_embeddings": 32768,
-    "rope_theta": 1000000.0,
-    "rms_norm_eps": 1e-6,
-}
-PHI3 = {
-    "vocab_size": 32064,
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 4096,
-    "rope_theta": 10000.0,
-    "rms_norm_eps": 1e-5,
-    "pad_token_id": 32000,
-}
-CHECKPOINTS = {  # name -> family, language model, pixels of the picture's side, layout
-    "imp-v1-3b": ("imp", PHI2, 384, "old"),
-    "imp-v1.5-3b-phi2": ("imp", PHI2, 384, "new"),
-    "imp-v1.5-3b-196": ("imp", PHI2, 196, "old"),
-    "imp-v1.5-2b-qwen1.5": ("imp_qwen2", QWEN, 384, "qwen"),
-    "imp-v1.5-4b-phi3": ("imp_phi3", PHI3, 384, "phi3"),
-}
 
 
 def write(folder: Path, checkpoint: str) -> None:
@@ -81,7 +42,7 @@ def write(folder: Path, checkpoint: str) -> None:
         places.update(dict.fromkeys(shapes, file))
         write_shard(folder / file, shapes)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}), "utf-8")
-    config = {**config_values(oracle, layout), "mm_vision_tower": "google/siglip-so400m-patch14-384"}
+    config = {**config_values(oracle, layout), "mm_vision_tower": TOWER}
     del config["vision_config"]  # the published files only name their tower
     # Last, so that a folder with a config.json is a whole one.
     (folder / "config.json").write_text(json.dumps(config, indent=2), "utf-8")
@@ -121,7 +82,7 @@ def measure(folder: Path) -> dict:
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     bare = resident("VmRSS")
     started = time.perf_counter()
-    model, spare = load_weights(folder, torch.device("cpu"), torch.bfloat16)
+    model, spare = load_weights(folder, torch.device("cpu"), torch.bfloat16, frozen=True)
     seconds = time.perf_counter() - started
     peak = resident("VmHWM") - bare
     result = {
@@ -146,7 +107,7 @@ def measure(folder: Path) -> dict:
         for row in generate(model, prompt, cache, Sampling(8), stop_ids=()):
             ids.append(row[0])
             times.append(time.perf_counter())
-        finite = bool(picture.isfinite().all() and cache.store[..., : cache.length, :].isfinite().all())
+        finite = bool(picture.isfinite().all() and cache.store.tensor[..., : cache.length, :].isfinite().all())
     return result | {
         "finite": finite,
         "ids": ids,

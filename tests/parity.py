@@ -78,7 +78,7 @@ def embed(model: ImpModel, prompt: Prompt, answer: bool) -> Tensor:
     return model.splice([prompt.before, picture, prompt.after + prompt.answer * answer])
 
 
-def pad(rows: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+def pad(rows: list[Tensor]) -> tuple[Tensor, decoder.Padding | None]:
     """Rows (1, n, width) of different lengths -> a left-padded batch, and each row's padding (None for one row).
 
     The padding is loud noise: whatever of it reached a row would show.
@@ -90,7 +90,7 @@ def pad(rows: list[Tensor]) -> tuple[Tensor, Tensor | None]:
     batch = 100 * torch.randn(len(rows), longest, rows[0].shape[-1], generator=generator).to(rows[0].dtype)
     for place, row in zip(batch, rows, strict=True):
         place[longest - row.shape[1] :] = row[0]
-    return batch, torch.tensor([longest - row.shape[1] for row in rows])
+    return batch, decoder.Padding(torch.tensor([longest - row.shape[1] for row in rows]))
 
 
 @torch.inference_mode()
@@ -100,14 +100,14 @@ def logits(model: ImpModel, chosen: tuple[Prompt, ...], cached: bool) -> list[Te
     `cached`: the prompt in one pass, then the answer token by token. Else everything in one pass.
     """
     if not cached:
-        batch, pads = pad([embed(model, prompt, answer=True) for prompt in chosen])
-        scores = model.decoder.logits(model.decoder(batch, None, pads))
+        batch, padding = pad([embed(model, prompt, answer=True) for prompt in chosen])
+        scores = model.decoder.logits(model.decoder(batch, None, padding))
     else:
-        batch, pads = pad([embed(model, prompt, answer=False) for prompt in chosen])
+        batch, padding = pad([embed(model, prompt, answer=False) for prompt in chosen])
         store = model.new_cache(batch.shape[1] + STEPS, len(chosen))
-        hidden = [model.decoder(batch, store, pads)]
+        hidden = [model.decoder(batch, store, padding)]
         for ids in torch.tensor([prompt.answer for prompt in chosen]).T:
-            hidden.append(model.decoder(model.decoder.embed_tokens(ids)[:, None], store, pads))
+            hidden.append(model.decoder(model.decoder.embed_tokens(ids)[:, None], store, padding))
         scores = model.decoder.logits(torch.cat(hidden, dim=1))
     return [row[-len(prompt.logits) :] for row, prompt in zip(scores, chosen, strict=True)]
 
@@ -121,14 +121,14 @@ def difference(model: ImpModel, chosen: tuple[Prompt, ...], cached: bool) -> flo
 @torch.inference_mode()
 def answers(model: ImpModel, chosen: tuple[Prompt, ...], cached: bool) -> list[list[int]]:
     """The kit's greedy tokens; without a cache everything is computed anew for each of them."""
-    batch, pads = pad([embed(model, prompt, answer=False) for prompt in chosen])
+    batch, padding = pad([embed(model, prompt, answer=False) for prompt in chosen])
     if cached:
         store = model.new_cache(batch.shape[1] + STEPS, len(chosen))
-        steps = list(generate(model, batch, store, Sampling(STEPS), stop_ids=(), pads=pads))
+        steps = list(generate(model, batch, store, Sampling(STEPS), stop_ids=(), padding=padding))
     else:
         steps = []
         for _ in range(STEPS):
-            ids = model.decoder.logits(model.decoder(batch, None, pads)[:, -1]).argmax(-1)
+            ids = model.decoder.logits(model.decoder(batch, None, padding)[:, -1]).argmax(-1)
             steps.append(ids.tolist())
             batch = torch.cat((batch, model.decoder.embed_tokens(ids)[:, None]), dim=1)
     return [list(row) for row in zip(*steps, strict=True)]
@@ -282,7 +282,7 @@ def mlp_behind_attention(model: ImpModel) -> None:
 
 
 def padding_ignored(model: ImpModel) -> None:
-    def forward(network, x, cache=None, pads=None):
+    def forward(network, x, cache=None, padding=None):
         return decoder.Decoder.forward(network, x, cache, None)
 
     model.decoder.forward = MethodType(forward, model.decoder)

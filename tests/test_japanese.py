@@ -1,17 +1,22 @@
 """The Japanese probe: its questions and answers, and that it measures back what is true of a planted subject."""
 
 import csv
+import inspect
 import re
+import sys
+import warnings
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from planted import Planted
+from planted import Planted, answered, check_calibration
 
 import imp_kit
 from imp_kit.experiments import japanese
-from imp_kit.experiments.japanese import LANGUAGES, cases, chain, data, mentioned, named, scene_cases
-from imp_kit.experiments.record import Subject, run
+from imp_kit.experiments.japanese import LANGUAGES, cases, chain, chance, data, mentioned, named, scene_cases
+from imp_kit.experiments.record import Subject, read, run
+from imp_kit.experiments.stats import wilson
 
 TERMS = data()["terms"]
 
@@ -129,6 +134,8 @@ def test_what_a_reply_names(reply, topic, found):
 def test_photographs_and_written_words():
     made = japanese.photograph_cases() + japanese.written_cases()
     assert len({each.id for each in made}) == len(made)
+    assert len(data()["photographs"]) >= 10
+    assert {len(entries) for entries in data()["photographs"].values()} == {6}
     for entry in (entry for entries in data()["photographs"].values() for entry in entries):
         assert len(entry["references"]) >= 2
         for text in entry["references"]:
@@ -139,6 +146,31 @@ def test_photographs_and_written_words():
     written = [each for each in made if each.factors["part"] == "written"]
     pictures = {each.truth["text"]: each.picture.tobytes() for each in written}
     assert len(set(pictures.values())) == len(pictures) >= 20  # a face without the letters would draw the same box
+
+
+def test_photographs_are_freely_licensed():
+    """Each one's licence as its own docstring tells it."""
+    from skimage import data as photographs
+
+    assert data()["licences"].keys() == data()["photographs"].keys()
+    for name, licence in data()["licences"].items():
+        assert re.search(r"CC0|public domain|No known copyright restrictions", licence)
+        told = " ".join(inspect.getdoc(getattr(photographs, name)).replace("`", "").split())
+        assert licence in told, name
+
+
+def test_without_scikit_image_one_message_says_what_to_install(monkeypatch):
+    complete = cases("smoke", 1, real=True)
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(imp_kit.SettingError, match="pip install scikit-image"):
+        japanese.photograph_cases()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made = cases("smoke", 1, real=True)
+    assert [str(each.message) for each in told] == [
+        "Left out for now: The photographs come with scikit-image: pip install scikit-image."
+    ]
+    assert [each.id for each in made] == [c.id for c in complete if c.factors["part"] != "photograph"]
 
 
 @pytest.mark.parametrize(("size", "seed"), [("huge", 1), ("smoke", -1), ("smoke", None)])
@@ -163,6 +195,7 @@ def speaker(right, in_japanese):
 
 
 def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
+    """Through pictures, run and file; see the next test for 19 of 20."""
     held = Counter()
     for seed in range(20):
         right, in_japanese = 0.05 + 0.045 * seed, 0.95 - 0.045 * seed
@@ -179,6 +212,63 @@ def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
             ):
                 held[name, part] += share.low <= true <= share.high
     assert all(count >= 17 for count in held.values()), held
+
+
+def test_over_many_seeds_the_intervals_hold_in_19_of_20():
+    found = {"right in English": [], "right": [], "japanese": [], "both": []}
+    chosen = [made for n in range(60) for made in scene_cases("color", n)[:2]]
+    for seed, (right, in_japanese) in enumerate(np.random.default_rng(0).uniform(0.05, 0.95, (400, 2))):
+        samples = japanese.samples(answered(chosen, speaker(right, in_japanese), seed))
+        asked = [s for s in samples if s.cell.language == "Japanese"]
+        shares = {name: wilson(sum(bool(getattr(s, name)) for s in asked), 60) for name in ("right", "japanese")}
+        shares["both"] = wilson(sum(s.right and s.japanese for s in asked), 60)
+        shares["right in English"] = wilson(sum(s.right for s in samples if s.cell.language == "English"), 60)
+        rates = {"right in English": right, "right": right, "japanese": in_japanese, "both": right * in_japanese}
+        for name, rate in rates.items():
+            found[name].append((shares[name], rate))
+    check_calibration(found)
+
+
+def test_the_chance_level_of_one_who_never_looks():
+    """Always yes: half of the questions are true. Always red: what the other things' colors are. Never an answer: 0."""
+    made = {skill: [scene_cases(skill, seed)[0] for seed in range(40)] for skill in ("yes_no", "color")}
+    for skill, reply in (("yes_no", "Yes."), ("color", "It is red.")):
+        truths = [each.truth["answer"] for each in made[skill]]
+        samples = japanese.samples(answered(made[skill], lambda case, rng, reply=reply: reply, 0))
+        word = {"yes_no": "yes", "color": "red"}[skill]
+        assert chance(samples) == pytest.approx(truths.count(word) / len(truths))
+        assert chance(samples) == pytest.approx(np.mean([s.right for s in samples]))
+    reads = answered(made["color"], lambda case, rng: f"It is {case.truth['answer']}.", 0)
+    counts = Counter(each.truth["answer"] for each in made["color"])
+    same = sum(n * (n - 1) for n in counts.values()) / (40 * 39)  # another thing of the same color
+    assert chance(japanese.samples(reads)) == pytest.approx(same)
+    both = [*samples, *japanese.samples(answered(made["yes_no"], lambda case, rng: "", 0))]
+    assert chance(both) == pytest.approx(chance(samples) / 2), "each with the answers of its own kind"
+    assert chance(samples[:1]) is None
+    assert chance(japanese.samples(answered(japanese.general_cases(0, 1), lambda case, rng: "", 0))) is None
+
+
+def test_tokens_and_seconds_a_character_and_repetition_have_intervals():
+    made = [scene_cases("color", seed)[0] for seed in range(30)]
+    samples = japanese.samples(answered(made, lambda case, rng: "ab" * (1 + case.seed % 3), 0))
+    assert chain(samples).tokens_a_character is None
+    counted = [replace(s, tokens=3 * len(s.reply), seconds=0.5) for s in samples]
+    found = chain(counted)
+    assert (found.tokens_a_character.value, found.tokens_a_character.low, found.tokens_a_character.high) == (3, 3, 3)
+    assert found.seconds_a_character.value == pytest.approx(30 * 0.5 / sum(len(s.reply) for s in samples))
+    assert found.seconds_a_character.low < found.seconds_a_character.value < found.seconds_a_character.high
+    assert found.repetition.value == pytest.approx(np.mean([s.repetition for s in samples]))
+    assert chain([replace(s, reply="") for s in counted]).tokens_a_character is None
+
+
+def test_a_run_writes_scores_beside_its_answers_that_are_those_of_its_text(tmp_path):
+    japanese.run(Planted(cases("smoke", 1, real=True), lambda case, rng: "はい、赤い家です。", 0), "smoke", 1, tmp_path)
+    records = read(tmp_path)
+    assert {record["factors"]["part"] for record in records} == {"scene", "general", "photograph", "written"}
+    for record, sample in zip(records, japanese.samples(records), strict=True):
+        for name in ("right", "japanese", "repetition"):
+            assert record["scores"][name] == getattr(sample, name)
+    assert {tuple(r["extracted"]) for r in records if r["truth"].get("set") == "kinds"} == {("house",)}
 
 
 def test_the_bridge_turns_an_english_answer_into_japanese():
@@ -239,16 +329,25 @@ def test_pairs_leave_out_what_failed_in_one_language(tmp_path):
 def test_replies_are_rated_by_people_who_do_not_see_the_condition(tmp_path):
     made = [each for seed in range(4) for each in scene_cases("color", seed)]
     samples = japanese.samples(run("j", made, Subject.of(Planted(made, speaker(1.0, 1.0), 0)), tmp_path / "run"))
-    form = tmp_path / "ratings.csv"
+    form, asked = tmp_path / "ratings.csv", [s for s in samples if s.cell.language != "English"]
     japanese.write_form(samples, form)
     rows = list(csv.DictReader(form.open(encoding="utf-8", newline="")))
-    assert sorted(row["sample_id"] for row in rows) == sorted(s.id for s in samples if s.cell.language != "English")
-    assert [row["sample_id"] for row in rows] != [s.id for s in samples if s.cell.language != "English"]
+    assert sorted(row["reply"] for row in rows) == sorted(s.reply for s in asked)
+    assert [row["reply"] for row in rows] != [s.reply for s in asked]
+    assert len({row["reply_id"] for row in rows}) == len(asked)
+    # Asked to or not, or with a picture or not: nothing in a row tells.
+    assert sorted(row["question"] for row in rows) == sorted(2 * [c.question for c in made[1::3]])
+    for told in (*LANGUAGES, "scene", data()["in_japanese"]):
+        assert told not in form.read_text("utf-8")
     assert japanese.read_ratings(samples, form) == []
     form.write_text(form.read_text("utf-8").replace(",\n", ",3\n", 1).replace(",\r\n", ",3\r\n", 1), "utf-8")
     japanese.write_form(samples, form)  # what was rated stays
     ((sample, rating),) = japanese.read_ratings(samples, form)
-    assert (sample.id, rating) == (rows[0]["sample_id"], 3)
+    assert (sample.reply, rating) == (rows[0]["reply"], 3)
+    assert sample.question.removesuffix(data()["in_japanese"]) == rows[0]["question"]
     form.write_text(form.read_text("utf-8").replace(",3", ",7"), "utf-8")
     with pytest.raises(imp_kit.SettingError, match="'7'; give 0, 1, 2 or 3"):
+        japanese.read_ratings(samples, form)
+    form.write_text("sample_id,rating\na,3\n", "utf-8")
+    with pytest.raises(imp_kit.SettingError, match="no columns reply_id and rating"):
         japanese.read_ratings(samples, form)

@@ -147,33 +147,39 @@ def test_other_weights_give_other_logits(tmp_path):
 @pytest.mark.parametrize("sizes", [(1,), (7, 3), (30,)], ids=str)
 def test_a_prompt_in_parts_is_the_prompt_at_once(model, chosen, sizes):
     """Several tokens behind a filled cache: where SDPA's own causal mask would be wrong."""
-    batch, pads = pad([embed(model, prompt, answer=False) for prompt in prompts()[ROWS[chosen]]])
+    batch, padding = pad([embed(model, prompt, answer=False) for prompt in prompts()[ROWS[chosen]]])
     with torch.inference_mode():
-        whole = model.decoder(batch, None, pads)
+        whole = model.decoder(batch, None, padding)
         cache = model.new_cache(batch.shape[1], len(batch))
         parts = batch.split([*sizes, batch.shape[1] - sum(sizes)], dim=1)
-        pieces = torch.cat([model.decoder(part, cache, pads) for part in parts], dim=1)
-    assert cache.length == batch.shape[1] == cache.capacity
+        pieces = torch.cat([model.decoder(part, cache, padding) for part in parts], dim=1)
+    assert cache.length == batch.shape[1] == cache.end
     for ours, theirs, prompt in zip(pieces, whole, prompts(), strict=False):
         torch.testing.assert_close(ours[-prompt.length :], theirs[-prompt.length :], rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_a_fork_leaves_the_original_as_it_was(model):
+def test_a_branch_leaves_the_original_as_it_was(model):
     prompt = prompts()[0]
     cache = model.new_cache(prompt.length + STEPS)
     hidden = model.decoder(embed(model, prompt, answer=False), cache)
-    length, kept = cache.length, cache.store[..., : cache.length, :].clone()
+    length, kept = cache.length, cache.store.tensor[..., : cache.length, :].clone()
 
-    fork = cache.fork(length + 9)
-    assert (fork.length, fork.capacity) == (length, length + 9)
-    model.decoder(model.splice([[3, 1, 4, 1, 5, 9, 2, 6, 5]]), fork)
-    assert (cache.length, fork.length) == (length, length + 9)
-    assert torch.equal(cache.store[..., :length, :], kept)
+    cache.settle(length)
+    branch, other = cache.branch(length + 9), cache.branch(length + 9)
+    assert branch.store is cache.store is not other.store  # the first goes on in place, the second on a copy
+    assert (branch.length, branch.end) == (other.length, other.end) == (length, length + 9)
+    for each in (branch, other):
+        model.decoder(model.splice([[3, 1, 4, 1, 5, 9, 2, 6, 5]]), each)
+        assert (cache.length, each.length) == (length, length + 9)
+    assert torch.equal(branch.store.tensor[..., : length + 9, :], other.store.tensor)
+    assert torch.equal(cache.store.tensor[..., :length, :], kept)
 
     # Both go on by themselves: the original still gives the oracle's answer.
+    del branch
     first = int(model.decoder.logits(hidden[0, -1]).argmax())
-    rest = list(generate(model, model.splice([[first]]), cache, Sampling(STEPS - 1), stop_ids=()))
+    going = cache.branch(length + STEPS)
+    rest = list(generate(model, model.splice([[first]]), going, Sampling(STEPS - 1), stop_ids=()))
     assert [first] + [row[0] for row in rest] == prompt.answer
 
 
@@ -303,7 +309,7 @@ def test_top_p_near_zero_is_greedy(model):
 
 
 def test_a_stop_id_ends_its_row_only(model):
-    batch, pads = pad([embed(model, prompt, answer=False) for prompt in prompts()])
+    batch, padding = pad([embed(model, prompt, answer=False) for prompt in prompts()])
     alone = [prompt.answer for prompt in prompts()]
     stop = next(
         token
@@ -315,7 +321,7 @@ def test_a_stop_id_ends_its_row_only(model):
     ]
     assert len({answer.index(None) if None in answer else STEPS for answer in expected}) > 1
     cache = model.new_cache(batch.shape[1] + STEPS, len(batch))
-    steps = list(generate(model, batch, cache, Sampling(STEPS), {stop, SPECIAL["</s>"]}, pads))
+    steps = list(generate(model, batch, cache, Sampling(STEPS), {stop, SPECIAL["</s>"]}, padding))
     for row, answer in enumerate(expected):
         assert [step[row] for step in steps] == answer[: len(steps)]
         assert all(token is None for token in answer[len(steps) :])
@@ -337,7 +343,7 @@ def test_a_full_cache_ends_the_answer(model, room):
     cache = model.new_cache(prompt.length + room)
     steps = list(generate(model, embed(model, prompt, answer=False), cache, Sampling(STEPS), stop_ids=()))
     assert [row[0] for row in steps] == prompt.answer[: room + 1]
-    assert cache.length == cache.capacity
+    assert cache.length == cache.end
 
 
 def test_as_many_tokens_as_asked_for(model):

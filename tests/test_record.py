@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import imp_kit
-from imp_kit.experiments.record import Case, Subject, _key, _outcome, read, run
+from imp_kit.experiments.record import Case, Subject, _answered, _key, _outcome, read, run
 from imp_kit.nano.draw import draw, sample_scene
 
 
@@ -88,6 +88,45 @@ def test_a_run_with_a_changed_pixel_or_letter_asks_just_that_sample_again(tmp_pa
     made[3] = replace(made[3], question="question 3?")
     run("echo", made, Subject.of(echo), tmp_path / "run")
     assert echo.asked[4:] == ["question 1", "question 3?"]
+
+
+def test_nothing_changed_hits_all_and_loads_nothing_and_each_change_misses(tmp_path, monkeypatch):
+    """With a checkpoint that would have to be loaded: the pixel and the letter cost one sample, the others all."""
+    settings, made = {"max_new_tokens": 3}, cases(3)
+    subject = Subject.of("imp-nano", device="cpu", dtype="fp32")
+    first = run("nano", made, subject, tmp_path, settings=settings)
+
+    def loaded(*args, **settings):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("imp_kit.assistant.load", loaded)
+    again = Subject.of("imp-nano", device="cpu", dtype="fp32")
+    assert run("nano", made, again, tmp_path, settings=settings) == first
+
+    def missed(made, subject):
+        keys = {case.id: _key(case, subject.identity, settings) for case in made}
+        return keys.keys() - _answered(tmp_path, keys)
+
+    assert missed(made, again) == set()
+    pixel = made[1].picture.copy()
+    pixel.putpixel((0, 0), (254, 0, 0))
+    letter = made[1].question + "s"
+    for changed in (replace(made[1], drawn=pixel), replace(made[1], question=letter)):
+        assert missed([made[0], changed, made[2]], again) == {"case 1"}
+        with pytest.raises(AssertionError, match="loaded"):
+            run("nano", [made[0], changed, made[2]], again, tmp_path, settings=settings)
+    revision = replace(again, identity=again.identity | {"revision": "another commit"})
+    for other, told in ((Subject.of("imp-nano", device="cpu", dtype="bf16"), "dtype"), (revision, "revision")):
+        assert missed(made, other) == {"case 0", "case 1", "case 2"}
+        with pytest.raises(imp_kit.RunError, match=told):
+            run("nano", made, other, tmp_path, settings=settings)
+
+
+def test_scores_are_written_with_answers_only(tmp_path):
+    echo = Echo(fails={"question 1"})
+    records = run("echo", cases(3), Subject.of(echo), tmp_path, score=lambda record: {"long": len(record["answer"])})
+    assert [record.get("long") for record in records] == [10, None, 10]
+    assert read(tmp_path) == records
 
 
 def test_failures_stand_apart_and_are_asked_again(tmp_path):
@@ -234,20 +273,29 @@ def test_an_object_can_name_what_else_changes_its_answers(tmp_path):
         run("echo", cases(1), Subject.of(echo), tmp_path / "run")
 
 
+# Notes what it is about to ask, before it is asked.
 SCRIPT = """
 import sys
 import numpy as np, torch
 torch.set_num_threads(1)
-from imp_kit.experiments.record import Case, Subject, run
+from imp_kit.assistant import Imp
+from imp_kit.experiments.record import Case, Subject, _digest, run
 from imp_kit.nano.draw import draw, sample_scene
 cases = []
 for seed in range(int(sys.argv[2])):
     rng = np.random.default_rng(seed)
     picture, _ = draw(sample_scene(rng), rng)
     cases.append(Case(f"s{seed}", picture, "Describe the image.", {}, {}, seed))
+ask_many = Imp.ask_many
+def noted(imp, pairs, **settings):
+    with open(sys.argv[1] + ".asked", "ab", buffering=0) as log:
+        log.write("".join(_digest(picture) + "\\n" for picture, _ in pairs).encode())
+    return ask_many(imp, pairs, **settings)
+Imp.ask_many = noted
 run("nano", cases, Subject.of("imp-nano", device="cpu", dtype="fp32"), sys.argv[1], batch_size=4,
     settings={"max_new_tokens": 12})
 """
+BATCH = 4
 SAME = ("sample_id", "prompt", "token_ids")
 
 
@@ -269,12 +317,12 @@ def undisturbed(script, tmp_path_factory):
     return essence(folder)
 
 
-def test_a_run_killed_at_random_moments_loses_nothing_and_records_nothing_twice(script, undisturbed, tmp_path):
+def test_a_run_killed_at_random_moments_loses_nothing_and_asks_at_most_a_batch_again(script, undisturbed, tmp_path):
     """Killed three times with SIGKILL while it writes; then run to its end."""
-    folder, chance = tmp_path / "killed", random.Random(1)
+    folder, log, chance = tmp_path / "killed", tmp_path / "killed.asked", random.Random(1)
+    lines, kept, asked = folder / "samples.jsonl", set(), 0
     for _ in range(3):
         process = subprocess.Popen([sys.executable, script, folder, "24"], stderr=subprocess.DEVNULL)
-        lines = folder / "samples.jsonl"
         before, deadline = len(lines.read_bytes()) if lines.exists() else 0, time.time() + 120
         while process.poll() is None and time.time() < deadline:
             if lines.exists() and len(lines.read_bytes()) > before:
@@ -283,12 +331,18 @@ def test_a_run_killed_at_random_moments_loses_nothing_and_records_nothing_twice(
         time.sleep(chance.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        kept = [json.loads(line)["sample_id"] for line in lines.read_text().split("\n")[:-1]]
-        assert kept
-        assert len(kept) == len(set(kept))
+        records = [json.loads(line) for line in lines.read_text().split("\n")[:-1]]
+        assert records
+        assert len({record["sample_id"] for record in records}) == len(records)
+        new = log.read_text().splitlines()[asked:]
+        assert not kept.intersection(new), "what was on disk was asked again"
+        assert len(new) - (len(records) - len(kept)) <= BATCH, "more than a batch was lost"
+        kept, asked = {record["picture_sha256"] for record in records}, asked + len(new)
     subprocess.run([sys.executable, script, folder, "24"], check=True, stderr=subprocess.DEVNULL)
     assert essence(folder) == undisturbed
-    assert len((folder / "samples.jsonl").read_text().splitlines()) == 24
+    assert len(lines.read_text().splitlines()) == 24
+    assert not kept.intersection(log.read_text().splitlines()[asked:])
+    assert len(log.read_text().splitlines()) <= 24 + 3 * BATCH
 
 
 def test_two_processes_make_the_same_run(script, undisturbed, tmp_path):
@@ -317,3 +371,8 @@ def test_an_answer_is_told_whole():
     subject = Subject.of(imp)
     assert subject.identity == Subject.of("imp-nano", device="cpu", dtype="fp32").identity
     assert subject.get() is imp
+    assert subject.place == "imp-nano"
+    imp.quantize = "int8"
+    assert Subject.of(imp).place is None
+    assert Subject.of(imp).identity["dtype"] == "fp32+int8"
+    assert Subject.of(Echo()).place is None

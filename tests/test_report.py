@@ -4,8 +4,11 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 
+import nbformat
 import pytest
+from first_cell import NOTEBOOKS
 from PIL import Image
 from planted import Planted
 from scipy.stats import binomtest
@@ -16,7 +19,7 @@ import imp_kit
 from imp_kit.cli import main
 from imp_kit.experiments import japanese, plots, reading
 from imp_kit.experiments.record import Subject, read, run
-from imp_kit.experiments.report import write
+from imp_kit.experiments.report import published, write
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,32 @@ def test_a_report_shows_tables_pictures_and_how_to_make_them_again(runs, tmp_pat
     assert "by chance" in text
     assert "exact McNemar p" in text
     assert "chrF 100.0" in text
+    assert "answer by answer 100.0 (100.0 – 100.0)" in text
+    for name in ("captcha", "japanese"):
+        assert published(name) in text
+
+
+def test_means_and_differences_have_intervals(runs):
+    """Each cell of the columns that are no shares and no chance levels: a number and the bounds around it."""
+    text = write([runs / "reading"]).read_text("utf-8") + write([runs / "japanese"]).read_text("utf-8")
+    estimates = {"CER", "edits", "place", "repetition", "difference", "in CER", "in edits", "in place"}
+    seen = Counter()
+    for table in [part.splitlines() for part in text.split("\n\n") if part.startswith("| ")]:
+        names, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
+        for name, cell in [pair for row in rows for pair in zip(names, row, strict=False)]:
+            if name in estimates and cell:
+                value, low, high = map(float, re.findall(r"[+-]?\d+\.\d+", cell))
+                assert low <= value <= high, cell
+                seen[name] += 1
+    assert seen.keys() == estimates
+
+
+def test_the_notebooks_show_the_same_published_figures():
+    for name, file in (("captcha", "03_captcha_probe.ipynb"), ("japanese", "04_japanese_limits.ipynb")):
+        cells = nbformat.read(NOTEBOOKS / file, as_version=4).cells
+        assert sum(published(name) in cell.source for cell in cells) == 1
+        for line in published(name).splitlines():
+            assert line.count("|") == published(name).splitlines()[0].count("|")
 
 
 def test_the_figures_are_those_of_the_records(runs, tmp_path):
@@ -71,18 +100,36 @@ def test_the_figures_are_those_of_the_records(runs, tmp_path):
     assert re.search(rf"\| L0 \| {len(clean)} \| {right / len(clean):.1%} \(", text)
 
 
-def test_a_report_needs_no_torch(runs, tmp_path):
-    code = (
-        "import sys\n"
-        "class NoTorch:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name.partition('.')[0] == 'torch':\n"
-        "            raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, NoTorch())\n"
-        "from imp_kit.experiments.report import write; print(write(sys.argv[1:2], sys.argv[2]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, runs / "reading", tmp_path], check=True, capture_output=True)
-    assert (tmp_path / "report.md").exists(), done
+WITHOUT_TORCH = """
+import json, sys
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("torch", "transformers", "accelerate", "timm"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoTorch())
+from imp_kit.experiments import japanese, reading, report
+from imp_kit.experiments.record import read
+report.write(sys.argv[1:3], sys.argv[3])
+scores = [[sample.exact, sample.outcome] for sample in reading.samples(read(sys.argv[1]))]
+scores += [[sample.right, sample.japanese] for sample in japanese.samples(read(sys.argv[2]))]
+print(json.dumps(scores))
+"""
+
+
+def test_scores_and_a_report_need_the_files_alone_and_no_torch(runs, tmp_path):
+    """From copies of the two files of a run, so that nothing else can have been read."""
+    for name in ("reading", "japanese"):
+        (tmp_path / name).mkdir()
+        for file in ("run.json", "samples.jsonl"):
+            (tmp_path / name / file).write_bytes((runs / name / file).read_bytes())
+    folders = [tmp_path / "reading", tmp_path / "japanese"]
+    command = [sys.executable, "-c", WITHOUT_TORCH, *folders, tmp_path / "out"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    expected = [[s.exact, s.outcome] for s in reading.samples(read(runs / "reading"))]
+    expected += [[s.right, s.japanese] for s in japanese.samples(read(runs / "japanese"))]
+    assert json.loads(told) == expected
+    # Word for word the report of an environment with torch.
+    assert (tmp_path / "out" / "report.md").read_text("utf-8") == write(folders, tmp_path / "out").read_text("utf-8")
 
 
 def test_failed_samples_are_counted_apart(runs, tmp_path):

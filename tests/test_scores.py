@@ -7,6 +7,7 @@ import jiwer
 import pytest
 
 from imp_kit.experiments import scores
+from imp_kit.experiments.stats import bootstrap
 
 
 def test_normalising_keeps_letters_and_digits_only():
@@ -41,11 +42,16 @@ def test_exact_is_of_the_extraction_and_strict_of_the_whole_reply():
     assert not scores.contains("anything", "")
 
 
+def cer(pairs):
+    """As the probe has it."""
+    return bootstrap(scores.error_counts(pairs), range(len(pairs))).value
+
+
 def test_character_errors_equal_jiwers():
     rng = random.Random(0)
     letters = string.ascii_uppercase[:6] + string.digits[:4]  # few, so that much is alike
     pairs = [["".join(rng.choices(letters, k=rng.randint(1, 12))) for _ in range(2)] for _ in range(300)]
-    ours = scores.character_errors(pairs)
+    ours = cer(pairs)
     assert ours == pytest.approx(jiwer.cer([truth for _, truth in pairs], [read for read, _ in pairs]), abs=1e-12)
     for read, truth in pairs:
         assert scores.edits(read, truth) / len(truth) == pytest.approx(jiwer.cer(truth, read), abs=1e-12)
@@ -58,8 +64,8 @@ def test_character_errors_equal_jiwers():
 
 
 def test_character_errors_weigh_long_truths_more_and_may_exceed_one():
-    assert scores.character_errors([("A", "B"), ("CDEFGHIJK", "CDEFGHIJK")]) == 0.1
-    assert scores.character_errors([("AAAA", "B")]) == 4.0
+    assert cer([("A", "B"), ("CDEFGHIJK", "CDEFGHIJK")]) == 0.1
+    assert cer([("AAAA", "B")]) == 4.0
     assert scores.edit_share("AAAA", "B") == 1.0
     assert scores.edit_share("", "") == 0.0
 
@@ -162,3 +168,17 @@ def test_chrf_is_sacrebleus():
     assert ours == theirs.score
     assert "nc:6" in signature
     assert scores.chrf(["赤"], [["赤"]])[0] == 100
+
+
+def test_chrf_of_each_reply_is_that_of_its_nearest_reference():
+    replies = ["赤いバスです。", "猫", "", "何"]
+    references = [
+        ["赤いバスです。", "バスは赤いです。"],
+        ["猫です。", "犬です。"],
+        ["はい。", "はい、猫です。"],
+        ["一", "二"],
+    ]
+    each = scores.chrf_each(replies, references)
+    assert each[0] == 100
+    assert each[1] == max(scores.chrf(["猫"], [[one]])[0] for one in references[1]) > 0
+    assert each[2:] == [0, 0]

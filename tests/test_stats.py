@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import imp_kit
-from imp_kit.experiments.stats import bootstrap, holm, mcnemar, wilson
+from imp_kit.experiments.stats import DRAWS, Estimate, bootstrap, difference, holm, mcnemar, wilson
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 40), (7, 20), (20, 20), (1, 1), (500, 1000)])
@@ -20,6 +21,37 @@ def test_wilson_is_its_formula(right, total):
     assert (share.right, share.total, share.share) == (right, total, p)
 
 
+# right, total, low, high: proportion_confint(right, total, method="wilson") of statsmodels 0.15.0.
+STATSMODELS = (
+    (0, 1, 0.000000000000, 0.793450685623),
+    (1, 1, 0.206549314377, 1.000000000000),
+    (0, 5, 0.000000000000, 0.434482464783),
+    (2, 5, 0.117620774233, 0.769275718724),
+    (1, 20, 0.008881448801, 0.236131193447),
+    (7, 20, 0.181191824101, 0.567145723315),
+    (19, 20, 0.763868806553, 0.991118551199),
+    (20, 20, 0.838874841947, 1.000000000000),
+    (0, 40, 0.000000000000, 0.087621601197),
+    (13, 40, 0.200845022318, 0.479822538101),
+    (30, 60, 0.377350242416, 0.622649757584),
+    (59, 60, 0.911448702724, 0.997051840205),
+    (3, 100, 0.010254524024, 0.084519364291),
+    (50, 100, 0.403831530366, 0.596168469634),
+    (97, 100, 0.915480635709, 0.989745475976),
+    (1, 300, 0.000588657722, 0.018636693695),
+    (150, 300, 0.443779516134, 0.556220483866),
+    (299, 300, 0.981363306305, 0.999411342278),
+    (123, 1000, 0.104074143251, 0.144811232647),
+    (500, 1000, 0.469069600368, 0.530930399632),
+)
+
+
+@pytest.mark.parametrize(("right", "total", "low", "high"), STATSMODELS)
+def test_wilson_is_that_of_statsmodels(right, total, low, high):
+    share = wilson(right, total)
+    assert (share.low, share.high) == pytest.approx((low, high), abs=1e-11)
+
+
 def test_nothing_right_of_forty_still_allows_nine_percent():
     assert wilson(0, 40).high == pytest.approx(0.0876, abs=1e-3)
     assert str(wilson(0, 40)) == "0.0% (0.0% – 8.8%)"
@@ -31,6 +63,24 @@ def test_wilson_covers_where_the_plain_interval_does_not():
     chances = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
     covered = sum(chance for k, chance in enumerate(chances) if wilson(k, n).low <= p <= wilson(k, n).high)
     assert covered > 0.9
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("total", [20, 60, 300])
+def test_wilson_covers_in_simulation(total, rate):
+    """Each interval once, then 4,000 samples: 95 % on average over rates, and no less than 90 % at any of these."""
+    shares = [wilson(right, total) for right in range(total + 1)]
+    drawn = np.random.default_rng(total).binomial(total, rate, 4000)
+    assert np.mean([shares[right].low <= rate <= shares[right].high for right in drawn]) > 0.9
+
+
+def test_wilson_covers_95_percent_over_all_rates():
+    rng = np.random.default_rng(0)
+    rates = rng.uniform(0, 1, 20_000)
+    shares = [wilson(right, 60) for right in range(61)]
+    drawn = zip(rng.binomial(60, rates), rates, strict=True)
+    held = [shares[right].low <= rate <= shares[right].high for right, rate in drawn]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.006)  # four standard errors
 
 
 @pytest.mark.parametrize(("right", "total"), [(1, 0), (0, 0), (3, 2), (-1, 5)])
@@ -48,28 +98,120 @@ def test_mcnemar_counts_only_where_they_differ():
         mcnemar([True], [True, False])
 
 
+@pytest.mark.parametrize(
+    ("only_one", "only_other", "p"),  # mcnemar(exact=True) of statsmodels 0.15.0
+    [(9, 1, 0.021484375), (30, 5, 2.2361520677804947e-05), (5, 5, 1.0), (12, 3, 0.03515625), (0, 6, 0.03125)],
+)
+def test_mcnemar_is_that_of_statsmodels(only_one, only_other, p):
+    one = [True] * (only_one + 7) + [False] * (only_other + 4)
+    other = [False] * only_one + [True] * (7 + only_other) + [False] * 4
+    assert mcnemar(one, other) == pytest.approx(p, rel=1e-12)
+
+
+def test_mcnemar_finds_nothing_where_there_is_nothing():
+    """Conditions that differ by chance alone: at most 5 % of the p-values are below 5 %. And 60 pairs have power."""
+    rng = np.random.default_rng(0)
+    alike = [mcnemar(*(rng.random((2, 60)) < 0.4)) for _ in range(1000)]
+    assert np.mean(np.array(alike) < 0.05) <= 0.05
+    kinds = rng.choice(4, (1000, 60), p=[0.30, 0.05, 0.35, 0.30])  # right in one only, in the other only, both, neither
+    found = [mcnemar((row == 0) | (row == 2), (row == 1) | (row == 2)) for row in kinds]
+    assert np.mean(np.array(found) < 0.05) > 0.85
+
+
+def test_the_bootstrap_is_that_of_scipy():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(4, 12, 50)
+        errors = rng.binomial(lengths, 0.3)
+        settings = {"method": "percentile", "n_resamples": DRAWS, "rng": seed}
+        mean = scipy.stats.bootstrap((errors,), np.mean, **settings).confidence_interval
+        ours = bootstrap(errors, range(50))
+        assert (ours.value, ours.low, ours.high) == pytest.approx((errors.mean(), mean.low, mean.high), abs=0.04)
+        theirs = scipy.stats.bootstrap(
+            (errors, lengths), lambda e, n, axis: e.sum(axis) / n.sum(axis), paired=True, vectorized=True, **settings
+        ).confidence_interval
+        ours = bootstrap(np.stack([errors, lengths], 1), range(50))
+        assert ours.value == errors.sum() / lengths.sum()
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.006)
+
+
+def test_the_bootstrap_covers_in_simulation():
+    """Six questions about each of 40 pictures, which differ among themselves: drawn as pictures, and wrongly alone."""
+    rng, held, alone = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        rates = rng.beta(1, 1, 40)  # of the pictures; on average 0.5
+        right = rng.random((40, 6)) < rates[:, None]
+        pictures = bootstrap(right.ravel(), np.repeat(np.arange(40), 6))
+        held += pictures.low <= 0.5 <= pictures.high
+        single = bootstrap(right.ravel(), range(240))
+        alone += single.low <= 0.5 <= single.high
+    assert held / 400 == pytest.approx(0.94, abs=0.035)  # percentile intervals of 40 clusters are a little narrow
+    assert alone / 400 < 0.8
+
+
 def test_the_bootstrap_draws_clusters():
     """Ten equal answers about each picture are as much evidence as one: the interval must not shrink with them."""
     rng = np.random.default_rng(3)
     each = rng.normal(size=30)
     single = bootstrap(each, range(30))
     repeated = bootstrap(np.repeat(each, 10), np.repeat(np.arange(30), 10))
-    assert repeated == pytest.approx(single, abs=0.05)
+    assert (repeated.low, repeated.high) == pytest.approx((single.low, single.high), abs=0.05)
+    assert repeated.value == pytest.approx(single.value) == pytest.approx(each.mean())
     alone = bootstrap(np.repeat(each, 10), range(300))
-    assert alone[1] - alone[0] < 0.5 * (repeated[1] - repeated[0])
+    assert alone.high - alone.low < 0.5 * (repeated.high - repeated.low)
     normal = each.mean() + np.array([-1, 1]) * 1.96 * each.std() / math.sqrt(30)
-    assert single == pytest.approx(tuple(normal), abs=0.06)
+    assert (single.low, single.high) == pytest.approx(tuple(normal), abs=0.06)
 
 
 def test_the_bootstrap_of_a_ratio_and_its_seed():
     errors, lengths = np.array([1, 0, 2, 0, 8.0]), np.array([8, 8, 8, 8, 8.0])
     rows = np.stack([errors, lengths], 1)
-    low, high = bootstrap(rows, "abcde", lambda drawn: drawn[:, 0].sum() / drawn[:, 1].sum(), seed=1)
-    assert 0 <= low < errors.sum() / lengths.sum() < high <= 1
+    found = bootstrap(rows, "abcde", seed=1)
+    assert 0 <= found.low < errors.sum() / lengths.sum() == found.value < found.high <= 1
     assert bootstrap(errors, "abcde", seed=2) == bootstrap(errors, "abcde", seed=2)
     for values, clusters in (([], []), ([1.0], ["a", "b"])):
         with pytest.raises(imp_kit.SettingError, match="one cluster"):
             bootstrap(values, clusters)
+
+
+def test_the_bootstrap_of_a_difference_of_ratios_is_paired():
+    """Tokens a character in two languages of the same pictures: what all pictures share cancels out."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(10, 40, (60, 2))
+    each = rng.normal(0, 1, 60)  # how many tokens a character a picture takes in both languages
+    tokens = lengths * np.stack([each + 1.6, each + 0.2], 1)
+    rows = np.stack([tokens[:, 0], lengths[:, 0], tokens[:, 1], lengths[:, 1]], 1)
+    paired = bootstrap(rows, range(60), difference)
+    apart = [bootstrap(rows[:, columns], range(60)) for columns in ([0, 1], [2, 3])]
+    assert paired.value == pytest.approx(apart[0].value - apart[1].value)
+    assert paired.low < paired.value < paired.high
+    assert paired.high - paired.low < min(one.high - one.low for one in apart)
+
+
+def test_an_estimate_is_told_with_its_interval():
+    found = Estimate(0.123, 0.1, 1 / 3)
+    assert str(found) == f"{found}" == "0.12 (0.10 – 0.33)"
+    assert f"{found:.1%}" == "12.3% (10.0% – 33.3%)"
+    assert f"{found:+.1f}" == "+0.1 (+0.1 to +0.3)"
+
+
+def test_draws_with_nothing_to_divide_by_are_left_out():
+    found = bootstrap([(3.0, 1.0), (0.0, 0.0), (0.0, 0.0)], "abc")
+    assert (found.value, found.low, found.high) == (3.0, 3.0, 3.0)
+    with pytest.raises(imp_kit.SettingError, match="nothing to divide by"):
+        bootstrap([(1.0, 0.0), (2.0, 0.0)], "ab")
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),  # multipletests(method="holm") of statsmodels 0.15.0
+    [
+        ([0.6021, 0.4354], [0.8708, 0.8708]),
+        ([0.0744, 0.0174, 0.1336], [0.1488, 0.0522, 0.1488]),
+        ([0.0664, 0.4815, 0.0279, 0.1083, 0.1985], [0.2656, 0.4815, 0.1395, 0.3249, 0.397]),
+    ],
+)
+def test_holm_is_that_of_statsmodels(p_values, adjusted):
+    assert holm(p_values) == pytest.approx(adjusted)
 
 
 def test_holm_by_hand():

@@ -12,9 +12,10 @@ import torch
 from oracle import SO400M, Oracle, change_json, checkpoint_tensors, config_values, write_checkpoint
 from safetensors.torch import load_file, save_file
 
+from imp_kit.config_json import parse_config
 from imp_kit.errors import CheckpointError, MemoryLimitError
-from imp_kit.model.config import parse_config
-from imp_kit.model.weights import load_weights, plan
+from imp_kit.fitting import plan
+from imp_kit.model.weights import load_weights
 from imp_kit.stored import find_tensors, read_json
 
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")

@@ -5,13 +5,14 @@ a run's records alone.
 """
 
 import csv
+import hashlib
 import json
 import os
 import re
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ from imp_kit.checkpoints import NANO
 from imp_kit.errors import SettingError
 from imp_kit.experiments import record, scores
 from imp_kit.experiments.record import Case, Subject
-from imp_kit.experiments.stats import Share, wilson
+from imp_kit.experiments.stats import Estimate, Share, bootstrap, wilson
 from imp_kit.nano.draw import KINDS, Scene, draw, sample_scene
 
 NAME = "japanese"
@@ -137,9 +138,9 @@ def general_cases(number: int, seed: int) -> list[Case]:
 
 
 def photograph_cases() -> list[Case]:
-    """Questions about scikit-image's photographs (public domain or CC0) with accepted answers and references.
+    """Questions about photographs of scikit-image, with accepted answers and references.
 
-    Raises SettingError where the package is missing.
+    japanese.json has the licence of each. Raises SettingError where the package is missing.
     """
     try:
         from skimage import data as photographs
@@ -265,7 +266,7 @@ def run(
     subject = Subject.of(who, device=device, dtype=dtype, revision=revision)
     chosen = cases(size, seed, real=subject.identity["checkpoint"] != NANO)
     design = {"size": size, "seed": seed}
-    return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design))
+    return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design, score=score))
 
 
 @dataclass(frozen=True)
@@ -311,12 +312,31 @@ class Sample:
         return scores.is_japanese(self.reply, [word + ending for word in accepted for ending in ("", "側", "部", "色")])
 
     @property
+    def shown(self) -> str:
+        """What the sample is about: questions with the same name share a picture, in whichever language."""
+        return self.cell.skill if self.cell.part == "photograph" else f"{self.cell.part} {self.cell.skill} {self.seed}"
+
+    @property
+    def repetition(self) -> float:
+        return scores.repetition(self.reply)
+
+    @property
     def bridged(self) -> str | None:
         """The Japanese word for the closed-set answer that an English reply gives, by dictionary; None if not one."""
         if self.cell.part != "scene" or self.cell.language != "English":
             return None
         names, found = data()["terms"][self.truth["set"]], named(self.reply, self.truth["set"])
         return names[found.pop()]["ja"][0] if len(found) == 1 else None
+
+
+def score(answered: dict) -> dict:
+    """What a run writes beside an answer for other readers of its file; the kit itself scores the answer anew."""
+    (sample,) = samples([answered])
+    at_end, inside = scores.replacements(sample.reply)
+    found = {"right": sample.right, "japanese": sample.japanese, "repetition": sample.repetition}
+    found |= {"replaced_at_end": at_end, "replaced_inside": inside}
+    extracted = sorted(named(sample.reply, sample.truth["set"])) if sample.cell.part == "scene" else sample.reply
+    return {"extracted": extracted, "scores": found}
 
 
 def samples(records: Sequence[dict]) -> list[Sample]:
@@ -348,15 +368,22 @@ def pairs(chosen: Sequence[Sample]) -> tuple[list[bool], list[bool]]:
     return [english[key] for key in both], [asked[key] for key in both]
 
 
-RATING_COLUMNS = ("sample_id", "question", "reply", "rating")
+RATING_COLUMNS = ("reply_id", "question", "reply", "rating")
+
+
+def _reply_id(sample: Sample) -> str:
+    """A name for a rater's table that does not tell the condition, as the sample's own does."""
+    return hashlib.sha256(sample.id.encode()).hexdigest()[:12]
 
 
 def write_form(chosen: Sequence[Sample], file: str | os.PathLike, seed: int = 0) -> None:
     """Write a table for people who rate replies to Japanese questions, 0 to 3, without knowing what was asked how.
 
-    The rows are shuffled; an existing file is left as it is, with whatever was rated in it.
+    The request to answer in Japanese is left out of the questions, and the rows are shuffled. An existing file is left
+    as it is, with whatever was rated in it.
     """
-    rows = [[s.id, s.question, s.reply, ""] for s in chosen if s.cell.language != "English"]
+    asked = [s for s in chosen if s.cell.language != "English"]
+    rows = [[_reply_id(s), s.question.removesuffix(data()["in_japanese"]), s.reply, ""] for s in asked]
     np.random.default_rng(seed).shuffle(rows)
     if not Path(file).exists():
         with open(file, "w", newline="", encoding="utf-8") as out:
@@ -365,14 +392,17 @@ def write_form(chosen: Sequence[Sample], file: str | os.PathLike, seed: int = 0)
 
 def read_ratings(chosen: Sequence[Sample], file: str | os.PathLike) -> list[tuple[Sample, int]]:
     """The samples that have a rating in the table, with it. Raises SettingError for one that is not 0 to 3."""
-    by_id, rated = {s.id: s for s in chosen}, []
+    by_id, rated = {_reply_id(s): s for s in chosen}, []
     with open(file, newline="", encoding="utf-8") as table:
-        for row in csv.DictReader(table):
-            rating = (row.get("rating") or "").strip()
+        rows = csv.DictReader(table)
+        if not {"reply_id", "rating"} <= set(rows.fieldnames or ()):
+            raise SettingError(f"{file} has no columns reply_id and rating; delete it for a new form.")
+        for row in rows:
+            rating = (row["rating"] or "").strip()
             if rating and rating not in ("0", "1", "2", "3"):
-                raise SettingError(f"{file}: the rating of {row['sample_id']} is {rating!r}; give 0, 1, 2 or 3.")
-            if rating and row["sample_id"] in by_id:
-                rated.append((by_id[row["sample_id"]], int(rating)))
+                raise SettingError(f"{file}: the rating of {row['reply_id']} is {rating!r}; give 0, 1, 2 or 3.")
+            if rating and row["reply_id"] in by_id:
+                rated.append((by_id[row["reply_id"]], int(rating)))
     return rated
 
 
@@ -386,8 +416,9 @@ class Chain:
     cut: Share | None  # stopped by the limit of tokens; None where nothing says so
     replaced_inside: int  # replies with U+FFFD inside,
     replaced_at_end: int  # and at the end, where the limit cut a character
-    repetition: float  # mean
-    tokens_per_character: float | None
+    repetition: Estimate  # mean; these three with bootstrap intervals over the pictures
+    tokens_a_character: Estimate | None  # None where nothing was counted
+    seconds_a_character: Estimate | None
 
 
 def chain(chosen: Sequence[Sample]) -> Chain:
@@ -397,9 +428,7 @@ def chain(chosen: Sequence[Sample]) -> Chain:
     count = len(chosen)
     judged = [s for s in chosen if s.right is not None]
     replaced = [scores.replacements(s.reply) for s in chosen]
-    counted = [s for s in chosen if s.tokens]
     ended = [s for s in chosen if s.finish]
-    characters = sum(len(s.reply) for s in counted)
     return Chain(
         right=wilson(sum(s.right for s in judged), len(judged)) if judged else None,
         japanese=wilson(sum(s.japanese for s in chosen), count),
@@ -407,6 +436,34 @@ def chain(chosen: Sequence[Sample]) -> Chain:
         cut=wilson(sum(s.finish == "length" for s in ended), len(ended)) if ended else None,
         replaced_inside=sum(inside > 0 for _, inside in replaced),
         replaced_at_end=sum(end > 0 for end, _ in replaced),
-        repetition=float(np.mean([scores.repetition(s.reply) for s in chosen])),
-        tokens_per_character=sum(s.tokens for s in counted) / characters if characters else None,
+        repetition=bootstrap([s.repetition for s in chosen], [s.shown for s in chosen]),
+        tokens_a_character=_a_character(chosen, "tokens"),
+        seconds_a_character=_a_character(chosen, "seconds"),
     )
+
+
+def _a_character(chosen: Sequence[Sample], name: str) -> Estimate | None:
+    """Tokens or seconds over the characters of the replies that tell of them."""
+    counted = [s for s in chosen if getattr(s, name) is not None]
+    if not any(s.reply for s in counted):
+        return None
+    return bootstrap([(getattr(s, name), len(s.reply)) for s in counted], [s.shown for s in counted])
+
+
+def chance(chosen: Sequence[Sample]) -> float | None:
+    """How often replies are right of other items with the same kind of answer: what "right" gives for nothing.
+
+    None where there are no two such items.
+    """
+    hits = [
+        replace(one, truth=other.truth).right
+        for one in chosen
+        for other in chosen
+        if one is not other and one.right is not None and _kind(one) == _kind(other)
+    ]
+    return float(np.mean(hits)) if hits else None
+
+
+def _kind(sample: Sample) -> tuple:
+    """Samples of one kind could be answered with each other's answers."""
+    return sample.cell.part, sample.truth.get("set"), isinstance(sample.truth.get("accept"), str)

@@ -33,6 +33,10 @@ def _percent(axes, label: str) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
+def _contained(row: Sequence[reading.Sample]) -> Share:
+    return wilson(sum(sample.contained for sample in row), len(row))
+
+
 def pictures(chosen: Sequence[tuple[str, Image.Image]], columns: int = 3) -> Image.Image:
     """Pictures of one size in a grid, each with a line of text above it."""
     width, height = chosen[0][1].size
@@ -53,7 +57,7 @@ def ladder(runs: Mapping[str, Sequence[reading.Sample]]) -> Figure:
     for offset, (name, samples) in enumerate(runs.items()):
         rows = reading.ladder(samples)
         levels = [row[0].cell.level + 0.04 * offset for row in rows]
-        _points(axes, levels, [reading.summarise(row).contained for row in rows], name)
+        _points(axes, levels, [_contained(row) for row in rows], name)
     axes.set_xticks(range(5), [f"L{level}" for level in range(5)])
     axes.set(xlabel="distortion: L0 clean, L4 the hardest", title="Codes of eight characters")
     _percent(axes, "the code stands in the answer")
@@ -87,9 +91,7 @@ def factors(samples: Sequence[reading.Sample], names: Sequence[str], base: int, 
         found = reading.factor(samples, factor, base)
         numbers = all(isinstance(value, int | float) for value in found)
         xs = list(found) if numbers else range(len(found))
-        _points(
-            axes, xs, [reading.summarise(rows).contained for rows in found.values()], linestyle="-" if numbers else ""
-        )
+        _points(axes, xs, [_contained(rows) for rows in found.values()], linestyle="-" if numbers else "")
         if not numbers:
             axes.set_xticks(xs, [str(value).replace(" ", "\n") for value in found])
             axes.margins(x=0.2)

@@ -29,7 +29,7 @@ from imp_kit.experiments.captcha import (
     squashed_glyph,
 )
 from imp_kit.experiments.record import Case, Subject
-from imp_kit.experiments.stats import Share, bootstrap, wilson
+from imp_kit.experiments.stats import Estimate, Share, bootstrap, wilson
 
 NAME = "captcha"
 SETTINGS = {"max_new_tokens": 60}
@@ -206,10 +206,11 @@ def run(
     `only` leaves out all other cells, for now: a later run in the same folder can ask them. Raises RunError,
     SettingError, and what loading a checkpoint raises.
     """
+    scores.edits("", "")  # so that a package that scores need is missed before anything is asked
     chosen = cases(size, seed, only)
     subject = Subject.of(who, device=device, dtype=dtype, revision=revision)
     design = {"size": size, "seed": seed}
-    return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design))
+    return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design, score=score))
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,18 @@ class Sample:
         return scores.contains(self.reply, self.code)
 
     @property
+    def errors(self) -> int:
+        return scores.edits(self.read, self.code)
+
+    @property
+    def edit_share(self) -> float:
+        return scores.edit_share(self.read, self.code)
+
+    @property
+    def position(self) -> float:
+        return scores.position_accuracy(self.read, self.code)
+
+    @property
     def outcome(self) -> str:
         return scores.outcome(self.reply, self.code, self.caption)
 
@@ -264,20 +277,31 @@ def samples(records: Sequence[dict]) -> list[Sample]:
     ]
 
 
+def score(answered: dict) -> dict:
+    """What a run writes beside an answer for other readers of its file; the kit itself scores the answer anew."""
+    (sample,) = samples([answered])
+    names = ["invented"]
+    if sample.code:
+        names = ["exact", "strict", "contained", "errors", "edit_share", "position"]
+    if sample.caption:
+        names += ["outcome"]
+    return {"extracted": sample.read, "scores": {name: getattr(sample, name) for name in names}}
+
+
 @dataclass(frozen=True)
 class Summary:
-    """One condition's figures."""
+    """One condition's figures; those that are no shares of pictures have bootstrap intervals over the pictures."""
 
     cell: Cell
     exact: Share  # the extracted text is the code
     strict: Share  # the whole reply is the code
     contained: Share  # the code stands somewhere in the reply,
     chance: float  # which happens so often by chance
-    errors: float  # CER, micro-averaged,
-    errors_low: float  # with its bootstrap interval
-    errors_high: float
-    edit_share: float
-    position: float
+    errors: Estimate  # CER, micro-averaged
+    edit_share: Estimate
+    edit_share_chance: float
+    position: Estimate
+    position_chance: float
 
 
 def summarise(chosen: Sequence[Sample]) -> Summary:
@@ -286,17 +310,16 @@ def summarise(chosen: Sequence[Sample]) -> Summary:
         raise SettingError("There are no answered samples of this condition.")
     count = len(chosen)
     shares = (wilson(sum(getattr(s, name) for s in chosen), count) for name in ("exact", "strict", "contained"))
-    edits = [(scores.edits(s.read, s.code), len(scores.normalise(s.code))) for s in chosen]
-    low, high = bootstrap(edits, range(count), lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()))
+    codes, reads = [s.code for s in chosen], [s.read for s in chosen]
     return Summary(
         chosen[0].cell,
         *shares,
-        chance=scores.chance_level([s.reply for s in chosen], [s.code for s in chosen]),
-        errors=scores.character_errors((s.read, s.code) for s in chosen),
-        errors_low=low,
-        errors_high=high,
-        edit_share=float(np.mean([scores.edit_share(s.read, s.code) for s in chosen])),
-        position=float(np.mean([scores.position_accuracy(s.read, s.code) for s in chosen])),
+        chance=scores.chance_level([s.reply for s in chosen], codes),
+        errors=bootstrap(scores.error_counts(zip(reads, codes, strict=True)), range(count)),
+        edit_share=bootstrap([s.edit_share for s in chosen], range(count)),
+        edit_share_chance=scores.chance_level(reads, codes, scores.edit_share),
+        position=bootstrap([s.position for s in chosen], range(count)),
+        position_chance=scores.chance_level(reads, codes, scores.position_accuracy),
     )
 
 

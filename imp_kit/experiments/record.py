@@ -22,10 +22,12 @@ from tqdm.auto import tqdm
 
 from imp_kit import __version__
 from imp_kit.answers import Answer
+from imp_kit.checkpoints import NANO
 from imp_kit.errors import RunError
 
 SAMPLES, HEAD = "samples.jsonl", "run.json"
-PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy")
+# Those that can change an answer, or a picture: faces come with matplotlib, photographs with scikit-image.
+PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy", "matplotlib", "scikit-image")
 IN_A_ROW = 10  # failed samples, after which a run stops: something is wrong with more than a sample
 
 
@@ -55,7 +57,7 @@ class Subject:
 
     `identity` is what can change an answer apart from the case: checkpoint, revision or the digest of its files, dtype,
     device, and whatever an object names in an `identity` of its own. `place` is what a command would call it, None for
-    an object.
+    an object that no command can ask.
     """
 
     identity: dict
@@ -78,15 +80,18 @@ class Subject:
             settings = {"device": device, "dtype": identity["dtype"], "revision": revision}
             return cls(identity, lambda: load(who, **settings), str(who))
         snapshot, model = getattr(who, "snapshot", None), getattr(who, "model", None)
-        dtype, place = (getattr(who, "dtype", getattr(model, "dtype", None)), getattr(model, "device", None))
+        dtype, on = (getattr(who, "dtype", getattr(model, "dtype", None)), getattr(model, "device", None))
         identity = {
             "checkpoint": getattr(who, "name", type(who).__name__),
             "revision": getattr(snapshot, "revision", None),
             "files": snapshot.digest() if hasattr(snapshot, "digest") else None,
             "dtype": dtype and str(dtype).removeprefix("torch."),
-            "device": place and place.type,
+            "device": on and on.type,
         }
-        return cls(identity | getattr(who, "identity", {}), lambda: who)
+        place = None
+        if snapshot is not None and not getattr(who, "quantize", None):  # no command asks a quantized one
+            place = str(snapshot.folder) if identity["files"] and snapshot.name != NANO else snapshot.name
+        return cls(identity | getattr(who, "identity", {}), lambda: who, place)
 
 
 def run(
@@ -98,13 +103,14 @@ def run(
     settings: dict | None = None,
     design: dict | None = None,
     batch_size: int = 8,
+    score: Callable[[dict], dict] | None = None,
 ) -> list[dict]:
     """Ask what `folder` does not hold yet, and return the records of all cases in their order.
 
     `settings` are those of `Imp.ask`. `design` says how the cases were chosen, such as size and seed; run.json keeps it
-    with what else must be the same for a run to go on. Under torchrun or `accelerate launch` each process asks its
-    share into a file of its own; the first process joins them. Raises RunError, and SettingError before anything is
-    asked.
+    with what else must be the same for a run to go on. `score` gives what else to write into the record of an answer.
+    Under torchrun or `accelerate launch` each process asks its share into a file of its own; the first process joins
+    them. Raises RunError, and SettingError before anything is asked.
     """
     from imp_kit.sampling import read_settings
 
@@ -126,7 +132,7 @@ def run(
     name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
     if mine:
         with _writer(folder / name) as write:
-            _ask_all(mine, subject, settings, batch_size, keys, write)
+            _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
     state.wait_for_everyone()
     if state.is_main_process:
         _join(folder)
@@ -200,7 +206,7 @@ def _answered(folder: Path, keys: dict[str, str]) -> set[str]:
     }
 
 
-def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write) -> None:
+def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write, score) -> None:
     who = subject.get()
     shared = {**subject.identity, "settings": settings, "versions": _versions()}
     failed, start = 0, time.perf_counter()
@@ -208,7 +214,8 @@ def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int
         for first in range(0, len(mine), batch_size):
             batch = mine[first : first + batch_size]
             for case, reply in zip(batch, _replies(who, batch, settings), strict=True):
-                write({**_told(case, keys[case.id]), **shared, **_outcome(reply)})
+                record = {**_told(case, keys[case.id]), **shared, **_outcome(reply)}
+                write(record | score(record) if record["status"] == "ok" else record)
                 failed = failed + 1 if isinstance(reply, Exception) else 0
                 if failed == IN_A_ROW:
                     raise RunError(

@@ -3,22 +3,32 @@
 Nothing is asked and no model is loaded; a run's folder is all that is needed.
 """
 
+import csv
 import os
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
 from imp_kit.errors import RunError
-from imp_kit.experiments import japanese, plots, reading
+from imp_kit.experiments import japanese, plots, reading, scores
 from imp_kit.experiments.record import read, read_head
-from imp_kit.experiments.stats import bootstrap, holm, mcnemar, wilson
+from imp_kit.experiments.stats import bootstrap, difference, holm, mcnemar, wilson
 
 REPORT = "report.md"
 NOT_IMP = (
     "imp-nano is the kit's own small checkpoint, taught drawings and clean text. Its results show that the instrument "
     "works; they say nothing about Imp."
 )
+INTERVALS = (
+    "All intervals are of 95 %: after Wilson for shares, a bootstrap that draws whole pictures for all other figures. "
+    "Decoding is greedy: they are over the samples, not over repeated runs."
+)
+PUBLISHED = "Not measured here, and no two rows in the same way: they show the range."
+CHANCE = "by chance: replies scored against the answers of the other questions of the same kind."
+COUNTED = ("tokens", "seconds")  # of a sample
 ANSWERS = 10  # given in full
 
 
@@ -45,6 +55,13 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
     file = target / REPORT
     file.write_text("\n\n".join(parts) + "\n", "utf-8")
     return file
+
+
+def published(experiment: str) -> str:
+    """What others published about the question of an experiment, as a table with its sources."""
+    file = resources.files("imp_kit.experiments").joinpath(f"published_{experiment}.csv")
+    head, *rows = csv.reader(file.read_text("utf-8").splitlines())
+    return _table(head, rows)
 
 
 class _Page:
@@ -80,7 +97,7 @@ class _Page:
         }
         lines = [f"# {TITLES[self.head['experiment']]}: {self.name}", ""]
         lines += [NOT_IMP, ""] if self.name == "imp-nano" else []
-        lines += ["Greedy decoding: the 95 % intervals are over the samples, not over repeated runs.", ""]
+        lines += [INTERVALS, ""]
         lines += [_table(["what", ""], [[key, str(value)] for key, value in shown.items()])]
         return "\n".join(lines)
 
@@ -126,56 +143,45 @@ def _captcha(page: _Page, records: Sequence[dict]) -> list[str]:
             parts += [page.figure(f"{name.replace(' ', '-')}-L{base}", plots.factors(samples, [name], base, page.name))]
     parts += _controls(samples)
     parts += ["## Ten answers in full", _answers([s for s in samples if s.code]), page.again()]
-    return parts
+    return [*parts, "## What others published", PUBLISHED, published(reading.NAME)]
 
 
 def _reading_table(labels: Sequence[str], rows: Sequence[Sequence[reading.Sample]], first: str = "") -> str:
-    figures = [(label, len(row), reading.summarise(row)) for label, row in zip(labels, rows, strict=True)]
-    head = [
-        first,
-        "pictures",
-        "read exactly",
-        "whole reply",
-        "code in reply",
-        "by chance",
-        "CER",
-        "edits",
-        "place",
-    ]
+    lines = []
+    for label, row in zip(labels, rows, strict=True):
+        f = reading.summarise(row)
+        lines += [[label, str(len(row)), str(f.exact), str(f.strict), str(f.contained), f"{f.chance:.1%}",
+                   str(f.errors), str(f.edit_share), f"{f.edit_share_chance:.2f}", str(f.position),
+                   f"{f.position_chance:.2f}"]]  # fmt: skip
+    head = [first, "pictures", "read exactly", "whole reply", "code in reply", "by chance", "CER", "edits", "by chance",
+            "place", "by chance"]  # fmt: skip
     return (
-        _table(
-            head,
-            (
-                [
-                    name,
-                    str(n),
-                    str(f.exact),
-                    str(f.strict),
-                    str(f.contained),
-                    f"{f.chance:.1%}",
-                    f"{f.errors:.2f} ({f.errors_low:.2f} – {f.errors_high:.2f})",
-                    f"{f.edit_share:.2f}",
-                    f"{f.position:.2f}",
-                ]
-                for name, n, f in figures
-            ),
-        )
+        _table(head, lines)
         + "\n\nwhole reply: it is the code and nothing else. CER: edits over all true characters, can exceed 1. edits: "
-        "edits over the longer text, mean. place: share of characters at the right place."
+        "edits over the longer text, mean. place: share of characters at the right place, mean. by chance: replies "
+        "scored against the codes of the other pictures, as if the pictures had been shuffled."
     )
 
 
-def _lure_table(rows: Sequence) -> str:
+def _lure_table(rows: Sequence[Sequence[reading.Sample]]) -> str:
+    by_cell = {row[0].cell: row for row in rows}
     lines = []
-    for row in rows:
-        cell = row[0].cell
+    for cell, row in by_cell.items():
         counts = {outcome: sum(sample.outcome == outcome for sample in row) for outcome in plots.OUTCOMES}
         share = "" if cell.caption == "alone" else str(wilson(sum(sample.contained for sample in row), len(row)))
-        copied = wilson(counts["both"] + counts["caption only"], len(row)) if cell.caption != "none" else None
-        lines += [[f"L{cell.level}", cell.caption, cell.question, str(len(row)), share, str(copied or ""),
-                   *(str(count) for count in counts.values())]]  # fmt: skip
-    head = ["level", "caption", "question", "pictures", "code in reply", "caption copied", *plots.OUTCOMES]
-    return _table(head, lines)
+        copied = chance = ""
+        if cell.caption != "none":
+            copied = str(wilson(counts["both"] + counts["caption only"], len(row)))
+            without = by_cell.get(replace(cell, caption="none"), [])
+            hits = sum(scores.is_copied(row[0].caption, sample.reply) for sample in without)
+            chance = f"{hits / len(without):.1%}" if without else ""
+        figures = [share, copied, chance, *map(str, counts.values())]
+        lines.append([f"L{cell.level}", cell.caption, cell.question, str(len(row)), *figures])
+    head = ["level", "caption", "question", "pictures", "code in reply", "caption copied", "by chance", *plots.OUTCOMES]
+    return (
+        _table(head, lines)
+        + "\n\nby chance: the caption found in replies to the same question where the picture has none."
+    )
 
 
 def _primary(samples: Sequence[reading.Sample]) -> str:
@@ -183,7 +189,7 @@ def _primary(samples: Sequence[reading.Sample]) -> str:
 
     Not the extracted text: an answer that gives the caption first, or unquoted, would count as not read for its form.
     """
-    lines, p_values = [], []
+    lines, p_values, differences = [], [], []
     for level in reading.LURE_LEVELS:
         conditions = [
             [s for s in samples if s.cell == reading.Cell(level=level, caption=caption)] for caption in ("none", "true")
@@ -193,11 +199,29 @@ def _primary(samples: Sequence[reading.Sample]) -> str:
             right = [[s.contained for s in row] for row in (one, other)]
             p_values.append(mcnemar(*right))
             lines.append([f"L{level}", str(len(one)), *(f"{sum(row) / len(row):.1%}" for row in right)])
-    adjusted = holm(p_values)
-    rows = [[*line, f"{p:.3g}", f"{a:.3g}"] for line, p, a in zip(lines, p_values, adjusted, strict=True)]
-    return "The main question, at L0: does a true caption keep the code out of the answer?\n\n" + _table(
-        ["level", "pairs", "without", "with", "p (exact McNemar)", "p after Holm"], rows
+            differences.append(_reading_differences(one, other))
+    found = zip(lines, p_values, holm(p_values), differences, strict=True)
+    rows = [[*line, f"{p:.3g}", f"{adjusted:.3g}", *more] for line, p, adjusted, more in found]
+    head = ["level", "pairs", "without", "with", "p (exact McNemar)", "p after Holm", "difference", "in CER",
+            "in edits", "in place"]  # fmt: skip
+    return (
+        "The main question, at L0: does a true caption keep the code out of the answer?\n\n"
+        + _table(head, rows)
+        + "\n\ndifference: what a caption adds, on the same codes."
     )
+
+
+def _reading_differences(one: Sequence[reading.Sample], other: Sequence[reading.Sample]) -> list[str]:
+    """How `other` differs from `one` about the same codes, with intervals that draw pairs."""
+    paired = list(zip(one, other, strict=True))
+    codes = range(len(paired))
+    more = {
+        name: bootstrap([float(getattr(b, name)) - float(getattr(a, name)) for a, b in paired], codes)
+        for name in ("contained", "edit_share", "position")
+    }
+    lengths = [len(scores.normalise(a.code)) for a, _ in paired]
+    errors = bootstrap([(b.errors - a.errors, n) for (a, b), n in zip(paired, lengths, strict=True)], codes)
+    return [f"{more['contained']:+.1%}", *(f"{each:+.2f}" for each in (errors, more["edit_share"], more["position"]))]
 
 
 def _controls(samples: Sequence[reading.Sample]) -> list[str]:
@@ -233,18 +257,20 @@ def _japanese(page: _Page, records: Sequence[dict]) -> list[str]:
             parts += [f"## {PARTS[part]}", _chain_table(chosen)]
             if part == "scene":
                 parts += [_by_skill(chosen), _contrast(chosen)]
+            parts += [_differences(chosen)]
             if part == "photograph":
                 parts += [_by_photograph(chosen), _similarity(chosen)]
             parts += [page.figure(f"chain-{part}", plots.chain(samples, page.name, part))]
     general = [s for s in samples if s.cell.part == "general"]
     if {s.cell.picture for s in general} == {True, False}:
         parts += ["## Questions that need no picture, with one and without", _chain_table(general)]
+        parts += [_differences([s for s in general if s.cell.picture])]
         parts += [page.figure("fidelity", plots.fidelity(samples, page.name))]
     asked = [s for s in samples if s.cell.language != "English"]
     step = max(1, len(asked) // ANSWERS)
     rows = [[s.question, _told(s.reply), str(s.finish)] for s in asked[::step][:ANSWERS]]
     parts += ["## Ten answers in full", _table(["question", "answer", "finish"], rows), page.again()]
-    return parts
+    return [*parts, "## What others published", PUBLISHED, published(japanese.NAME)]
 
 
 def _chain_table(samples: Sequence[japanese.Sample]) -> str:
@@ -254,11 +280,11 @@ def _chain_table(samples: Sequence[japanese.Sample]) -> str:
             row = [s for s in samples if (s.cell.language, s.cell.picture) == (language, shown)]
             if not row:
                 continue
-            c = japanese.chain(row)
-            per = "" if c.tokens_per_character is None else f"{c.tokens_per_character:.2f}"
-            lines += [[language, "yes" if shown else "no", str(len(row)), str(c.right or ""), str(c.japanese),
-                       str(c.both or ""), str(c.cut or ""), f"{c.replaced_inside} / {c.replaced_at_end}",
-                       f"{c.repetition:.2f}", per]]  # fmt: skip
+            c, chance = japanese.chain(row), japanese.chance(row)
+            seconds = "" if c.seconds_a_character is None else f"{c.seconds_a_character:.3f}"
+            right = [c.right, "" if chance is None else f"{chance:.1%}", c.japanese, c.both]
+            looks = [c.cut, f"{c.replaced_inside} / {c.replaced_at_end}", c.repetition, c.tokens_a_character, seconds]
+            lines.append([language, "yes" if shown else "no", str(len(row)), *(str(f or "") for f in right + looks)])
     bridge = [s for s in samples if s.cell.part == "scene" and s.cell.language == "English"]
     if bridge:
         names = japanese.data()["terms"]
@@ -266,38 +292,75 @@ def _chain_table(samples: Sequence[japanese.Sample]) -> str:
             s.bridged is not None and s.bridged == names[s.truth["set"]][s.truth["answer"]]["ja"][0] for s in bridge
         )
         share = str(wilson(right, len(bridge)))
-        lines += [["bridge", "yes", str(len(bridge)), share, "by dictionary", share, "", "", "", ""]]
-    head = ["asked in", "picture", "samples", "right", "in Japanese", "right and in Japanese", "cut by the limit",
-            "U+FFFD inside / at the end", "repetition", "tokens a character"]  # fmt: skip
+        lines += [["bridge", "yes", str(len(bridge)), share, "", "by dictionary", share, "", "", "", "", ""]]
+    head = ["asked in", "picture", "samples", "right", "by chance", "in Japanese", "right and in Japanese",
+            "cut by the limit", "U+FFFD inside / at the end", "repetition", "tokens a character",
+            "seconds a character"]  # fmt: skip
     text = _table(head, lines)
+    if samples[0].right is not None:
+        text += f"\n\n{CHANCE}"
     if bridge:
         text += (
-            "\n\nbridge: the English question by hand, the answer turned into Japanese by a dictionary: an upper bound "
+            " bridge: the English question by hand, the answer turned into Japanese by a dictionary: an upper bound "
             "for translating before and after."
         )
     return text
 
 
+def _differences(samples: Sequence[japanese.Sample]) -> str:
+    """What each other language changes against English, over the same questions; whole pictures are drawn."""
+    by_language = {
+        language: {(s.shown, s.seed): s for s in samples if s.cell.language == language}
+        for language in japanese.LANGUAGES
+    }
+    english, lines = by_language.pop(japanese.LANGUAGES[0]), []
+    for language, asked in by_language.items():
+        both = [(english[key], asked[key]) for key in english if key in asked]
+        if both:
+            shown = [a.shown for a, _ in both]
+            repeated = bootstrap([b.repetition - a.repetition for a, b in both], shown)
+            right = ""
+            if both[0][0].right is not None:
+                right = f"{bootstrap([float(b.right) - float(a.right) for a, b in both], shown):+.1%}"
+            counted = [_more_a_character(both, name) for name in COUNTED]
+            lines.append([language, str(len(both)), right, f"{repeated:+.2f}", *counted])
+    head = ["more than in English", "pairs", "right", "repetition", *(f"{name} a character" for name in COUNTED)]
+    return _table(head, lines) if lines else "No question was answered in two languages."
+
+
+def _more_a_character(both: Sequence[tuple[japanese.Sample, japanese.Sample]], name: str) -> str:
+    counted = [pair for pair in both if all(getattr(s, name) is not None for s in pair)]
+    if not all(any(pair[side].reply for pair in counted) for side in (0, 1)):
+        return ""
+    columns = [(getattr(b, name), len(b.reply), getattr(a, name), len(a.reply)) for a, b in counted]
+    return f"{bootstrap(columns, [a.shown for a, _ in counted], difference):+.3f}"
+
+
 def _by_skill(samples: Sequence[japanese.Sample]) -> str:
-    skills = dict.fromkeys(s.cell.skill for s in samples)
     rows = []
-    for skill in skills:
+    for skill in dict.fromkeys(s.cell.skill for s in samples):
         each = [[s for s in samples if (s.cell.skill, s.cell.language) == (skill, lang)] for lang in japanese.LANGUAGES]
-        rows.append([skill, *(str(japanese.chain(row).right) if row else "–" for row in each)])
-    return _table(["right, in any language", *japanese.LANGUAGES], rows)
+        rows.append([skill])
+        for row in each:
+            chance = japanese.chance(row)
+            rows[-1] += [str(japanese.chain(row).right) if row else "–", "–" if chance is None else f"{chance:.1%}"]
+    head = [name for language in japanese.LANGUAGES for name in (language, "by chance")]
+    return _table(["right, in any language", *head], rows)
 
 
 def _by_photograph(samples: Sequence[japanese.Sample]) -> str:
-    """Right answers with intervals that draw whole photographs: questions about one are no independent evidence."""
-    lines = []
+    """Scores with intervals that draw whole photographs: questions about one are no independent evidence."""
+    rows = []
     for language in japanese.LANGUAGES:
         row = [s for s in samples if s.cell.language == language]
         if row:
-            right, pictures = [s.right for s in row], [s.truth["picture"] for s in row]
-            low, high = bootstrap(right, pictures)
-            share, count = sum(right) / len(row), len(set(pictures))
-            lines += [f"{language}: {share:.1%} right ({low:.1%} – {high:.1%}, drawing whole photographs, of {count})."]
-    return "\n".join(lines)
+            shown = [s.shown for s in row]
+            chain = [[s.right for s in row], [s.japanese for s in row], [s.right and s.japanese for s in row]]
+            found = [bootstrap(each, shown) for each in chain]
+            rows.append([language, str(len(set(shown))), *(f"{each:.1%}" for each in found)])
+    head = ["asked in", "photographs", "right", "in Japanese", "right and in Japanese"]
+    told = "Drawing whole photographs, since answers about one hang together (no width where all answers are alike):"
+    return f"{told}\n\n{_table(head, rows)}"
 
 
 def _contrast(samples: Sequence[japanese.Sample]) -> str:
@@ -305,28 +368,34 @@ def _contrast(samples: Sequence[japanese.Sample]) -> str:
     one, other = japanese.pairs(samples)
     if not one:
         return "No picture was asked about in both languages."
-    difference = [int(a) - int(b) for a, b in zip(one, other, strict=True)]
-    low, high = bootstrap(difference, range(len(difference)))
+    more = bootstrap([int(a) - int(b) for a, b in zip(one, other, strict=True)], range(len(one)))
     return (
         f"The main question: is an answer more often right when asked in English? {sum(one) / len(one):.1%} against "
-        f"{sum(other) / len(other):.1%} of {len(one)} pairs, difference {sum(difference) / len(one):+.1%} "
-        f"({low:+.1%} to {high:+.1%}, bootstrap over pictures), exact McNemar p = {mcnemar(one, other):.3g}."
+        f"{sum(other) / len(other):.1%} of {len(one)} pairs, difference {more:+.1%}, exact McNemar "
+        f"p = {mcnemar(one, other):.3g}."
     )
 
 
 def _similarity(samples: Sequence[japanese.Sample]) -> str:
+    """chrF against the references, of each language that is asked to give Japanese, and how they differ."""
     if find_spec("sacrebleu") is None:
         return "chrF is left out: it needs sacrebleu (pip install sacrebleu)."
-    from imp_kit.experiments.scores import chrf
-
-    lines = []
+    lines, each = [], {}
     for language in japanese.LANGUAGES[1:]:
         row = [s for s in samples if s.cell.language == language]
         if not row:
             continue
-        score, signature = chrf([s.reply for s in row], [s.truth["references"] for s in row])
-        lines += [f"{language}: chrF {score:.1f} over {len(row)} answers ({signature})."]
-    return "\n".join(lines)
+        replies, references = [s.reply for s in row], [s.truth["references"] for s in row]
+        corpus, signature = scores.chrf(replies, references)
+        found = scores.chrf_each(replies, references)
+        each[language] = {(s.shown, s.seed): score for s, score in zip(row, found, strict=True)}
+        mean = bootstrap(found, [s.shown for s in row])
+        lines += [f"{language}: chrF {corpus:.1f} over {len(row)} answers ({signature}); answer by answer {mean:.1f}."]
+    one, other = (each.get(language, {}) for language in japanese.LANGUAGES[1:])
+    if both := [key for key in one if key in other]:
+        more = bootstrap([other[key] - one[key] for key in both], [shown for shown, _ in both])
+        lines += [f"{japanese.LANGUAGES[2]}, more than {japanese.LANGUAGES[1]}: {more:+.1f}, answer by answer."]
+    return "\n\n".join(lines)
 
 
 TITLES = {reading.NAME: "Reading probe", japanese.NAME: "Japanese limits"}

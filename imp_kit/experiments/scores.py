@@ -5,6 +5,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from imp_kit.errors import SettingError
+
 COPIED = 0.9  # likeness from which a caption counts as copied
 LEAST_RUN = 3  # characters of a run that counts as something read
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|「([^」]+)」')
@@ -37,17 +39,26 @@ def contains(reply: str, truth: str) -> bool:
     return bool(normalise(truth)) and normalise(truth) in normalise(reply)
 
 
+def _levenshtein():
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError:
+        raise SettingError("The scores of a reading need rapidfuzz: pip install rapidfuzz.") from None
+    return Levenshtein
+
+
 def edits(read: str, truth: str) -> int:
     """Fewest substitutions, deletions and insertions from `truth` to `read`, both normalised (Levenshtein 1966)."""
-    from rapidfuzz.distance import Levenshtein
-
-    return Levenshtein.distance(normalise(truth), normalise(read))
+    return _levenshtein().distance(normalise(truth), normalise(read))
 
 
-def character_errors(pairs: Iterable[tuple[str, str]]) -> float:
-    """CER of (read, truth) pairs: edits over the characters of all truths, so long ones weigh more; may exceed 1."""
-    pairs = list(pairs)
-    return sum(edits(read, truth) for read, truth in pairs) / sum(len(normalise(truth)) for _, truth in pairs)
+def error_counts(pairs: Iterable[tuple[str, str]]) -> list[tuple[int, int]]:
+    """Edits and true characters of each (read, truth) pair.
+
+    The sum of the first over that of the second is the character error rate, CER: long truths weigh more, and it may
+    exceed 1.
+    """
+    return [(edits(read, truth), len(normalise(truth))) for read, truth in pairs]
 
 
 def edit_share(read: str, truth: str) -> float:
@@ -67,12 +78,10 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> Counter[tuple[str, str]]:
 
     Keys are (true, read); "" stands for nothing, so ("A", "") is an A that is missing and ("", "A") one invented.
     """
-    from rapidfuzz.distance import Levenshtein
-
     counts: Counter[tuple[str, str]] = Counter()
     for read, truth in pairs:
         read, truth = normalise(read), normalise(truth)
-        for step in Levenshtein.opcodes(truth, read):
+        for step in _levenshtein().opcodes(truth, read):
             was, became = truth[step.src_start : step.src_end], read[step.dest_start : step.dest_end]
             longer = max(len(was), len(became))
             counts.update(zip(was or [""] * longer, became or [""] * longer, strict=True))
@@ -170,3 +179,11 @@ def chrf(replies: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[f
     # sacrebleu wants a stream a reference; one that lacks a second repeats its first, which changes no maximum.
     streams = [[each[min(i, len(each) - 1)] for each in references] for i in range(most)]
     return metric.corpus_score(list(replies), streams).score, str(metric.get_signature())
+
+
+def chrf_each(replies: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """chrF of each reply on its own, 0 to 100, against its nearest reference: what a mean and its interval need."""
+    from sacrebleu.metrics import CHRF
+
+    metric = CHRF()
+    return [metric.sentence_score(reply, list(each)).score for reply, each in zip(replies, references, strict=True)]

@@ -59,33 +59,65 @@ def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> float:
     return float(binomtest(min(only_one, only_other), only_one + only_other, 0.5).pvalue)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A figure that is no proportion, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        """Each number by `spec`, .2f if there is none, or such as .1%; with a sign, as in +.2f, for a difference."""
+        spec = spec or ".2f"
+        between = "to" if spec.startswith("+") else "–"
+        return f"{self.value:{spec}} ({self.low:{spec}} {between} {self.high:{spec}})"
+
+    def __str__(self) -> str:
+        return f"{self}"
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """The first column's sum over the second's."""
+    return sums[:, 0] / sums[:, 1]
+
+
+def difference(sums: np.ndarray) -> np.ndarray:
+    """What the ratio of the first two columns has more than that of the other two."""
+    return ratio(sums[:, :2]) - ratio(sums[:, 2:])
+
+
 def bootstrap(
     values: Sequence[float] | np.ndarray,
     clusters: Sequence,
-    statistic: Callable[[np.ndarray], float] = lambda rows: float(np.mean(rows)),
+    statistic: Callable[[np.ndarray], np.ndarray] = ratio,
     seed: int = 0,
-) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of `values` (n,) or (n, k), drawing whole clusters with replacement.
+) -> Estimate:
+    """The mean of `values` (n,), or a statistic of the sums of their columns (n, k), with its 95 % percentile interval.
 
-    Items about one picture are no independent evidence, so the pictures are drawn (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 8). For paired conditions give differences, or k columns and a
-    statistic of them. 10,000 draws, repeatable by `seed`. Raises SettingError.
+    Whole clusters are drawn with replacement: items about one picture are no independent evidence (Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8). For paired conditions give differences, or both
+    conditions' columns in a row and `difference`. `statistic` gets the sums of many draws, a row each. 10,000 draws,
+    repeatable by `seed`; draws without a value (none of something to divide by) are left out. Raises SettingError.
     """
     rows = np.asarray(values, float)
     if not len(rows) or len(rows) != len(clusters):
         raise SettingError(
             f"{len(rows)} values and {len(clusters)} clusters; give one cluster for each of some values."
         )
+    if rows.ndim == 1:
+        rows = np.stack([rows, np.ones_like(rows)], axis=1)
     _, owner = np.unique(np.asarray(list(clusters)), return_inverse=True)
-    members = [rows[owner == cluster] for cluster in range(owner.max() + 1)]
-    picks = np.random.default_rng(seed).integers(len(members), size=(DRAWS, len(members)))
-    if len(members) == len(rows):  # the same, faster: each cluster is one row
-        ordered = np.concatenate(members)
-        drawn = [statistic(ordered[pick]) for pick in picks]
-    else:
-        drawn = [statistic(np.concatenate([members[index] for index in pick])) for pick in picks]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    sums = np.zeros((owner.max() + 1, rows.shape[1]))
+    np.add.at(sums, owner, rows)
+    picks = np.random.default_rng(seed).integers(len(sums), size=(DRAWS, len(sums)))
+    totals = np.stack([column[picks].sum(axis=1) for column in sums.T], axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, drawn = statistic(sums.sum(axis=0, keepdims=True))[0], statistic(totals)
+    if not np.isfinite(value):
+        raise SettingError("The statistic has no value: there is nothing to divide by.")
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(value), float(low), float(high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,40 +1,82 @@
 """The language model: blocks of Phi-2 or of LLaMA's kind over a preallocated cache of keys and values."""
 
+import math
+from dataclasses import dataclass
+from weakref import WeakSet
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imp_kit.errors import MemoryLimitError
+from imp_kit.machine import free_memory
 from imp_kit.model.config import DecoderConfig
+
+WORTH_ASKING = 100e6  # bytes; below, what is free need not be asked for
+
+
+class Store:
+    """The memory of caches that share their beginning: (2, layers, batch, heads, capacity, head_dim).
+
+    Raises MemoryLimitError where it would not fit: a CPU would begin, and be killed while it fills it.
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, device: torch.device, dtype: torch.dtype):
+        size = math.prod(shape) * dtype.itemsize
+        free = free_memory(device) if size > WORTH_ASKING else None
+        if free is not None and size > free:
+            raise MemoryLimitError(
+                f"Keys and values of {shape[2]} x {shape[-2]} positions need {size / 1e9:.1f} GB on {device}, but "
+                f"{free / 1e9:.1f} GB are free. Choose a smaller max_new_tokens or batch, or a smaller checkpoint."
+            )
+        self.tensor = torch.empty(shape, device=device, dtype=dtype)
+        self.caches: WeakSet[KVCache] = WeakSet()
+        self.step = None  # what a GPU captured on this memory: see graph.py
 
 
 class KVCache:
     """Keys and values of every layer, each (batch, heads, capacity, head_dim); the first `length` are filled."""
 
-    def __init__(self, config: DecoderConfig, batch: int, capacity: int, *, device, dtype: torch.dtype):
-        shape = (2, config.num_layers, batch, config.num_heads, capacity, config.head_dim)
-        self.store = torch.empty(shape, device=device, dtype=dtype)
-        self.length = 0
+    def __init__(self, store: Store, length: int = 0, end: int = 0):
+        self.store, self.length, self.end = store, length, end  # up to `end` this cache may write
+        store.caches.add(self)
 
-    @property
-    def capacity(self) -> int:
-        return self.store.shape[-2]
+    @classmethod
+    def new(cls, config: DecoderConfig, batch: int, capacity: int, *, device, dtype: torch.dtype) -> "KVCache":
+        shape = (2, config.num_layers, batch, config.num_heads, capacity, config.head_dim)
+        return cls(Store(shape, device=device, dtype=dtype), end=capacity)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write one layer's new keys and values behind the filled part; return everything up to their end."""
         end = self.length + k.shape[-2]
-        keys, values = self.store[:, layer]
+        keys, values = self.store.tensor[:, layer]
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
 
-    def fork(self, capacity: int) -> "KVCache":
-        """A copy of the filled part with room for `capacity` positions; the original stays as it is."""
-        copy = object.__new__(KVCache)
-        copy.store = self.store.new_empty((*self.store.shape[:-2], capacity, self.store.shape[-1]))
-        copy.store[..., : self.length, :] = self.store[..., : self.length, :]
-        copy.length = self.length
-        return copy
+    def branch(self, end: int) -> "KVCache":
+        """A cache that begins with what is filled here and may be written up to `end`; this one stays as it is.
+
+        It shares the memory where that is large enough and nobody else has a claim on what comes next, else it copies.
+        """
+        others = (other for other in self.store.caches if other is not self)
+        if end <= self.store.tensor.shape[-2] and all(max(other.length, other.end) <= self.length for other in others):
+            return KVCache(self.store, self.length, end)
+        return self._copy(self.store.tensor, end)
+
+    def keep(self, rows: Tensor, end: int) -> "KVCache":
+        """A copy of the filled part for these rows, int (n,), of the batch, each as often as it is named."""
+        return self._copy(self.store.tensor[..., : self.length, :].index_select(2, rows), end)
+
+    def _copy(self, tensor: Tensor, end: int) -> "KVCache":
+        store = Store((*tensor.shape[:-2], end, tensor.shape[-1]), device=tensor.device, dtype=tensor.dtype)
+        store.tensor[..., : self.length, :] = tensor[..., : self.length, :]
+        return KVCache(store, self.length, end)
+
+    def settle(self, length: int) -> None:
+        """Forget what lies behind `length`, and write no more."""
+        self.length = self.end = min(self.length, length)
 
 
 def rope_table(positions: Tensor, config: DecoderConfig) -> tuple[Tensor, Tensor]:
@@ -55,20 +97,40 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((turned.to(x.dtype), rest), dim=-1)
 
 
-def attention_mask(start: int, count: int, pads: Tensor | None, device) -> Tensor | None:
+@dataclass(frozen=True)
+class Padding:
+    """A batch's padding: `counts`, int (batch,), positions of each row that mean nothing, from position `start` on.
+
+    With `start` 0 it is at the left of the rows; else behind a beginning of one length that all rows have.
+    """
+
+    counts: Tensor
+    start: int = 0
+
+    def places(self, positions: Tensor) -> Tensor:
+        """Positions (n,) in the cache -> those in each row, (batch, n); padding has any."""
+        moved = (positions - self.counts[:, None]).clamp(min=0)
+        return torch.where(positions < self.start, positions, moved)
+
+    def hides(self, keys: Tensor) -> Tensor:
+        """Which keys (n,) are padding, bool (batch, 1, 1, n)."""
+        return ((keys >= self.start) & (keys < self.start + self.counts[:, None]))[:, None, None]
+
+
+def attention_mask(start: int, count: int, padding: Padding | None, device) -> Tensor | None:
     """Which keys each new position may see, bool (1 or batch, 1, count, start + count); None where it is all.
 
-    `start` positions are in the cache and `count` come new; `pads`, int (batch,), counts each row's left padding.
+    `start` positions are in the cache and `count` come new.
     The mask is always explicit: SDPA's `is_causal` aligns at the upper left, wrong once a cache is filled.
     """
-    if pads is None and count == 1:
+    if padding is None and count == 1:
         return None
     queries = torch.arange(start, start + count, device=device)[:, None]
     keys = torch.arange(start + count, device=device)
     mask = (keys <= queries)[None, None]
-    if pads is not None:
+    if padding is not None:
         # A padded position sees itself, else its softmax over nothing would be NaN and spread.
-        mask = mask & (keys >= pads[:, None, None, None]) | (keys == queries)
+        mask = mask & ~padding.hides(keys) | (keys == queries)
     return mask
 
 
@@ -134,19 +196,20 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Without nn.Embedding's own first values, for which torch on "meta" would import its compiler: a second.
+        self.embed_tokens = nn.Embedding.from_pretrained(
+            torch.empty(config.vocab_size, config.hidden_size), freeze=False
+        )
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = norm(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=not config.gated)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None, pads: Tensor | None = None) -> Tensor:
-        """Run `x` behind what `cache` holds (and add to it); `pads`, int (batch,), counts each row's left padding."""
+    def forward(self, x: Tensor, cache: KVCache | None = None, padding: Padding | None = None) -> Tensor:
+        """Run `x` behind what `cache` holds, and add to it."""
         start, count = cache.length if cache else 0, x.shape[1]
-        positions = torch.arange(start, start + count, device=x.device)[None]
-        if pads is not None:
-            positions = (positions - pads[:, None]).clamp(min=0)
-        rope = rope_table(positions, self.config)
-        mask = None if cache is None and pads is None else attention_mask(start, count, pads, x.device)
+        positions = torch.arange(start, start + count, device=x.device)
+        rope = rope_table(padding.places(positions) if padding else positions[None], self.config)
+        mask = None if cache is None and padding is None else attention_mask(start, count, padding, x.device)
         for index, layer in enumerate(self.layers):
             x = layer(x, rope, mask, cache, index)
         if cache is not None:

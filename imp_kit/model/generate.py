@@ -1,13 +1,17 @@
-"""Token after token: greedy or sampled, one row or a left-padded batch."""
+"""Token after token: greedy or sampled, one row or a padded batch."""
 
 from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
 
-from imp_kit.model.decoder import KVCache
+from imp_kit.model.decoder import KVCache, Padding
+from imp_kit.model.graph import StepGraph
 from imp_kit.model.imp import ImpModel
 from imp_kit.sampling import Sampling
+
+# Tokens that a device makes before somebody looks at them: each look at a GPU waits until all work before it is done.
+BLOCKS = {"cuda": 8}
 
 
 @torch.inference_mode()
@@ -17,22 +21,47 @@ def generate(
     cache: KVCache,
     sampling: Sampling,
     stop_ids: Collection[int],
-    pads: Tensor | None = None,
+    padding: Padding | None = None,
+    ended: set[int] | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield, step by step, each row's next token id; None for a row that has ended.
 
-    `embeddings` (batch, n, hidden_size) go behind what `cache` holds; `pads`, int (batch,), counts left padding.
-    A stop id is yielded, then its row has ended. Ends when every row has, after `max_new_tokens` steps, or
-    when the cache is full. The last token yielded is not in the cache yet.
+    `embeddings` (batch, n, hidden_size) go behind what `cache` holds. A stop id is yielded, then its row has ended;
+    the caller may end others by adding to `ended`. Ends when every row has, after `max_new_tokens` steps, or when the
+    cache is full. The cache may hold fewer or more positions than were yielded: the last token is not read yet, and
+    up to a block's may be read that nobody sees.
     """
     generator = sampling.generator(embeddings.device)
-    ended = [False] * len(embeddings)
-    hidden = model.decoder(embeddings, cache, pads)
-    for step in range(sampling.max_new_tokens):
+    ended = set() if ended is None else ended
+    rows = list(range(len(embeddings)))  # those still in the batch
+    count, block = len(rows), BLOCKS.get(embeddings.device.type, 1)
+    hidden = model.decoder(embeddings, cache, padding)
+    step, made, waiting = None, 0, []
+    while True:
         ids = sampling.pick(model.decoder.logits(hidden[:, -1]), generator)
-        row = [None if done else token for done, token in zip(ended, ids.tolist(), strict=True)]
-        yield row
-        ended = [done or token in stop_ids for done, token in zip(ended, row, strict=True)]
-        if all(ended) or cache.length == cache.capacity or step + 1 == sampling.max_new_tokens:
-            return
-        hidden = model.decoder(model.decoder.embed_tokens(ids)[:, None], cache, pads)
+        waiting.append(ids)
+        made += 1
+        last = made == sampling.max_new_tokens or cache.length == cache.end
+        if last or made == 1 or len(waiting) == block:  # the first at once: somebody waits for it
+            for tokens in torch.stack(waiting).tolist():
+                row: list[int | None] = [None] * count
+                for index, token in zip(rows, tokens, strict=True):
+                    row[index] = None if index in ended else token
+                yield row
+                ended.update(index for index, token in enumerate(row) if token in stop_ids)
+                if len(ended) == count:
+                    return
+            waiting.clear()
+            if last:
+                return
+            left = [place for place, index in enumerate(rows) if index not in ended]
+            if 2 * len(left) <= len(rows):  # rows that have ended still cost; leaving costs a copy of the others
+                chosen = torch.tensor(left, device=ids.device)
+                cache, ids, step = cache.keep(chosen, cache.end), ids[chosen], None
+                padding = padding and Padding(padding.counts[chosen], padding.start)
+                rows = [rows[place] for place in left]
+        if embeddings.device.type == "cuda":
+            step = step or StepGraph.of(model, cache, padding)
+            hidden = step(ids, cache)
+        else:
+            hidden = model.decoder(model.decoder.embed_tokens(ids)[:, None], cache, padding)

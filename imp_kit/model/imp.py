@@ -24,11 +24,11 @@ class ImpModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.decoder.lm_head.weight.device
+        return self.decoder.embed_tokens.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.decoder.lm_head.weight.dtype
+        return self.decoder.embed_tokens.weight.dtype
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (batch, 3, image_size, image_size) -> picture embeddings (batch, patches, decoder's hidden_size)."""
@@ -46,4 +46,4 @@ class ImpModel(nn.Module):
 
     def new_cache(self, capacity: int, batch: int = 1) -> KVCache:
         """An empty cache of this model's device and dtype."""
-        return KVCache(self.config.decoder, batch, capacity, device=self.device, dtype=self.dtype)
+        return KVCache.new(self.config.decoder, batch, capacity, device=self.device, dtype=self.dtype)

@@ -1,5 +1,6 @@
 """The SigLIP tower: a picture as a row of patch features. Parameter names are the checkpoints' own."""
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,7 +52,8 @@ class Embeddings(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.patch_embedding = nn.Conv2d(3, config.hidden_size, config.patch_size, stride=config.patch_size)
-        self.position_embedding = nn.Embedding(config.num_patches, config.hidden_size)
+        empty = torch.empty(config.num_patches, config.hidden_size)  # see the decoder's embed_tokens
+        self.position_embedding = nn.Embedding.from_pretrained(empty, freeze=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return rearrange(self.patch_embedding(pixels), "b d h w -> b (h w) d") + self.position_embedding.weight

@@ -1,8 +1,7 @@
 """A folder of safetensors files -> an ImpModel on its device, every tensor accounted for."""
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -10,109 +9,24 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from imp_kit.errors import CheckpointError, MemoryLimitError
-from imp_kit.layouts import LAYOUTS, SPARE, Layout
+from imp_kit.fitting import plan
+from imp_kit.linears import QUANTIZED_PART, laid_out
 from imp_kit.machine import free_memory
-from imp_kit.model.config import parse_config, read_family
 from imp_kit.model.imp import ImpModel
-from imp_kit.stored import Stored, find_tensors, read_json, read_tensor
-
-FLOATS = ("F16", "BF16", "F32")
+from imp_kit.stored import find_tensors, read_json, read_tensor
 
 
-@dataclass(frozen=True)
-class Slot:
-    """Where a stored tensor goes: rows `start` to `stop` of a parameter, or the whole of it."""
-
-    parameter: str
-    start: int = 0
-    stop: int | None = None
-
-
-def slots(model: ImpModel, layout: Layout) -> dict[str, Slot]:
-    """Every tensor that a checkpoint of this layout must hold, and where in `model` it goes."""
-    table: dict[str, Slot] = {layout.embedding: Slot("decoder.embed_tokens.weight")}
-    for name, parameter in model.named_parameters():
-        stem, kind = name.rsplit(".", 1)
-        if name.startswith("vision."):
-            table[f"{layout.tower}vision_model.{name.removeprefix('vision.')}"] = Slot(name)
-        elif name.startswith("projector."):
-            table[layout.projector + name.removeprefix("projector.")] = Slot(name)
-        elif name.startswith("decoder.layers."):
-            _, _, index, inner = stem.split(".", 3)
-            parts = layout.inner[inner]
-            rows = len(parameter) // len(parts)
-            for place, part in enumerate(parts):
-                slot = Slot(name, place * rows, (place + 1) * rows)
-                table[f"{layout.layer.format(index)}{part}.{kind}"] = slot
-        elif stem in layout.outer:
-            table[f"{layout.outer[stem]}.{kind}"] = Slot(name)
-    return table
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What loading a checkpoint would do, known from config.json and the headers of its files."""
-
-    model: ImpModel  # without memory, on the device "meta"
-    found: dict[str, Stored]
-    slots: dict[str, Slot]  # where each tensor that the model calls for goes
-    idle: frozenset[str]  # stored, and known to be needed by nobody: the tower's head, its last layer, buffers
-    spare: tuple[str, ...]  # stored, and unknown
-    faults: dict[str, str]  # tensors that are missing or do not fit: name -> what is wrong, in a sentence
-
-
-def plan(raw: Mapping, found: dict[str, Stored], where: str) -> Plan:
-    """Compare config.json (`raw`) with the stored tensors (`found`) of the checkpoint at `where`, loading nothing.
-
-    Raises CheckpointError where they are too strange to build a network from; a tensor that is missing or has another
-    shape or dtype is a fault of the plan.
-    """
-    layouts = LAYOUTS[read_family(raw, f"{where}/config.json")]
-    layout = next((layout for layout in layouts if layout.sign in found), None)
-    if layout is None:
-        signs = " or ".join(layout.sign for layout in layouts)
-        raise CheckpointError(f"{where} does not hold {signs}: its tensors have names that the kit does not know.")
-    towers = {
-        name.removeprefix(layout.tower): stored.shape for name, stored in found.items() if name.startswith(layout.tower)
-    }
-    config = parse_config(raw, towers, f"{where}/config.json")
-    # Looked for before a network is built that may be absurdly deep.
-    last = f"{layout.layer.format(config.decoder.num_layers - 1)}{layout.inner['norm'][0]}.weight"
-    if last not in found:
-        raise CheckpointError(f"{where} lacks the tensor {last}, which its config.json calls for.")
-    with torch.device("meta"):
-        model = ImpModel(config)
-    table = slots(model, layout)
-    parameters = dict(model.named_parameters())
-    faults = {name: fault for name, slot in table.items() if (fault := _fault(name, slot, found, parameters, where))}
-    unused = re.compile(re.escape(layout.tower) + r"vision_model\.encoder\.layers\.(\d+)\.")
-    others = found.keys() - table.keys()
-    idle = {
-        name
-        for name in others
-        if SPARE.fullmatch(name) or ((layer := unused.match(name)) and int(layer[1]) >= config.vision.used_layers)
-    }
-    return Plan(model, found, table, frozenset(idle), tuple(sorted(others - idle)), faults)
-
-
-def _fault(
-    name: str, slot: Slot, found: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter], where: str
-) -> str | None:
-    if name not in found:
-        return f"{where} lacks the tensor {name}, which its config.json calls for."
-    stored = found[name]
-    if stored.dtype not in FLOATS:
-        return f"{stored.file}: {name} is stored as {stored.dtype}; the kit reads {', '.join(FLOATS)}."
-    rows, *others = parameters[slot.parameter].shape
-    expected = (rows if slot.stop is None else slot.stop - slot.start, *others)
-    if stored.shape != expected:
-        return f"{stored.file}: {name} has the shape {stored.shape}, but config.json calls for {expected}."
-    return None
-
-
-def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[ImpModel, list[str]]:
+def load_weights(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    frozen: bool = False,
+    quantize: str | None = None,
+) -> tuple[ImpModel, list[str]]:
     """Build the model of a checkpoint's folder and fill it, one tensor at a time.
 
+    `frozen`: each linear layer is laid out for speed as soon as it is filled (imp_kit.linears), `quantize` as there.
     Returns the model, ready to answer, and the names of stored tensors that nobody knows.
     Raises CheckpointError for a folder that does not fit, MemoryLimitError before anything is read.
     """
@@ -123,7 +37,14 @@ def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tupl
     sizes = model.config.decoder
     # The weights, and the keys and values of a picture with a question, twice: a view keeps its own.
     kept = 2 * 2 * sizes.num_layers * sizes.hidden_size * (model.config.vision.num_patches + 256)
-    needed = (sum(parameter.numel() for parameter in model.parameters()) + kept) * dtype.itemsize
+    quantized = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if quantize and isinstance(module, nn.Linear) and name.startswith(QUANTIZED_PART)
+    }
+    needed = kept * dtype.itemsize + sum(
+        parameter.numel() * (1 if name in quantized else dtype.itemsize) for name, parameter in model.named_parameters()
+    )
     free = free_memory(device)
     if free is not None and needed > free:
         smaller = "choose dtype='bf16'" if dtype.itemsize > 2 else "choose a smaller checkpoint"
@@ -131,15 +52,21 @@ def load_weights(folder: Path, device: torch.device, dtype: torch.dtype) -> tupl
             f"{folder.name} needs {needed / 1e9:.1f} GB on {device} as {str(dtype).removeprefix('torch.')}, but "
             f"{free / 1e9:.1f} GB are free. Close other programs, or {smaller}."
         )
-    for name, parameter in list(model.named_parameters()):
-        stem, leaf = name.rsplit(".", 1)
-        empty = torch.empty(parameter.shape, dtype=dtype, device=device)
-        setattr(model.get_submodule(stem), leaf, nn.Parameter(empty, requires_grad=False))
-    parameters = dict(model.named_parameters())
-    total = sum(parameters[slot.parameter][slot.start : slot.stop].nbytes for slot in table.values())
+    filling = defaultdict(list)
+    for key, slot in table.items():
+        filling[slot.parameter].append((key, slot))
+    total = sum(math.prod(found[key].shape) for key in table) * dtype.itemsize
     with tqdm(total=total, unit="B", unit_scale=True, desc="loading", disable=total < 1e9) as bar:
-        for name, slot in sorted(table.items(), key=lambda item: str(found[item[0]].file)):
-            target = parameters[slot.parameter].data[slot.start : slot.stop]
-            target.copy_(read_tensor(found[name].file, name))
-            bar.update(target.nbytes)
+        # By name, so that a layer that was laid out anew leaves no plain one behind.
+        for place in [place for place, _ in model.named_modules()]:
+            module = model.get_submodule(place)
+            for leaf, parameter in list(module.named_parameters(recurse=False)):
+                filled = torch.empty(parameter.shape, dtype=dtype, device=device)
+                for key, slot in filling[f"{place}.{leaf}"]:
+                    target = filled[slot.start : slot.stop]
+                    target.copy_(read_tensor(found[key].file, key))
+                    bar.update(target.nbytes)
+                setattr(module, leaf, nn.Parameter(filled, requires_grad=False))
+            if frozen and place:
+                model.set_submodule(place, laid_out(place, module, quantize))
     return model.eval(), list(checked.spare)

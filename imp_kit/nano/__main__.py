@@ -29,6 +29,7 @@ def main() -> None:
     measure.add_argument("--samples", type=int, default=1000, help="drawings for each skill and wording")
     measure.add_argument("--json", type=Path, help="write the figures here, and a card (README.md) beside them")
     measure.add_argument("--device", default="auto")
+    measure.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
     args = parser.parse_args()
     try:
         if args.command == "train":
@@ -37,7 +38,8 @@ def main() -> None:
         else:
             if args.json:
                 check_target(args.json)
-            figures = evaluate(load(args.checkpoint, device=args.device, dtype="fp32"), args.seed, args.samples)
+            imp = load(args.checkpoint, device=args.device, dtype="fp32", quantize=args.quantize)
+            figures = evaluate(imp, args.seed, args.samples)
             if args.json:
                 write(figures, args.json)
             print(table(figures))

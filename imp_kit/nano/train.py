@@ -23,14 +23,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from imp_kit.config_json import parse_config
 from imp_kit.errors import SettingError
+from imp_kit.fitting import slots
 from imp_kit.images import to_pixels
 from imp_kit.layouts import NEW_PHI
 from imp_kit.machine import choose_device
-from imp_kit.model.config import parse_config
 from imp_kit.model.decoder import rotate
 from imp_kit.model.imp import ImpModel
-from imp_kit.model.weights import load_weights, slots
+from imp_kit.model.weights import load_weights
 from imp_kit.nano.draw import Scene, draw, sample_scene
 from imp_kit.nano.labels import (
     ACROSS,
@@ -142,7 +143,7 @@ class Plan:
 PLANS = {
     "first": Plan(),
     "further": Plan(
-        samples=200_000,
+        samples=150_000,
         seeing=0,
         plain=-1,
         varied=0,
@@ -151,7 +152,7 @@ PLANS = {
         seed=2,
         learning_rate=1e-3,
         warm_up=2_000,
-        decay=0.6,
+        decay=0.74,
     ),
 }
 

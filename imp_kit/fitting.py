@@ -1,0 +1,107 @@
+"""Whether a checkpoint's config.json and tensors fit together, and where in the network each tensor goes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from imp_kit.config_json import parse_config, read_family
+from imp_kit.errors import CheckpointError
+from imp_kit.layouts import LAYOUTS, SPARE, Layout
+from imp_kit.model.imp import ImpModel
+from imp_kit.stored import Stored
+
+FLOATS = ("F16", "BF16", "F32")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a stored tensor goes: rows `start` to `stop` of a parameter, or the whole of it."""
+
+    parameter: str
+    start: int = 0
+    stop: int | None = None
+
+
+def slots(model: ImpModel, layout: Layout) -> dict[str, Slot]:
+    """Every tensor that a checkpoint of this layout must hold, and where in `model` it goes."""
+    table: dict[str, Slot] = {layout.embedding: Slot("decoder.embed_tokens.weight")}
+    for name, parameter in model.named_parameters():
+        stem, kind = name.rsplit(".", 1)
+        if name.startswith("vision."):
+            table[f"{layout.tower}vision_model.{name.removeprefix('vision.')}"] = Slot(name)
+        elif name.startswith("projector."):
+            table[layout.projector + name.removeprefix("projector.")] = Slot(name)
+        elif name.startswith("decoder.layers."):
+            _, _, index, inner = stem.split(".", 3)
+            parts = layout.inner[inner]
+            rows = len(parameter) // len(parts)
+            for place, part in enumerate(parts):
+                slot = Slot(name, place * rows, (place + 1) * rows)
+                table[f"{layout.layer.format(index)}{part}.{kind}"] = slot
+        elif stem in layout.outer:
+            table[f"{layout.outer[stem]}.{kind}"] = Slot(name)
+    return table
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What loading a checkpoint would do, known from config.json and the headers of its files."""
+
+    model: ImpModel  # without memory, on the device "meta"
+    found: dict[str, Stored]
+    slots: dict[str, Slot]  # where each tensor that the model calls for goes
+    idle: frozenset[str]  # stored, and known to be needed by nobody: the tower's head, its last layer, buffers
+    spare: tuple[str, ...]  # stored, and unknown
+    faults: dict[str, str]  # tensors that are missing or do not fit: name -> what is wrong, in a sentence
+
+
+def plan(raw: Mapping, found: dict[str, Stored], where: str) -> Plan:
+    """Compare config.json (`raw`) with the stored tensors (`found`) of the checkpoint at `where`, loading nothing.
+
+    Raises CheckpointError where they are too strange to build a network from; a tensor that is missing or has another
+    shape or dtype is a fault of the plan.
+    """
+    layouts = LAYOUTS[read_family(raw, f"{where}/config.json")]
+    layout = next((layout for layout in layouts if layout.sign in found), None)
+    if layout is None:
+        signs = " or ".join(layout.sign for layout in layouts)
+        raise CheckpointError(f"{where} does not hold {signs}: its tensors have names that the kit does not know.")
+    towers = {
+        name.removeprefix(layout.tower): stored.shape for name, stored in found.items() if name.startswith(layout.tower)
+    }
+    config = parse_config(raw, towers, f"{where}/config.json")
+    # Looked for before a network is built that may be absurdly deep.
+    last = f"{layout.layer.format(config.decoder.num_layers - 1)}{layout.inner['norm'][0]}.weight"
+    if last not in found:
+        raise CheckpointError(f"{where} lacks the tensor {last}, which its config.json calls for.")
+    with torch.device("meta"):
+        model = ImpModel(config)
+    table = slots(model, layout)
+    parameters = dict(model.named_parameters())
+    faults = {name: fault for name, slot in table.items() if (fault := _fault(name, slot, found, parameters, where))}
+    unused = re.compile(re.escape(layout.tower) + r"vision_model\.encoder\.layers\.(\d+)\.")
+    others = found.keys() - table.keys()
+    idle = {
+        name
+        for name in others
+        if SPARE.fullmatch(name) or ((layer := unused.match(name)) and int(layer[1]) >= config.vision.used_layers)
+    }
+    return Plan(model, found, table, frozenset(idle), tuple(sorted(others - idle)), faults)
+
+
+def _fault(
+    name: str, slot: Slot, found: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter], where: str
+) -> str | None:
+    if name not in found:
+        return f"{where} lacks the tensor {name}, which its config.json calls for."
+    stored = found[name]
+    if stored.dtype not in FLOATS:
+        return f"{stored.file}: {name} is stored as {stored.dtype}; the kit reads {', '.join(FLOATS)}."
+    rows, *others = parameters[slot.parameter].shape
+    expected = (rows if slot.stop is None else slot.stop - slot.start, *others)
+    if stored.shape != expected:
+        return f"{stored.file}: {name} has the shape {stored.shape}, but config.json calls for {expected}."
+    return None

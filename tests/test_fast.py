@@ -1,0 +1,342 @@
+"""What makes the kit fast changes no answer: laid-out weights, kept pictures, blocks, batches, graphs, 8 bits."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import imp_kit
+from imp_kit import assistant, batches
+from imp_kit.checkpoints import NANO_FOLDER, find
+from imp_kit.linears import Int8Linear, PackedLinear, lay_out
+from imp_kit.model import decoder as network
+from imp_kit.model import generate as generation
+from imp_kit.model.decoder import Padding
+from imp_kit.model.graph import StepGraph
+from imp_kit.model.weights import load_weights
+from imp_kit.nano.evaluate import exam
+from imp_kit.nano.lessons import SKILLS
+from imp_kit.tokens import TextTokenizer
+
+BUS, DOOR = "images/bus.png", "images/door.png"
+STOPS = ("the", " a", "re", ".", "picture", "s ", "no such text", "</s>")
+SAME = ("text", "token_ids", "prompt", "finish", "tokens")
+
+
+@pytest.fixture(scope="module")
+def imp():
+    return imp_kit.load("imp-nano", device="cpu", dtype="fp32")
+
+
+@pytest.fixture
+def fresh():
+    """An Imp that has looked at nothing yet."""
+    return imp_kit.load("imp-nano", device="cpu", dtype="fp32")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The same weights as torch's own linear layers."""
+    model, _ = load_weights(NANO_FOLDER, torch.device("cpu"), torch.float32)
+    return assistant.Imp(model, TextTokenizer(NANO_FOLDER), find("imp-nano", None), "for the tests")
+
+
+def plainly(plain, picture, question, **settings):
+    """One answer with nothing kept from an earlier one."""
+    plain._looked.clear()
+    return plain.ask(picture, question, **settings)
+
+
+def told(answer):
+    return [getattr(answer, name) for name in SAME]
+
+
+def test_five_hundred_random_requests(imp, plain, monkeypatch):
+    """Pictures, questions, lengths, stop strings and batch shapes by chance; blocks of tokens as on a GPU."""
+    rng = np.random.default_rng(0)
+    cases = [(case.picture, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 5, 4)]
+    cases += [(None, "What is a bus?"), (BUS, "What are the colors of the bus?"), (DOOR, "Describe the image.")]
+    compared = ended_by_stop = 0
+    while compared < 500:
+        pairs = [cases[i] for i in rng.integers(len(cases), size=rng.integers(1, 18))]
+        if rng.random() < 0.3:  # many questions about one picture
+            pairs = [(pairs[0][0], question) for _, question in pairs]
+        settings = {"max_new_tokens": int(rng.integers(1, 30))}
+        if rng.random() < 0.5:
+            settings["stop"] = [str(text) for text in rng.choice(STOPS, rng.integers(1, 3))]
+        expected = [plainly(plain, picture, question, **settings) for picture, question in pairs]
+        with monkeypatch.context() as patched:
+            patched.setattr(generation, "BLOCKS", {"cpu": int(rng.integers(1, 10))})
+            together = imp.ask_many(pairs, batch_size=int(rng.integers(1, 9)), progress=False, **settings)
+            alone = imp.ask(*pairs[0], **settings)
+            stream = "".join(imp.look(pairs[0][0]).stream(pairs[0][1], **settings))
+        assert [told(answer) for answer in together] == [told(answer) for answer in expected]
+        assert told(alone) == told(expected[0])
+        assert stream == expected[0].text
+        compared += len(pairs)
+        ended_by_stop += sum(answer.finish == "stop" for answer in expected)
+    assert 100 < ended_by_stop < compared - 100
+
+
+def test_a_chat_with_blocks_is_the_chat_without(imp, plain, monkeypatch):
+    monkeypatch.setattr(generation, "BLOCKS", {"cpu": 7})
+    chats = [who.chat(DOOR) for who in (imp, plain)]
+    for question in ("What color is the door?", "Where is it?", "Describe the image in detail.", "And the box?"):
+        one, other = (chat.say(question, stop=["box"]) for chat in chats)
+        assert told(one) == told(other)
+
+
+# Pictures that were looked at -------------------------------------------------------------------------------
+
+
+def test_questions_about_a_picture_copy_nothing(fresh):
+    view = fresh.look(DOOR)
+    first = view.ask("What color is the door?")
+    chat = assistant.Chat(view)
+    chat.say("What color is the door?")
+    chat.say("Where is it?")
+    assert chat._cache.store is view._cache.store
+    # While that chat is alive another goes on beside it, in memory of its own.
+    other = assistant.Chat(view)
+    assert told(other.say("What color is the door?")) == told(first)
+    assert other._cache.store is not view._cache.store
+    expected = [told(answer) for answer in (chat.say("And the box?"), other.say("And the box?"))]
+    chats = [fresh.chat(DOOR), fresh.chat(DOOR)]
+    for each in chats:
+        each.say("What color is the door?")
+    chats[0].say("Where is it?")
+    assert [told(each.say("And the box?")) for each in chats] == expected
+
+
+def test_streams_side_by_side_do_not_disturb_each_other(fresh):
+    view = fresh.look(DOOR)
+    expected = [str(view.ask(question)) for question in ("Describe the image in detail.", "What color is the door?")]
+    one = view.stream("Describe the image in detail.")
+    begun = next(one)
+    other = "".join(view.stream("What color is the door?"))
+    assert [begun + "".join(one), other] == expected
+
+
+def test_a_dropped_stream_leaves_the_chat_as_it_was(fresh):
+    chat = fresh.chat(DOOR)
+    chat.say("What color is the door?")
+    stream = chat.stream("Describe the image in detail.")
+    next(stream)
+    stream.close()
+    del stream
+    fresh.ask(DOOR, "Describe the image in detail.")  # would write over the chat's turn if it might
+    beside = fresh.chat(DOOR)
+    beside.say("What color is the door?")
+    assert told(chat.say("Where is it?")) == told(beside.say("Where is it?"))
+
+
+def test_a_picture_is_read_once(fresh, monkeypatch):
+    read = []
+    encode = fresh.model.encode
+    monkeypatch.setattr(fresh.model, "encode", lambda pixels: read.append(len(pixels)) or encode(pixels))
+    first = fresh.ask(DOOR, "What color is the door?")
+    assert told(fresh.ask(DOOR, "What color is the door?")) == told(first)
+    assert read == [1]
+    fresh.ask(BUS, "What color is the bus?")
+    assert read == [1, 1]
+    other = assistant.open_image(DOOR)
+    other.putpixel((300, 200), (255, 0, 255))
+    other.putpixel((301, 201), (255, 0, 255))
+    fresh.look(other)
+    assert read == [1, 1, 1]
+    fresh.template = assistant.TEMPLATES["imp_qwen2"]
+    fresh.look(DOOR)
+    assert read == [1, 1, 1, 1]
+
+
+def test_what_is_kept_is_bounded(fresh, monkeypatch):
+    size = fresh.look(DOOR)._cache.store.tensor.nbytes
+    monkeypatch.setattr(assistant, "KEPT_BYTES", 2.5 * size)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(4)]
+    views = [fresh.look(picture) for picture in pictures]
+    kept = list(fresh._looked.values())
+    assert kept == [view._cache for view in views[-2:]]
+    assert told(views[0].ask("What is this?")) == told(fresh.ask(pictures[0], "What is this?"))
+    monkeypatch.setattr(assistant, "KEPT_BYTES", 0)
+    fresh.look(DOOR)
+    assert not fresh._looked
+
+
+# Batches ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shapes(imp, monkeypatch):
+    """(rows, positions) of all that the decoder read."""
+    seen = []
+    forward = imp.model.decoder.forward
+
+    def noted(x, *rest):
+        seen.append(tuple(x.shape[:2]))
+        return forward(x, *rest)
+
+    monkeypatch.setattr(imp.model.decoder, "forward", noted)
+    return seen
+
+
+def test_questions_about_one_picture_read_it_once_and_leave_when_answered(imp, shapes):
+    questions = ["Describe the image in detail.", "What color is the door?", "Is there a bus?", "Where is the door?"]
+    together = imp.ask_many([(DOOR, question) for question in questions], batch_size=4, progress=False)
+    prefix = len(imp.tokenizer.encode_pieces(imp.template.open())) + imp.model.config.vision.num_patches
+    assert [shape for shape in shapes if shape[1] >= prefix] == [(1, prefix)]
+    rows = [shape[0] for shape in shapes if shape[1] == 1]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] == 4
+    assert rows[-1] == 1
+    assert [told(answer) for answer in together] == [told(imp.ask(DOOR, question)) for question in questions]
+
+
+def test_a_batch_that_does_not_fit_is_halved(imp, shapes, monkeypatch):
+    pairs = [(DOOR, "What color is the door?"), (BUS, "What color is the bus?")] * 4
+    row = batches._row_bytes(imp, imp_kit.assistant.Sampling(20))
+    monkeypatch.setattr(batches, "free_memory", lambda _: 3 * row)
+    together = imp.ask_many(pairs, batch_size=8, progress=False, max_new_tokens=20)
+    assert max(rows for rows, _ in shapes) == 2
+    assert [told(answer) for answer in together] == [told(imp.ask(*pair, max_new_tokens=20)) for pair in pairs]
+
+
+def test_keys_and_values_that_do_not_fit_are_refused_before_they_are_made(imp, monkeypatch):
+    view = imp.look(DOOR)
+    monkeypatch.setattr(network, "WORTH_ASKING", 0)
+    monkeypatch.setattr(network, "free_memory", lambda _: 1000)
+    with pytest.raises(imp_kit.MemoryLimitError, match=r"1 x .* positions need .* GB on cpu, but 0.0 GB are free"):
+        view.ask("What is this?", max_new_tokens=400)
+    with pytest.warns(UserWarning, match="1 of 1 have no answer"):
+        (error,) = imp.ask_many([(DOOR, "What is this?")], progress=False)
+    assert isinstance(error, imp_kit.MemoryLimitError)
+
+
+# A step as a graph --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pads", [None, [0, 3, 1]], ids=["alone", "padded"])
+@torch.inference_mode()
+def test_a_step_at_fixed_addresses_is_the_plain_step(plain, pads):
+    """What a GPU captures, run on the CPU: the place in the cache is a tensor, and all of the memory is looked at."""
+    model = plain.model
+    torch.manual_seed(0)
+    rows, length, steps = len(pads or [0]), 40, 12
+    padding = Padding(torch.tensor(pads), start=9) if pads else None
+    caches = [model.new_cache(length + steps, rows) for _ in range(2)]
+    prompt = torch.randn(rows, length, model.config.decoder.hidden_size)
+    for cache in caches:
+        cache.store.tensor.zero_()
+        model.decoder(prompt, cache, padding)
+    step = StepGraph(model, caches[1].store.tensor, padding)
+    step.prepare(torch.zeros(rows, dtype=torch.long), length)
+    for _ in range(steps):
+        ids = torch.randint(800, (rows,))
+        step.ids.copy_(ids)
+        expected = model.decoder(model.decoder.embed_tokens(ids)[:, None], caches[0], padding)
+        torch.testing.assert_close(step.run(), expected, rtol=0, atol=2e-5)
+    assert step.place.tolist() == [length + steps]
+    torch.testing.assert_close(caches[1].store.tensor, caches[0].store.tensor, rtol=0, atol=2e-5)
+
+
+@torch.inference_mode()
+def test_a_captured_step_is_used_again_behind_another_question(plain):
+    """One memory, one capture: the next question goes on at its own place, over what the last one left there."""
+    model = plain.model
+    cache = model.new_cache(30)
+    cache.store.tensor.zero_()
+    model.decoder(torch.randn(1, 10, model.config.decoder.hidden_size), cache)
+    cache.settle(10)
+    expected, found = [], []
+    for question, first in enumerate((7, 8)):
+        going, copied = cache.branch(25), cache.branch(31)
+        assert (going.store is cache.store, copied.store is cache.store) == (True, False)
+        step = StepGraph.of(model, going, None)
+        if question == 0:
+            step.prepare(torch.tensor([0]), 10)
+            step.graph = "captured"
+        assert step is cache.store.step
+        assert step.place.tolist() == [10]
+        for token in range(first, first + 4 - question):
+            step.ids.copy_(torch.tensor([token]))
+            found.append(step.run().clone())
+            expected.append(model.decoder(model.decoder.embed_tokens(step.ids)[:, None], copied))
+        del going
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+@torch.inference_mode()
+def test_where_no_graph_can_be_captured_the_plain_steps_go_on(plain):
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    model = plain.model
+    cache, other = (model.new_cache(8) for _ in range(2))
+    step = StepGraph(model, cache.store.tensor, None)
+    ids = torch.tensor([5])
+    with pytest.warns(UserWarning, match="without a CUDA graph, which is slower") as warned:
+        results = [step(ids, cache) for _ in range(3)]
+    assert len(warned) == 1
+    assert cache.length == 3
+    expected = [model.decoder(model.decoder.embed_tokens(ids)[:, None], other) for _ in range(3)]
+    assert all(map(torch.equal, results, expected))
+
+
+# Weights ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)], ids=str)
+@pytest.mark.parametrize("rows", [1, 5, 70])
+def test_packed_weights_give_the_same_products(dtype, tolerance, rows):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(96, 200), nn.Linear(200, 40, bias=False)).to(dtype).requires_grad_(False)
+    x = torch.randn(2, rows, 96, dtype=dtype)
+    expected = model(x)
+    lay_out(model)
+    if torch.backends.mkldnn.is_available() and (
+        dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
+        assert all(isinstance(layer, PackedLinear) for layer in model)
+    torch.testing.assert_close(model(x), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [1, 16, 17, 70])
+def test_eight_bits_give_nearly_the_same_products(dtype, rows):
+    torch.manual_seed(0)
+    linear = nn.Linear(256, 300).requires_grad_(False)
+    x = torch.randn(1, rows, 256)
+    ours = Int8Linear(linear.to(dtype))(x.to(dtype))
+    assert (ours.shape, ours.dtype) == ((1, rows, 300), dtype)
+    linear = linear.float()
+    # Each weight is off by half a step of its row at most.
+    steps = linear.weight.abs().amax(dim=1) / 127
+    bound = x.abs().sum(dim=-1, keepdim=True) * steps / 2
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.004}[dtype]
+    assert ((ours.float() - linear(x)).abs() <= bound + rounding * (1 + linear(x).abs())).all()
+    error = (ours.float() - linear(x)).square().mean().sqrt() / linear(x).square().mean().sqrt()
+    assert error < 0.01 + rounding
+
+
+def test_a_row_of_zeros_stays_zero():
+    linear = nn.Linear(64, 3, bias=False).requires_grad_(False)
+    linear.weight[1] = 0
+    assert Int8Linear(linear)(torch.ones(1, 64))[0, 1] == 0
+
+
+def test_load_in_eight_bits(imp):
+    small = imp_kit.load("imp-nano", device="cpu", dtype="fp32", quantize="int8")
+    assert small.dtype == "fp32+int8"
+    assert "fp32+int8" in repr(small)
+    weights = [m for name, m in small.model.named_modules() if isinstance(m, Int8Linear)]
+    assert len(weights) == 4 * small.model.config.decoder.num_layers + 1
+    decoders = [sum(p.nbytes for p in who.model.decoder.layers.parameters()) for who in (small, imp)]
+    assert decoders[0] < 0.27 * decoders[1]
+    answer = small.ask(BUS, "What are the colors of the bus in the image?")
+    assert str(answer) == str(imp.ask(BUS, "What are the colors of the bus in the image?"))
+    assert answer.dtype == "fp32+int8"
+
+
+@pytest.mark.parametrize("quantize", ["int4", "", 8, True])
+def test_an_unknown_quantization_is_refused(quantize):
+    with pytest.raises(imp_kit.SettingError, match=r"quantize is .*; give 'int8', or None"):
+        imp_kit.load("imp-nano", device="cpu", quantize=quantize)
