@@ -147,9 +147,13 @@ class Attention(nn.Module):
         q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
+        count = q.shape[2]
+        if count == 1 and q.device.type == "cpu" and q.dtype != torch.float32:
+            # In 16 bits the CPU's kernel reads the keys twice as fast for two queries as for one (torch 2.13).
+            q = q.expand(-1, -1, 2, -1)
         # Phi-2's q.k leaves fp16's range; SDPA's kernels keep the scores in fp32 or scale q and k beforehand.
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=cache is None and mask is None)
-        return self.out(rearrange(y, "b h n d -> b n (h d)"))
+        return self.out(rearrange(y[:, :, :count], "b h n d -> b n (h d)"))
 
 
 class MLP(nn.Module):
