@@ -323,6 +323,25 @@ def test_a_row_of_zeros_stays_zero():
     assert Int8Linear(linear)(torch.ones(1, 64))[0, 1] == 0
 
 
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.01)], ids=str
+)
+@torch.inference_mode()
+def test_every_weight_is_there_after_it_was_laid_out(dtype, tolerance, quantize):
+    """Weights pass through one piece of memory while they load; fp16 stays plain on a CPU, and must not stay in there."""
+    place = torch.device("cpu")
+    plain, laid = (
+        load_weights(NANO_FOLDER, place, dtype, **s)[0] for s in ({}, {"frozen": True, "quantize": quantize})
+    )
+    torch.manual_seed(0)
+    pixels, x = torch.rand(1, 3, 192, 192) * 2 - 1, torch.randn(1, 30, 256).to(dtype)
+    torch.testing.assert_close(laid.encode(pixels), plain.encode(pixels), rtol=tolerance, atol=tolerance)
+    scores, expected = (model.decoder.logits(model.decoder(x)) for model in (laid, plain))
+    error = (scores - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert error < (0.03 if quantize else 0) + tolerance
+
+
 def test_load_in_eight_bits(imp):
     small = imp_kit.load("imp-nano", device="cpu", dtype="fp32", quantize="int8")
     assert small.dtype == "fp32+int8"
