@@ -329,11 +329,9 @@ def test_a_row_of_zeros_stays_zero():
 )
 @torch.inference_mode()
 def test_every_weight_is_there_after_it_was_laid_out(dtype, tolerance, quantize):
-    """Weights pass through one piece of memory while they load; fp16 stays plain on a CPU, and must not stay in there."""
-    place = torch.device("cpu")
-    plain, laid = (
-        load_weights(NANO_FOLDER, place, dtype, **s)[0] for s in ({}, {"frozen": True, "quantize": quantize})
-    )
+    """Weights pass through one piece of memory while they load; fp16 stays plain on a CPU, but not in there."""
+    where = (NANO_FOLDER, torch.device("cpu"), dtype)
+    plain, laid = load_weights(*where)[0], load_weights(*where, frozen=True, quantize=quantize)[0]
     torch.manual_seed(0)
     pixels, x = torch.rand(1, 3, 192, 192) * 2 - 1, torch.randn(1, 30, 256).to(dtype)
     torch.testing.assert_close(laid.encode(pixels), plain.encode(pixels), rtol=tolerance, atol=tolerance)
