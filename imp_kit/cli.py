@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     model.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     model.add_argument("--revision", help="branch, tag or commit of the hub")
+    model.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
     model.add_argument("--max-new-tokens", type=int, default=100, help="length of an answer, at most (default: 100)")
     model.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; above: words by chance")
     model.add_argument("--top-p", type=float, default=1.0, help="leave out the least likely words (default: 1, none)")
@@ -119,9 +120,15 @@ def _settings(args: argparse.Namespace) -> dict:
     return {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "seed", "stop")}
 
 
+def _load(args: argparse.Namespace):
+    from imp_kit.assistant import load
+
+    names = ("device", "dtype", "revision", "quantize")
+    return load(args.checkpoint, **{name: getattr(args, name) for name in names})
+
+
 def talk(args: argparse.Namespace) -> None:
     """ask, caption and chat: answers go to stdout as they are made, all else to stderr."""
-    from imp_kit.assistant import load
     from imp_kit.images import open_image
     from imp_kit.prompts import CAPTION, check_question
     from imp_kit.sampling import read_settings
@@ -135,7 +142,7 @@ def talk(args: argparse.Namespace) -> None:
     else:
         questions = [CAPTION if args.command == "caption" else args.question]
         check_question(questions[0])
-    chat = load(args.checkpoint, device=args.device, dtype=args.dtype, revision=args.revision).chat(picture)
+    chat = _load(args).chat(picture)
     if args.command == "chat":
         print("Ask about the picture; an empty line ends the chat.", file=sys.stderr)
     for question in questions:
@@ -157,7 +164,6 @@ def point(args: argparse.Namespace) -> int:
 
     from PIL import Image
 
-    from imp_kit.assistant import load
     from imp_kit.errors import ImageError
     from imp_kit.images import open_image
     from imp_kit.sampling import read_settings
@@ -168,7 +174,7 @@ def point(args: argparse.Namespace) -> int:
     if target and not (target.parent.is_dir() and target.suffix.lower() in Image.registered_extensions()):
         # Told before the work, which a misspelled name should not cost.
         raise ImageError(f"The picture cannot be saved as {args.draw!r}: name a folder that is there and end in .png.")
-    imp = load(args.checkpoint, device=args.device, dtype=args.dtype, revision=args.revision)
+    imp = _load(args)
     box = imp.locate(picture, args.phrase, **_settings(args))
     print(f"{box} (pixels {', '.join(map(str, box.pixels))})" if box else box)
     print(f"[{box.answer.summary}]", file=sys.stderr)

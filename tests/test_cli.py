@@ -32,6 +32,16 @@ def test_caption(capsys):
     assert capsys.readouterr().out == f"{imp_kit.load('imp-nano', device='cpu').caption(BUS)}\n"
 
 
+def test_eight_bits(capsys):
+    main(["ask", BUS, COLORS, "--checkpoint", "imp-nano", "--device", "cpu", "--dtype", "fp32", "--quantize", "int8"])
+    printed = capsys.readouterr()
+    assert printed.out == "The bus is red and white.\n"
+    assert "cpu fp32+int8" in printed.err
+    with pytest.raises(SystemExit, match="2"):
+        main(["ask", BUS, COLORS, "--checkpoint", "imp-nano", "--quantize", "int4"])
+    assert "quantize is 'int4'; give 'int8'" in capsys.readouterr().err
+
+
 def test_chat_answers_as_the_verbs_do_and_ends_with_an_empty_line():
     """A line that cannot be asked is told, and the conversation goes on."""
     typed = "Where is the bus?\nwhat is <image>?\nWhat color is it?\n\nnot asked\n"

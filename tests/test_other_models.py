@@ -50,7 +50,8 @@ def tiny_llava():
     names = inspect.signature(LlavaConfig.__init__).parameters
     token = {"image_token_id" if "image_token_id" in names else "image_token_index": image}
     torch.manual_seed(0)
-    config = LlavaConfig(vision, text, pad_token_id=tokenizer.pad_token_id, **token)
+    parts = {"vision_config": vision, "text_config": text}  # by name: newer versions take nothing else
+    config = LlavaConfig(**parts, pad_token_id=tokenizer.pad_token_id, **token)
     model = LlavaForConditionalGeneration(config).eval()
     square = {"height": SIDE, "width": SIDE}
     pictures = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=square)
