@@ -353,11 +353,14 @@ def test_two_processes_make_the_same_run(script, undisturbed, tmp_path):
     place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *place, script, folder, "24"]
     loopback = "lo0" if sys.platform == "darwin" else "lo"
-    chosen = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": loopback}
+    chosen = {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": loopback}
     environment = {**os.environ, **chosen}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert essence(folder) == undisturbed
+    # Each process asked its share and nothing else.
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 24
+    assert ended.stderr.count("/12 [") > 0 == ended.stderr.count("/24 [")
     assert sorted(file.name for file in folder.iterdir()) == ["run.json", "samples.jsonl"]
 
 

@@ -368,7 +368,9 @@ def _processes():
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _Alone()
     try:
+        import torch
         from accelerate import PartialState
     except ImportError:
         raise RunError("Several processes need accelerate: pip install accelerate.") from None
-    return PartialState()
+    # Without a GPU accelerate must be told so, or each process believes that it is alone and asks everything.
+    return PartialState(cpu=not torch.cuda.is_available())
