@@ -1,4 +1,4 @@
-"""Many questions at once: rows of a left-padded batch, each answered as if it were alone."""
+"""Many questions at once: rows of a batch, padded before the question, each answered as if it were alone."""
 
 import hashlib
 import time

@@ -10,9 +10,8 @@ from torch.nn import functional as F
 from imp_kit.errors import SettingError
 
 QUANTIZED = ("int8",)
-QUANTIZED_PART = (
-    "decoder."  # of an ImpModel; the tower's work is bound by arithmetic, and fewer bits would only cost it
-)
+# Of an ImpModel. The tower's work is bound by arithmetic, where fewer bits would win nothing.
+QUANTIZED_PART = "decoder."
 FEW_ROWS = 16  # up to here torch's 8-bit product is faster than widening the weight first (measured on AVX-512)
 
 
