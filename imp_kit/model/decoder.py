@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from weakref import WeakSet
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +14,9 @@ from imp_kit.machine import free_memory
 from imp_kit.model.config import DecoderConfig
 
 WORTH_ASKING = 100e6  # bytes; below, what is free need not be asked for
+# In 16 bits torch's kernel reads the keys twice as fast for two queries as for one on a CPU without matrix tiles (AMX),
+# and three times as slowly on one with them (torch 2.13).
+TWO_QUERIES = not torch.cpu._is_amx_tile_supported()
 
 
 class Store:
@@ -47,13 +50,15 @@ class KVCache:
         shape = (2, config.num_layers, batch, config.num_heads, capacity, config.head_dim)
         return cls(Store(shape, device=device, dtype=dtype), end=capacity)
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write one layer's new keys and values behind the filled part; return everything up to their end."""
-        end = self.length + k.shape[-2]
-        keys, values = self.store.tensor[:, layer]
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        return keys[:, :, :end], values[:, :, :end]
+    def extend(self, layer: int, new: Tensor) -> Tensor:
+        """Write one layer's new keys and values, (2, batch, heads, n, head_dim), behind the filled part.
+
+        Returns everything up to their end.
+        """
+        end = self.length + new.shape[-2]
+        held = self.store.tensor[:, layer]
+        held[..., self.length : end, :] = new
+        return held[..., :end, :]
 
     def branch(self, end: int) -> "KVCache":
         """A cache that begins with what is filled here and may be written up to `end`; this one stays as it is.
@@ -79,22 +84,33 @@ class KVCache:
         self.length = self.end = min(self.length, length)
 
 
-def rope_table(positions: Tensor, config: DecoderConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, fp32, each (batch, 1, positions, rotary_dim / 2), for positions (batch, n).
+@cache
+def rope_table(config: DecoderConfig, device: torch.device) -> Tensor:
+    """Cosines and sines of every position, fp32, (2, max_positions, rotary_dim), the sines' first half negative.
 
     Rotary position embedding of arXiv 2104.09864 in GPT-NeoX's half-split form.
     """
-    steps = torch.arange(0, config.rotary_dim, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[:, None, :, None].float() * config.rope_theta ** -(steps / config.rotary_dim)
-    return angles.cos(), angles.sin()
+    with torch.inference_mode(False):  # training may come after an answer
+        steps = torch.arange(0, config.rotary_dim, 2, device=device, dtype=torch.float32)
+        angles = torch.arange(config.max_positions, device=device)[:, None] * config.rope_theta ** -(
+            steps / config.rotary_dim
+        )
+        cos, sin = angles.cos(), angles.sin()
+        return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the first rotary_dim dimensions of (batch, heads, n, head_dim); the others pass as they are."""
-    half = cos.shape[-1]
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-    return torch.cat((turned.to(x.dtype), rest), dim=-1)
+def rope_at(places: Tensor | slice, config: DecoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The table's rows for positions (n,) or (batch, n), as `rotate` takes them: cosines and sines."""
+    cos, sin = rope_table(config, device)[:, places, None, None]
+    return cos, sin
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> None:
+    """Turn, in place, the first rotary_dim dimensions of (batch, n, parts, heads, head_dim)."""
+    cos, sin = rope
+    width = cos.shape[-1]
+    turning = x[..., :width]
+    turning.copy_(torch.addcmul(turning * cos, turning.roll(width // 2, dims=-1), sin))
 
 
 @dataclass(frozen=True)
@@ -143,17 +159,20 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=not config.gated)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer: int) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        q, k = rotate(q, *rope), rotate(k, *rope)
+        # Plain views instead of einops, whose calls would be a tenth of a small model's step.
+        batch, count, width = x.shape
+        qkv = self.qkv(x).view(batch, count, 3, self.num_heads, width // self.num_heads)
+        rotate(qkv[:, :, :2], rope)
+        qkv = qkv.permute(2, 0, 3, 1, 4)
+        q, kv = qkv[0], qkv[1:]
         if cache is not None:
-            k, v = cache.extend(layer, k, v)
-        count = q.shape[2]
-        if count == 1 and q.device.type == "cpu" and q.dtype != torch.float32:
-            # In 16 bits the CPU's kernel reads the keys twice as fast for two queries as for one (torch 2.13).
+            kv = cache.extend(layer, kv)
+        k, v = kv
+        if count == 1 and TWO_QUERIES and q.device.type == "cpu" and q.dtype != torch.float32:
             q = q.expand(-1, -1, 2, -1)
         # Phi-2's q.k leaves fp16's range; SDPA's kernels keep the scores in fp32 or scale q and k beforehand.
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=cache is None and mask is None)
-        return self.out(rearrange(y[:, :, :count], "b h n d -> b n (h d)"))
+        return self.out(y[:, :, :count].transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -211,8 +230,10 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor, cache: KVCache | None = None, padding: Padding | None = None) -> Tensor:
         """Run `x` behind what `cache` holds, and add to it."""
         start, count = cache.length if cache else 0, x.shape[1]
-        positions = torch.arange(start, start + count, device=x.device)
-        rope = rope_table(padding.places(positions) if padding else positions[None], self.config)
+        places = slice(start, start + count)
+        if padding:
+            places = padding.places(torch.arange(start, start + count, device=x.device))
+        rope = rope_at(places, self.config, x.device)
         mask = None if cache is None and padding is None else attention_mask(start, count, padding, x.device)
         for index, layer in enumerate(self.layers):
             x = layer(x, rope, mask, cache, index)

@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from imp_kit.model.decoder import KVCache, Padding, rope_table
+from imp_kit.model.decoder import KVCache, Padding, rope_at
 from imp_kit.model.imp import ImpModel
 
 SAME = 0.02  # of the largest value; how far a graph's hidden states may be from the plain step's
@@ -60,7 +60,8 @@ class StepGraph:
     def run(self) -> Tensor:
         """The step itself; moves the place on by one."""
         decoder = self.model.decoder
-        rope = rope_table(self.padding.places(self.place) if self.padding else self.place[None], decoder.config)
+        places = self.padding.places(self.place) if self.padding else self.place
+        rope = rope_at(places, decoder.config, self.place.device)
         mask = (self.keys <= self.place)[None, None, None]
         if self.padding:
             mask = mask & ~self.padding.hides(self.keys)
@@ -94,6 +95,5 @@ class _Placed:
     def __init__(self, tensor: Tensor, place: Tensor):
         self.tensor, self.place = tensor, place
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = self.tensor
-        return keys.index_copy_(2, self.place, k), values.index_copy_(2, self.place, v)
+    def extend(self, layer: int, new: Tensor) -> Tensor:
+        return self.tensor.index_copy_(3, self.place, new)

@@ -392,9 +392,11 @@ class Pupil(nn.Module):
             return hidden.new_zeros(())
         weight, bias = attention.qkv.weight, attention.qkv.bias
         q, k = (
-            rotate(F.linear(hidden, weight[i : i + head], bias[i : i + head])[:, None], *rope)[:, 0].float()
-            for i in (index * head, width + index * head)
+            F.linear(hidden, weight[i : i + head], bias[i : i + head]) for i in (index * head, width + index * head)
         )
+        for part in (q, k):
+            rotate(part[:, :, None, None], rope)
+        q, k = q.float(), k.float()
         scores = q[:, -count:] @ k.transpose(1, 2) / math.sqrt(head)
         future = torch.ones_like(scores, dtype=torch.bool).triu(scores.shape[2] - count + 1)
         shares = scores.masked_fill(future, -math.inf).softmax(dim=-1)[..., start : start + patches]
