@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from imp_kit import __version__
@@ -34,7 +33,7 @@ from imp_kit.errors import CheckpointError, SettingError
 from imp_kit.fitting import slots
 from imp_kit.images import to_pixels
 from imp_kit.layouts import NEW_PHI
-from imp_kit.linears import check_quantize, lay_out
+from imp_kit.linears import QUANTIZED_PART, check_quantize, laid_out, lay_out
 from imp_kit.machine import DTYPES, bf16_pays, choose_device, choose_dtype
 from imp_kit.model.config import ImpConfig
 from imp_kit.model.generate import BLOCKS, generate
@@ -300,30 +299,29 @@ def _limits(
     The matrices are those of the decoder's MLP, as many as no cache holds; plain ones, and as the kit lays them out.
     """
     sizes = config.decoder
-    matrices = (3 if sizes.gated else 2) * sizes.hidden_size * sizes.intermediate_size
-    layers = math.ceil(ENOUGH / matrices / (1 if quantize else dtype.itemsize))
-    sizes = replace(sizes, vocab_size=8, num_layers=layers)
-    stack = random_model(replace(config, decoder=sizes, vision=replace(config.vision, used_layers=1)), device, dtype)
+    up = sizes.intermediate_size * (2 if sizes.gated else 1)
+    shapes = ((sizes.hidden_size, up), (sizes.intermediate_size, sizes.hidden_size))
+    amount = sum(math.prod(shape) for shape in shapes)
+    layers = math.ceil(ENOUGH / amount / (1 if quantize else dtype.itemsize))
+    few = math.ceil(PRODUCT / (2 * amount * length))  # layers that the product of a prompt needs
+    stack = [nn.Linear(*shape, device=device, dtype=dtype) for shape in shapes * max(layers, few)]
+    row, prompt = ({n: torch.randn(m, n, device=device).to(dtype) for n, _ in shapes} for m in (1, length))
     found = {"bandwidths": {}, "rates": {}}
 
-    def per_second(kind: str, name: str, amount: float, call: Callable):
+    def per_second(kind: str, name: str, total: float, call: Callable):
         seconds = timed(call)
-        found[kind][name] = {"median": amount / seconds["median"], "seconds": seconds}
+        found[kind][name] = {"median": total / seconds["median"], "seconds": seconds}
 
-    for name in ("plain", "laid out"):
+    for name, size in (("plain", dtype.itemsize), ("laid out", 1 if quantize else dtype.itemsize)):
         if name == "laid out":
-            lay_out(stack, quantize)
-        modules = [module for layer in stack.decoder.layers for module in (layer.mlp.up, layer.mlp.down)]
-        calls = [module if name == "laid out" else partial(F.linear, weight=module.weight) for module in modules]
-        widths = [module.weight.shape[1] for module in modules]
-        rows, prompt = ({n: torch.randn(m, n, device=device).to(dtype) for n in {*widths}} for m in (1, length))
-        read = layers * matrices * (1 if quantize and name == "laid out" else dtype.itemsize)
-        pairs = list(zip(calls, widths, strict=True))
-        per_second("bandwidths", f"{name} matrix times vector", read, lambda p=pairs, x=rows: [c(x[n]) for c, n in p])
-        few = pairs[: 2 * math.ceil(PRODUCT / (2 * matrices * length))]
-        work = 2 * length * matrices * len(few) / 2
-        per_second("rates", f"{name} product of the prompt", work, lambda p=few, x=prompt: [c(x[n]) for c, n in p])
-    del stack, modules, calls, pairs, few
+            stack = [laid_out(QUANTIZED_PART, module, quantize) for module in stack]
+        for kind, what, inputs, count, each in (
+            ("bandwidths", "matrix times vector", row, layers, amount * size),
+            ("rates", "product of the prompt", prompt, few, 2 * amount * length),
+        ):
+            call = partial(_products, stack[: 2 * count], inputs)
+            per_second(kind, f"{name} {what}", count * each, call)
+    del stack
     square = torch.randn(SQUARE, SQUARE, device=device).to(dtype)
     per_second("rates", f"product of {SQUARE} x {SQUARE}", 2 * SQUARE**3, lambda: square @ square)
     values = torch.ones(ENOUGH // 4, device=device)
@@ -334,6 +332,12 @@ def _limits(
     # Told, but no limit: summing is not what the products do.
     per_second("bandwidths", "sum in fp32", values.nbytes, values.sum)
     return found
+
+
+def _products(modules: Sequence[nn.Module], inputs: dict[int, Tensor]) -> None:
+    """Call each linear layer with the input of its width."""
+    for module in modules:
+        module(inputs[module.weight.shape[1]])
 
 
 def _steps(model: ImpModel, start: Tensor, context: int, ahead: int, count: int) -> Callable:

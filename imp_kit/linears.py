@@ -12,11 +12,22 @@ from imp_kit.errors import SettingError
 QUANTIZED = ("int8",)
 # Of an ImpModel. The tower's work is bound by arithmetic, where fewer bits would win nothing.
 QUANTIZED_PART = "decoder."
-# For how many rows oneDNN lays a weight out: blocks for one row halve the rate of a prompt on CPUs with matrix tiles, and
-# are no faster for a token.
+# For how many rows oneDNN lays a weight out. Blocks for a single one are no faster for a token, and they halve the rate
+# of a prompt on a CPU with matrix tiles (AMX).
 PACKED_FOR = 8
 SMALL = 4e6  # bytes of an fp32 weight; up to here oneDNN's own overhead costs a single row more than its blocks save it
 FEW_ROWS = 16  # up to here torch's 8-bit product is faster than widening the weight first (measured on AVX-512)
+
+
+class GeluLinear(nn.Linear):
+    """A linear layer and the tanh form of GELU (arXiv 1606.08415) behind it, which some products do in one go."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _gelu(super().forward(x))
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
 
 
 class PackedLinear(nn.Module):
@@ -33,11 +44,14 @@ class PackedLinear(nn.Module):
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.bias = linear.bias
         self.plain = plain.clone() if plain.dtype == torch.float32 and plain.nbytes <= SMALL else None
+        self.gelu = isinstance(linear, GeluLinear)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.plain is not None and x.numel() == x.shape[-1]:
-            return F.linear(x, self.plain, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            y = F.linear(x, self.plain, self.bias)
+            return _gelu(y) if self.gelu else y
+        behind = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *behind)
 
 
 class Int8Linear(nn.Module):
@@ -58,6 +72,7 @@ class Int8Linear(nn.Module):
         self.weight = nn.Parameter(quantized, requires_grad=False)
         self.scale = nn.Parameter(scale.to(weight.dtype), requires_grad=False)
         self.bias = linear.bias
+        self.gelu = isinstance(linear, GeluLinear)
         self.has_product = _has_int8_product(weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +82,9 @@ class Int8Linear(nn.Module):
             y = flat.view(*x.shape[:-1], -1)
         else:
             y = F.linear(x, self.weight.to(x.dtype)) * self.scale
-        return y if self.bias is None else y + self.bias
+        if self.bias is not None:
+            y = y + self.bias
+        return _gelu(y) if self.gelu else y
 
 
 def check_quantize(quantize: str | None) -> None:

@@ -146,14 +146,18 @@ def equal_tokens(model: ImpModel, chosen: tuple[Prompt, ...], cached: bool) -> i
 # Wrong networks. Each function changes a loaded model in one place, and the comparison has to notice.
 
 
+def exact_gelu(linear: nn.Linear) -> None:
+    linear.forward = MethodType(lambda self, x: F.gelu(F.linear(x, self.weight, self.bias)), linear)
+
+
 def exact_gelu_in_decoder(model: ImpModel) -> None:
     for layer in model.decoder.layers:
-        layer.mlp.forward = MethodType(lambda mlp, x: mlp.down(F.gelu(mlp.up(x))), layer.mlp)
+        exact_gelu(layer.mlp.up)
 
 
 def exact_gelu_in_tower(model: ImpModel) -> None:
     for layer in model.vision.encoder.layers:
-        layer.mlp.forward = MethodType(lambda mlp, x: mlp.fc2(F.gelu(mlp.fc1(x))), layer.mlp)
+        exact_gelu(layer.mlp.fc1)
 
 
 def tanh_gelu_in_projector(model: ImpModel) -> None:

@@ -1,8 +1,8 @@
 """The language model: blocks of Phi-2 or of LLaMA's kind over a preallocated cache of keys and values."""
 
+import functools
 import math
 from dataclasses import dataclass
-from functools import cache
 from weakref import WeakSet
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imp_kit.errors import MemoryLimitError
+from imp_kit.linears import GeluLinear
 from imp_kit.machine import free_memory
 from imp_kit.model.config import DecoderConfig
 
@@ -84,17 +85,15 @@ class KVCache:
         self.length = self.end = min(self.length, length)
 
 
-@cache
+@functools.cache
 def rope_table(config: DecoderConfig, device: torch.device) -> Tensor:
     """Cosines and sines of every position, fp32, (2, max_positions, rotary_dim), the sines' first half negative.
 
     Rotary position embedding of arXiv 2104.09864 in GPT-NeoX's half-split form.
     """
     with torch.inference_mode(False):  # training may come after an answer
-        steps = torch.arange(0, config.rotary_dim, 2, device=device, dtype=torch.float32)
-        angles = torch.arange(config.max_positions, device=device)[:, None] * config.rope_theta ** -(
-            steps / config.rotary_dim
-        )
+        steps = torch.arange(0, config.rotary_dim, 2, device=device) / config.rotary_dim
+        angles = torch.arange(config.max_positions, device=device)[:, None] * config.rope_theta**-steps
         cos, sin = angles.cos(), angles.sin()
         return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
 
@@ -134,12 +133,12 @@ class Padding:
 
 
 def attention_mask(start: int, count: int, padding: Padding | None, device) -> Tensor | None:
-    """Which keys each new position may see, bool (1 or batch, 1, count, start + count); None where it is all.
+    """Which keys each new position may see, bool (1 or batch, 1, count, start + count); None for all up to itself.
 
-    `start` positions are in the cache and `count` come new.
-    The mask is always explicit: SDPA's `is_causal` aligns at the upper left, wrong once a cache is filled.
+    `start` positions are in the cache and `count` come new. The mask is explicit where a cache is filled: SDPA's
+    quicker `is_causal` aligns at the upper left, which would be wrong then.
     """
-    if padding is None and count == 1:
+    if padding is None and (count == 1 or start == 0):
         return None
     queries = torch.arange(start, start + count, device=device)[:, None]
     keys = torch.arange(start + count, device=device)
@@ -171,7 +170,7 @@ class Attention(nn.Module):
         if count == 1 and TWO_QUERIES and q.device.type == "cpu" and q.dtype != torch.float32:
             q = q.expand(-1, -1, 2, -1)
         # Phi-2's q.k leaves fp16's range; SDPA's kernels keep the scores in fp32 or scale q and k beforehand.
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=cache is None and mask is None)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and count > 1)
         return self.out(y[:, :, :count].transpose(1, 2).flatten(2))
 
 
@@ -182,14 +181,17 @@ class MLP(nn.Module):
         super().__init__()
         self.gated = config.gated
         width = config.intermediate_size
-        self.up = nn.Linear(config.hidden_size, 2 * width if self.gated else width, bias=not self.gated)
+        if self.gated:
+            self.up = nn.Linear(config.hidden_size, 2 * width, bias=False)
+        else:
+            self.up = GeluLinear(config.hidden_size, width)
         self.down = nn.Linear(width, config.hidden_size, bias=not self.gated)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
             gate, up = self.up(x).chunk(2, dim=-1)
             return self.down(F.silu(gate) * up)
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(self.up(x))
 
 
 def norm(config: DecoderConfig) -> nn.Module:
@@ -234,7 +236,7 @@ class Decoder(nn.Module):
         if padding:
             places = padding.places(torch.arange(start, start + count, device=x.device))
         rope = rope_at(places, self.config, x.device)
-        mask = None if cache is None and padding is None else attention_mask(start, count, padding, x.device)
+        mask = attention_mask(start, count, padding, x.device)
         for index, layer in enumerate(self.layers):
             x = layer(x, rope, mask, cache, index)
         if cache is not None:
