@@ -48,6 +48,7 @@ QUESTIONS = ("What are the colors of the bus in the image?", "How many windows c
 ENOUGH = 400_000_000  # bytes that a measurement of bandwidth reads, so that no cache holds them
 SQUARE = 4096  # side of the matrices whose product shows the rate of arithmetic
 PRODUCT = 2e10  # operations that such a measurement does at least, where the matrices are small
+BUSY = 0.2  # share of the cores; what others may take before it is told
 LENGTHS, BATCHES = (1024, 2048, 3072), (1, 2, 4, 8, 16)  # how cost grows
 ANSWER = 1000  # new tokens of the answer whose peak of a GPU's memory is told
 NAMES = {"encode": "picture encoding", "prefill": "prompt", "decode 1": "decode", "decode 8": "decode, batch 8"}
@@ -323,7 +324,11 @@ def _limits(
             per_second(kind, f"{name} {what}", count * each, call)
     del stack
     square = torch.randn(SQUARE, SQUARE, device=device).to(dtype)
+    began, used = time.perf_counter(), time.process_time()
     per_second("rates", f"product of {SQUARE} x {SQUARE}", 2 * SQUARE**3, lambda: square @ square)
+    cores = (time.process_time() - used) / (time.perf_counter() - began)
+    if device.type == "cpu":
+        found["busy"] = max(0.0, 1 - cores / torch.get_num_threads())  # share of our cores that others had meanwhile
     values = torch.ones(ENOUGH // 4, device=device)
     if device.type == "cuda":
         target = torch.zeros_like(values)
@@ -516,6 +521,8 @@ def table(result: dict) -> str:
         seconds, name = entry["seconds"], NAMES.get(key, f"{key} to its first token")
         name += f" of {result['prompt_tokens']} tokens" if key == "prefill" else ""
         lines.append(f"| {name} | {_shown(seconds, entry.get('batch', 0))} | {entry['share']:.0%} ({entry['bound']}) |")
+    if limits.get("busy", 0) > BUSY:
+        lines += ["", f"Other programs took {limits['busy']:.0%} of the cores: on an idle machine this is quicker."]
     lines += ["", "| limit | measured |", "| --- | --- |"]
     for kind, unit in (("bandwidths", "GB/s"), ("rates", "GFLOP/s")):
         lines += [f"| {name} | {entry['median'] / 1e9:,.1f} {unit} |" for name, entry in limits[kind].items()]

@@ -1,8 +1,8 @@
-"""Time and memory of loading an Imp of full size: `python tests/full_size.py --checkpoint imp-v1-3b --folder DIR`.
+"""Time and memory of loading an Imp of full size: `python tests/full_size.py imp-v1-3b --folder DIR`.
 
-Writes an Imp of the published sizes with random fp16 weights into DIR unless it is there (5 to 9 GB of disk), loads it
-as bf16 on the CPU in a process of its own and prints JSON. Only Linux tells a process' memory in the way that is used
-here.
+Writes an Imp of the published sizes with random fp16 weights into a folder of DIR unless it is there (5 to 9 GB of
+disk), loads it as bf16 on the CPU, each time in a process of its own, and prints JSON; several names are done one after
+the other. `--picture FILE` draws them, with imp-nano. Only Linux tells a process' memory in the way that is used here.
 """
 
 import argparse
@@ -12,12 +12,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import torch
 
+from imp_kit.checkpoints import NANO_FOLDER
 from imp_kit.published import CHECKPOINTS, TOWER
 
 SHARD_BYTES = 1.5e9
+LOADS = 3
 
 
 def write(folder: Path, checkpoint: str) -> None:
@@ -70,6 +73,16 @@ def resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
+def read(folder: Path) -> tuple[int, float]:
+    """Bytes of the files, and the seconds of reading them into one piece of memory: what a load takes at least."""
+    buffer, size, started = bytearray(2**26), 0, time.perf_counter()
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb", buffering=0) as source:
+            while count := source.readinto(buffer):
+                size += count
+    return size, time.perf_counter() - started
+
+
 def measure(folder: Path) -> dict:
     """Load the checkpoint in this process and let it answer."""
     import safetensors.torch  # noqa: F401 - counts as part of the bare interpreter
@@ -78,7 +91,7 @@ def measure(folder: Path) -> dict:
     from imp_kit.model.weights import load_weights
     from imp_kit.sampling import Sampling
 
-    file_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    file_bytes, read_seconds = read(folder)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     bare = resident("VmRSS")
     started = time.perf_counter()
@@ -88,7 +101,8 @@ def measure(folder: Path) -> dict:
     result = {
         "file_bytes": file_bytes,
         "parameter_bytes": sum(parameter.nbytes for parameter in model.parameters()),
-        "load_seconds": round(seconds, 1),
+        "load_seconds": round(seconds, 2),
+        "read_seconds": round(read_seconds, 4),
         "bare_bytes": bare,
         "peak_bytes": peak,
         "after_bytes": resident("VmRSS") - bare,
@@ -120,20 +134,65 @@ def measure(folder: Path) -> dict:
     }
 
 
+def draw(results: dict[str, list[dict]], file: Path) -> None:
+    """Seconds of a load, of reading the files alone, and the peak of memory, against the size of the files."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), dpi=100, layout="constrained")
+    times, memory = figure.subplots(1, 2)
+    names = sorted(results, key=lambda name: results[name][0]["file_bytes"])
+    sizes = [results[name][0]["file_bytes"] / 1e9 for name in names]
+
+    def medians(key: str) -> list[float]:
+        return [median(result[key] for result in results[name]) for name in names]
+
+    times.plot(sizes, medians("load_seconds"), "o-", color="#1b9e77", label="load")
+    times.plot(sizes, medians("read_seconds"), "s--", color="#d95f02", label="read the files, no more")
+    times.set(ylabel=f"seconds (medians of {LOADS})")
+    peaks = [peak / 1e9 for peak in medians("peak_bytes")]
+    memory.plot(sizes, peaks, "o-", color="#1b9e77", label="peak of memory while loading")
+    memory.plot(sizes, sizes, "--", color="#d95f02", label="as much as the files")
+    memory.set(ylabel="GB over the interpreter with torch")
+    for axes in (times, memory):
+        axes.set(xlabel="GB of files (fp16, loaded as bf16 on a CPU)", xlim=(0, None), ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, loc="upper left" if axes is times else "lower right")
+    for name, size, peak in zip(names, sizes, peaks, strict=True):
+        aside = {"xytext": (-8, 0), "ha": "right"} if size > 1 else {"xytext": (10, 0), "ha": "left"}
+        memory.annotate(name, (size, peak), textcoords="offset points", **aside)
+    figure.savefig(file)
+
+
+def load_alone(folder: Path) -> dict:
+    """Measure in a new process, whose memory holds nothing of the writing."""
+    command = [sys.executable, __file__, "--folder", folder, "--measure"]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="imp-v1-3b")
+    parser.add_argument("checkpoints", nargs="*", metavar="NAME", help=f"some of {', '.join(CHECKPOINTS)}")
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.folder), indent=2))
         return
-    if not (options.folder / "config.json").exists():
-        print(f"writing {options.folder} ...", file=sys.stderr)
-        write(options.folder, options.checkpoint)
-    # In a new process, whose memory holds nothing of the writing.
-    subprocess.run([sys.executable, __file__, "--folder", options.folder, "--measure"], check=True)
+    if unknown := [name for name in options.checkpoints if name not in CHECKPOINTS]:
+        parser.error(f"there is no {unknown[0]!r}; choose from {', '.join(CHECKPOINTS)}")
+    folders = {name: options.folder / name for name in options.checkpoints}
+    if options.picture:
+        folders = {"imp-nano": NANO_FOLDER, **folders}
+    results = {}
+    for name, folder in folders.items():
+        if not (folder / "config.json").exists():
+            print(f"writing {folder} ...", file=sys.stderr)
+            write(folder, name)
+        results[name] = [load_alone(folder) for _ in range(LOADS)]
+        print(json.dumps({name: results[name]}, indent=2))
+    if options.picture:
+        draw(results, options.picture)
 
 
 if __name__ == "__main__":

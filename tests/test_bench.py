@@ -1,8 +1,10 @@
 """The benchmark: what it measures is there and adds up; how fast the machine is, is no test."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,6 +122,31 @@ def test_transformers_has_views_and_the_kit_keeps_its_answers():
     steps = generate(model, prompt, model.new_cache(200), Sampling(6), stop_ids=())
     torch.testing.assert_close(theirs.encode(pixels), before, atol=1e-4, rtol=1e-4)
     assert theirs.answer(prompt, 6) == [row[0] for row in steps]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process' memory")
+def test_a_load_of_full_size_is_measured_and_drawn(tmp_path):
+    """The tool for the README's figures; of imp-nano, since the others take gigabytes."""
+    file = tmp_path / "load.png"
+    command = [sys.executable, Path(__file__).with_name("full_size.py"), "--folder", tmp_path, "--picture", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loads = json.loads(done.stdout)["imp-nano"]
+    assert len(loads) == 3
+    for load in loads:
+        assert 0 < load["read_seconds"] < load["load_seconds"]
+        assert load["parameter_bytes"] < load["peak_bytes"] < 4 * load["file_bytes"]
+        assert load["finite"]
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_busy_machine_is_told(monkeypatch):
+    monkeypatch.setattr(imp_kit.bench, "SQUARE", 512)
+    result = bench("imp-nano", device="cpu", dtype="fp32", repeats=1, progress=False)
+    assert 0 <= result["limits"]["busy"] < 1
+    told = "Other programs took 45% of the cores"
+    for busy in (0.1, 0.45):
+        result["limits"]["busy"] = busy
+        assert (told in table(result)) == (busy == 0.45)
 
 
 @pytest.mark.parametrize(

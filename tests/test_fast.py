@@ -282,6 +282,20 @@ def test_where_no_graph_can_be_captured_the_plain_steps_go_on(plain):
     assert all(map(torch.equal, results, expected))
 
 
+def test_training_goes_on_after_an_answer():
+    """The table of rotations is made once, for inference and training alike."""
+    network.rope_table.cache_clear()
+    model = load_weights(NANO_FOLDER, torch.device("cpu"), torch.float32)[0]
+    x = torch.randn(1, 6, model.config.decoder.hidden_size)
+    with torch.inference_mode():
+        expected = model.decoder(x)
+    weight = model.decoder.layers[0].attention.qkv.weight.requires_grad_()
+    hidden = model.decoder(x)
+    hidden.sum().backward()
+    assert weight.grad.abs().max() > 0
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-5)
+
+
 # Weights ------------------------------------------------------------------------------------------------------
 
 
@@ -370,5 +384,5 @@ def test_load_in_eight_bits(imp):
 
 @pytest.mark.parametrize("quantize", ["int4", "", 8, True])
 def test_an_unknown_quantization_is_refused(quantize):
-    with pytest.raises(imp_kit.SettingError, match=r"quantize is .*; give 'int8', or None"):
+    with pytest.raises(imp_kit.SettingError, match=r"quantize is .*; give 'int8', or leave"):
         imp_kit.load("imp-nano", device="cpu", quantize=quantize)
