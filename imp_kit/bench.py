@@ -576,6 +576,7 @@ def draw(result: dict, file: str | os.PathLike | BinaryIO) -> None:
 def draw_growth(result: dict, file: str | os.PathLike) -> None:
     """How cost grows, from a result with `growth`: prompt and decoding by length, throughput by batch."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 3.6), dpi=100, layout="constrained")
     panels = (
@@ -590,6 +591,7 @@ def draw_growth(result: dict, file: str | os.PathLike) -> None:
         allowed = [value(entry["limit_seconds"], n) for n, entry in grown.items()]
         axes.plot(list(grown), allowed, "--", color="#d95f02", label="limit")
         axes.set(xlabel=across, ylabel=up, xlim=(0, None), ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.suptitle(_title(result), fontsize=10)
