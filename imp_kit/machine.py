@@ -15,6 +15,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LONG_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
+def has_tiles() -> bool:
+    """Whether this CPU multiplies matrices in tiles of registers (Intel's AMX), as far as torch tells."""
+    told = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, so a version may lack it
+    return bool(told and told())
+
+
 def choose_device(device: str | torch.device) -> torch.device:
     """The device that was asked for, if it works; "auto" is the first GPU, else the CPU. Raises SettingError."""
     if device == "auto":

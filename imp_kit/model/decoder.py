@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from imp_kit.errors import MemoryLimitError
 from imp_kit.linears import GeluLinear
-from imp_kit.machine import free_memory
+from imp_kit.machine import free_memory, has_tiles
 from imp_kit.model.config import DecoderConfig
 
 WORTH_ASKING = 100e6  # bytes; below, what is free need not be asked for
-# In 16 bits torch's kernel reads the keys twice as fast for two queries as for one on a CPU without matrix tiles (AMX),
+# In 16 bits torch's kernel reads the keys twice as fast for two queries as for one on a CPU without matrix tiles,
 # and three times as slowly on one with them (torch 2.13).
-TWO_QUERIES = not torch.cpu._is_amx_tile_supported()
+TWO_QUERIES = not has_tiles()
 
 
 class Store:
