@@ -100,8 +100,7 @@ def rope_table(config: DecoderConfig, device: torch.device) -> Tensor:
 
 def rope_at(places: Tensor | slice, config: DecoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """The table's rows for positions (n,) or (batch, n), as `rotate` takes them: cosines and sines."""
-    cos, sin = rope_table(config, device)[:, places, None, None]
-    return cos, sin
+    return rope_table(config, device)[:, places, None, None].unbind()
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> None:
@@ -180,12 +179,9 @@ class MLP(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.gated = config.gated
-        width = config.intermediate_size
-        if self.gated:
-            self.up = nn.Linear(config.hidden_size, 2 * width, bias=False)
-        else:
-            self.up = GeluLinear(config.hidden_size, width)
-        self.down = nn.Linear(width, config.hidden_size, bias=not self.gated)
+        width, inner = config.hidden_size, config.intermediate_size
+        self.up = nn.Linear(width, 2 * inner, bias=False) if self.gated else GeluLinear(width, inner)
+        self.down = nn.Linear(inner, width, bias=not self.gated)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
