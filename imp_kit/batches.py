@@ -126,6 +126,8 @@ def _converse(imp, pictures, conversations, sampling, stops):
         with memory_told("These answers"):
             embeddings = pad_sequence(prompts, batch_first=True, padding_side="left")
             end = looked.length + max(counts) + sampling.max_new_tokens
+            if padding is None:  # else short rows go on where a long one has reached the limit
+                end = min(end, limit)
             cache = looked.keep(torch.tensor([owners[index] for index in going], device=model.device), end)
             ended: set[int] = set()
             for step in generate(model, embeddings, cache, sampling, imp.stop_ids, padding, ended):

@@ -33,7 +33,7 @@ from imp_kit.errors import CheckpointError, SettingError
 from imp_kit.fitting import slots
 from imp_kit.images import to_pixels
 from imp_kit.layouts import NEW_PHI
-from imp_kit.linears import QUANTIZED_PART, check_quantize, laid_out, lay_out
+from imp_kit.linears import DECODER, check_quantize, laid_out, lay_out
 from imp_kit.machine import DTYPES, bf16_pays, choose_device, choose_dtype
 from imp_kit.model.config import ImpConfig
 from imp_kit.model.generate import BLOCKS, generate
@@ -48,7 +48,6 @@ QUESTIONS = ("What are the colors of the bus in the image?", "How many windows c
 ENOUGH = 400_000_000  # bytes that a measurement of bandwidth reads, so that no cache holds them
 SQUARE = 4096  # side of the matrices whose product shows the rate of arithmetic
 PRODUCT = 2e10  # operations that such a measurement does at least, where the matrices are small
-BUSY = 0.2  # share of the cores; what others may take before it is told
 LENGTHS, BATCHES = (1024, 2048, 3072), (1, 2, 4, 8, 16)  # how cost grows
 ANSWER = 1000  # new tokens of the answer whose peak of a GPU's memory is told
 NAMES = {"encode": "picture encoding", "prefill": "prompt", "decode 1": "decode", "decode 8": "decode, batch 8"}
@@ -313,36 +312,29 @@ def _limits(
         seconds = timed(call)
         found[kind][name] = {"median": total / seconds["median"], "seconds": seconds}
 
-    for name, size in (("plain", dtype.itemsize), ("laid out", 1 if quantize else dtype.itemsize)):
-        if name == "laid out":
-            stack = [laid_out(QUANTIZED_PART, module, quantize) for module in stack]
+    forms = {"plain": (dtype.itemsize, stack), "laid out": (dtype.itemsize, [laid_out(DECODER, m) for m in stack])}
+    if quantize:
+        forms[quantize] = (1, [laid_out(DECODER, module, quantize) for module in stack])
+    for name, (size, modules) in forms.items():
         for kind, what, inputs, count, each in (
             ("bandwidths", "matrix times vector", row, layers, amount * size),
             ("rates", "product of the prompt", prompt, few, 2 * amount * length),
         ):
-            call = partial(_products, stack[: 2 * count], inputs)
-            per_second(kind, f"{name} {what}", count * each, call)
-    del stack
+
+            def products(chosen=modules[: 2 * count], x=inputs):
+                for module in chosen:
+                    module(x[module.weight.shape[1]])
+
+            per_second(kind, f"{name} {what}", count * each, products)
+    del stack, forms, modules
     square = torch.randn(SQUARE, SQUARE, device=device).to(dtype)
-    began, used = time.perf_counter(), time.process_time()
     per_second("rates", f"product of {SQUARE} x {SQUARE}", 2 * SQUARE**3, lambda: square @ square)
-    cores = (time.process_time() - used) / (time.perf_counter() - began)
-    if device.type == "cpu":
-        found["busy"] = max(0.0, 1 - cores / torch.get_num_threads())  # share of our cores that others had meanwhile
-    values = torch.ones(ENOUGH // 4, device=device)
     if device.type == "cuda":
+        values = torch.ones(ENOUGH // 4, device=device)
         target = torch.zeros_like(values)
         per_second("bandwidths", "copy", 2 * values.nbytes, lambda: target.copy_(values))
     found["bandwidth"], found["rate"] = (max(e["median"] for e in found[k].values()) for k in ("bandwidths", "rates"))
-    # Told, but no limit: summing is not what the products do.
-    per_second("bandwidths", "sum in fp32", values.nbytes, values.sum)
     return found
-
-
-def _products(modules: Sequence[nn.Module], inputs: dict[int, Tensor]) -> None:
-    """Call each linear layer with the input of its width."""
-    for module in modules:
-        module(inputs[module.weight.shape[1]])
 
 
 def _steps(model: ImpModel, start: Tensor, context: int, ahead: int, count: int) -> Callable:
@@ -521,8 +513,6 @@ def table(result: dict) -> str:
         seconds, name = entry["seconds"], NAMES.get(key, f"{key} to its first token")
         name += f" of {result['prompt_tokens']} tokens" if key == "prefill" else ""
         lines.append(f"| {name} | {_shown(seconds, entry.get('batch', 0))} | {entry['share']:.0%} ({entry['bound']}) |")
-    if limits.get("busy", 0) > BUSY:
-        lines += ["", f"Other programs took {limits['busy']:.0%} of the cores: on an idle machine this is quicker."]
     lines += ["", "| limit | measured |", "| --- | --- |"]
     for kind, unit in (("bandwidths", "GB/s"), ("rates", "GFLOP/s")):
         lines += [f"| {name} | {entry['median'] / 1e9:,.1f} {unit} |" for name, entry in limits[kind].items()]

@@ -1,6 +1,6 @@
 """How a layer's weight lies in memory: plain, packed for a CPU's products, or in 8 bits.
 
-Decoding reads every weight once a token, so its speed is that of reading: half the bytes, nearly twice the speed.
+Decoding reads every weight once a token, so its speed is that of reading: half the bytes, up to twice the speed.
 """
 
 import torch
@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from imp_kit.errors import SettingError
 
 QUANTIZED = ("int8",)
-# Of an ImpModel. The tower's work is bound by arithmetic, where fewer bits would win nothing.
-QUANTIZED_PART = "decoder."
+# Of an ImpModel, what reads its weights for single tokens. The tower's work is bound by arithmetic, where fewer bits
+# would win nothing.
+DECODER = "decoder."
 # For how many rows oneDNN lays a weight out. Blocks for a single one are no faster for a token, and they halve the rate
 # of a prompt on a CPU with matrix tiles (AMX).
 PACKED_FOR = 8
@@ -34,16 +35,17 @@ class PackedLinear(nn.Module):
     """A linear layer on the CPU whose weight lies in oneDNN's blocks: laid out once, not for every product.
 
     The weight is opaque but for its shape, dtype and number of elements. The operators are those that torch's own
-    compiler calls for frozen weights. A small weight is kept plain, too, for single rows.
+    compiler calls for frozen weights. With `singles`, a small weight is kept plain, too, for single rows.
     """
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, linear: nn.Linear, singles: bool = False):
         super().__init__()
         plain = linear.weight.detach()
         packed = torch.ops.mkldnn._reorder_linear_weight(plain, PACKED_FOR)
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.bias = linear.bias
-        self.plain = plain.clone() if plain.dtype == torch.float32 and plain.nbytes <= SMALL else None
+        small = plain.dtype == torch.float32 and plain.nbytes <= SMALL
+        self.plain = plain.clone() if singles and small else None
         self.gelu = isinstance(linear, GeluLinear)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,9 +104,10 @@ def laid_out(name: str, module: nn.Module, quantize: str | None = None) -> nn.Mo
     """
     if not isinstance(module, nn.Linear):
         return module
-    if quantize and name.startswith(QUANTIZED_PART):
+    decodes = name.startswith(DECODER)
+    if quantize and decodes:
         return Int8Linear(module)
-    return PackedLinear(module) if _can_be_packed(module.weight) else module
+    return PackedLinear(module, singles=decodes) if _can_be_packed(module.weight) else module
 
 
 def lay_out(model: nn.Module, quantize: str | None = None) -> None:

@@ -74,7 +74,7 @@ def resident(field: str) -> int:
 
 
 def read(folder: Path) -> tuple[int, float]:
-    """Bytes of the files, and the seconds of reading them into one piece of memory: what a load takes at least."""
+    """Bytes of the files, and the seconds of reading them into one piece of memory, to compare a load with."""
     buffer, size, started = bytearray(2**26), 0, time.perf_counter()
     for file in folder.glob("*.safetensors"):
         with file.open("rb", buffering=0) as source:
@@ -181,6 +181,8 @@ def main() -> None:
         return
     if unknown := [name for name in options.checkpoints if name not in CHECKPOINTS]:
         parser.error(f"there is no {unknown[0]!r}; choose from {', '.join(CHECKPOINTS)}")
+    if not options.checkpoints and not options.picture:
+        parser.error("name a checkpoint, or a picture, which is also of imp-nano")
     folders = {name: options.folder / name for name in options.checkpoints}
     if options.picture:
         folders = {"imp-nano": NANO_FOLDER, **folders}

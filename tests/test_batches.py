@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import imp_kit
 from imp_kit.batches import converse
+from imp_kit.model import generate as generation
 from imp_kit.nano.evaluate import exam
 from imp_kit.nano.lessons import SKILLS
 from imp_kit.sampling import Sampling
@@ -94,8 +96,10 @@ def test_conversations_in_a_batch_equal_chats(imp):
         assert (answer.token_ids, answer.prompt) == (last.token_ids, last.prompt)
 
 
-def test_an_answer_at_the_end_of_the_context_equals_that_of_ask(imp):
-    """Beside a short row, one with room for few tokens ends where it would alone."""
+@pytest.mark.parametrize("block", [1, 8], ids=["looked at singly", "in blocks, as on a GPU"])
+@pytest.mark.parametrize("shorts", [0, 1, 2])
+def test_an_answer_at_the_end_of_the_context_equals_that_of_ask(imp, shorts, block, monkeypatch):
+    """One with room for few tokens ends where it would alone, also where it has to wait for short rows to end."""
     limit = imp.model.config.decoder.max_positions
     blank = Image.new("RGB", (64, 64), "white")
     for count in range(limit, 0, -1):
@@ -105,9 +109,22 @@ def test_an_answer_at_the_end_of_the_context_equals_that_of_ask(imp):
             break
         except imp_kit.PromptError:
             continue
-    beside, short = imp.ask_many([(blank, question), (BUS, "Describe the image.")], max_new_tokens=30)
+    expected = str(imp.ask(BUS, "Describe the image."))
+    monkeypatch.setattr(generation, "BLOCKS", {"cpu": block})
+    pairs = [(blank, question), *[(BUS, "Describe the image.")] * shorts]
+    beside, *others = imp.ask_many(pairs, max_new_tokens=30)
     assert (beside.token_ids, beside.finish, beside.tokens) == (alone.token_ids, alone.finish, alone.tokens)
-    assert str(short) == str(imp.ask(BUS, "Describe the image."))
+    assert [str(answer) for answer in others] == [expected] * shorts
+
+
+def test_no_position_behind_the_last_is_made_up(imp):
+    """A rotation that the table lacks would be another's, without a word."""
+    model = imp.model
+    limit = model.config.decoder.max_positions
+    cache = model.new_cache(limit + 8)
+    cache.length = limit - 1
+    with pytest.raises(RuntimeError, match="exceeds"), torch.inference_mode():
+        model.decoder(torch.zeros(1, 5, model.config.decoder.hidden_size), cache)
 
 
 def test_nothing_to_ask(imp):

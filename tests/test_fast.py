@@ -306,9 +306,11 @@ def test_packed_weights_give_the_same_products(dtype, tolerance, shape):
     model = nn.Sequential(nn.Linear(96, 2000), GeluLinear(2000, 1000), nn.Linear(1000, 40, bias=False))
     model.to(dtype).requires_grad_(False)
     x = torch.randn(*shape, 96, dtype=dtype)
-    last, middle, first = (model[place] for place in (2, 1, 0))
+    first, middle, last = model
     expected = last(F.gelu(F.linear(first(x), middle.weight, middle.bias), approximate="tanh"))
+    model = nn.ModuleDict({"decoder": model})
     lay_out(model)
+    model = model["decoder"]
     if torch.backends.mkldnn.is_available() and (
         dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     ):

@@ -15,8 +15,8 @@ from imp_kit.machine import free_memory, has_tiles
 from imp_kit.model.config import DecoderConfig
 
 WORTH_ASKING = 100e6  # bytes; below, what is free need not be asked for
-# In 16 bits torch's kernel reads the keys twice as fast for two queries as for one on a CPU without matrix tiles,
-# and three times as slowly on one with them (torch 2.13).
+# In 16 bits torch 2.13 reads the keys twice as fast for two queries as for one on an AMD EPYC with AVX-512, and three
+# times as slowly on an Intel Xeon with matrix tiles.
 TWO_QUERIES = not has_tiles()
 
 
@@ -89,18 +89,23 @@ class KVCache:
 def rope_table(config: DecoderConfig, device: torch.device) -> Tensor:
     """Cosines and sines of every position, fp32, (2, max_positions, rotary_dim), the sines' first half negative.
 
-    Rotary position embedding of arXiv 2104.09864 in GPT-NeoX's half-split form.
+    Rotary position embedding of arXiv 2104.09864 in GPT-NeoX's half-split form. Kept for good: captured graphs read it.
     """
     with torch.inference_mode(False):  # training may come after an answer
-        steps = torch.arange(0, config.rotary_dim, 2, device=device) / config.rotary_dim
+        steps = torch.arange(0, config.rotary_dim, 2, device=device, dtype=torch.float32) / config.rotary_dim
         angles = torch.arange(config.max_positions, device=device)[:, None] * config.rope_theta**-steps
         cos, sin = angles.cos(), angles.sin()
         return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
 
 
-def rope_at(places: Tensor | slice, config: DecoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The table's rows for positions (n,) or (batch, n), as `rotate` takes them: cosines and sines."""
-    return rope_table(config, device)[:, places, None, None].unbind()
+def rope_at(places: Tensor | range, config: DecoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The table's rows for positions, a range or int (n,) or (batch, n), as `rotate` takes them: cosines and sines."""
+    table = rope_table(config, device)
+    if isinstance(places, range):
+        rows = table.narrow(1, places.start, len(places))
+    else:  # a row that has ended may go on behind the last position, beside others; nobody sees what it says there
+        rows = table[:, places.clamp(max=config.max_positions - 1)]
+    return rows[..., None, None, :].unbind()
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> None:
@@ -228,7 +233,7 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor, cache: KVCache | None = None, padding: Padding | None = None) -> Tensor:
         """Run `x` behind what `cache` holds, and add to it."""
         start, count = cache.length if cache else 0, x.shape[1]
-        places = slice(start, start + count)
+        places = range(start, start + count)
         if padding:
             places = padding.places(torch.arange(start, start + count, device=x.device))
         rope = rope_at(places, self.config, x.device)

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from imp_kit.errors import CheckpointError, MemoryLimitError
 from imp_kit.fitting import plan
-from imp_kit.linears import QUANTIZED_PART, laid_out
+from imp_kit.linears import DECODER, laid_out
 from imp_kit.machine import free_memory
 from imp_kit.model.imp import ImpModel
 from imp_kit.stored import find_tensors, read_json, read_tensor
@@ -40,7 +40,7 @@ def load_weights(
     quantized = {
         f"{name}.weight"
         for name, module in model.named_modules()
-        if quantize and isinstance(module, nn.Linear) and name.startswith(QUANTIZED_PART)
+        if quantize and isinstance(module, nn.Linear) and name.startswith(DECODER)
     }
     needed = kept * dtype.itemsize + sum(
         parameter.numel() * (1 if name in quantized else dtype.itemsize) for name, parameter in model.named_parameters()
