@@ -162,7 +162,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=not config.gated)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer: int) -> Tensor:
-        # Plain views instead of einops, whose calls would be a tenth of a small model's step.
+        # Plain views: einops' own calls would take a fortieth of a small model's step.
         batch, count, width = x.shape
         qkv = self.qkv(x).view(batch, count, 3, self.num_heads, width // self.num_heads)
         rotate(qkv[:, :, :2], rope)
