@@ -12,9 +12,12 @@ import torch
 from oracle import SO400M, Oracle, change_json, checkpoint_tensors, config_values, write_checkpoint
 from safetensors.torch import load_file, save_file
 
+from imp_kit.checkpoints import NANO_FOLDER
 from imp_kit.config_json import parse_config
 from imp_kit.errors import CheckpointError, MemoryLimitError
-from imp_kit.fitting import plan
+from imp_kit.fitting import plan, slots
+from imp_kit.layouts import NEW_PHI
+from imp_kit.model import weights
 from imp_kit.model.weights import load_weights
 from imp_kit.stored import find_tensors, read_json
 
@@ -262,6 +265,17 @@ def test_values_are_the_files_own(oracle, tmp_path, dtype):
         assert torch.equal(layer.attention.qkv.weight, torch.cat(parts).to(dtype).float())
     assert not model.training
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_values_are_rounded_as_torch_does_it(monkeypatch, dtype):
+    """Pieces of 1,000 values leave a shorter one at the end of nearly every tensor."""
+    stored = load_file(NANO_FOLDER / "model.safetensors")
+    monkeypatch.setattr(weights, "PIECE", 1000)
+    model, _ = load_weights(NANO_FOLDER, torch.device("cpu"), dtype)
+    table, parameters = slots(model, NEW_PHI), dict(model.named_parameters())
+    for key, slot in table.items():
+        assert torch.equal(parameters[slot.parameter][slot.start : slot.stop], stored[key].to(dtype)), key
 
 
 # Files ----------------------------------------------------------------------------------------------------
