@@ -69,18 +69,17 @@ def load_weights(
             module = model.get_submodule(place)
             for leaf, parameter in list(module.named_parameters(recurse=False)):
                 passes = passing and isinstance(module, nn.Linear) and leaf == "weight"
-                if passes:
-                    filled = scratch[: parameter.numel()].view(parameter.shape)
-                else:
-                    filled = torch.empty(parameter.shape, dtype=dtype, device=device)
+                memory = scratch if passes else torch.empty(parameter.numel(), dtype=dtype, device=device)
+                filled = memory[: parameter.numel()].view(parameter.shape)
                 for key, slot in filling[f"{place}.{leaf}"]:
                     target = filled[slot.start : slot.stop]
-                    stored = read_tensor(found[key].file, key)
+                    stored = piece = read_tensor(found[key].file, key)
                     if device.type == "cpu":  # by way of fp32: torch turns fp16 into bf16 one by one, four times slower
                         for part, piece in zip(target.view(-1).split(PIECE), stored.view(-1).split(PIECE), strict=True):
                             part.copy_(wide[: len(piece)].copy_(piece))
                     else:
                         target.copy_(stored)
+                    del stored, piece  # they hold the file's pages
                     bar.update(target.nbytes)
                 setattr(module, leaf, nn.Parameter(filled, requires_grad=False))
             if frozen and isinstance(module, nn.Linear):
