@@ -34,7 +34,7 @@ NAME = "japanese"
 SETTINGS = {"max_new_tokens": 180}
 SCENES = {"smoke": 3, "standard": 60, "full": 300}  # drawn scenes, each with one question
 GENERAL = {"smoke": 1, "standard": 20, "full": 20}  # questions that need no picture
-LANGUAGES = ("English", "Japanese", "Japanese, asked to")
+LANGUAGES = ("English", "Japanese", "Japanese + request")
 FONT_SIZE = 64  # pixels, of Japanese text in a picture
 CANVAS = (512, 256)
 

@@ -11,6 +11,7 @@ from imp_kit.experiments.stats import Share, wilson
 WIDTH = 8.0  # inches
 DPI = 100
 OUTCOMES = {"code": "#1b9e77", "both": "#7570b3", "caption only": "#d95f02", "neither": "#bbbbbb"}
+UNITS = {"glyph height": " (pixels)", "rotation": " (degrees)", "warp": " (pixels)"}
 CHAIN = {"right": "#7570b3", "japanese": "#d95f02", "both": "#1b9e77"}
 CHAIN_LABELS = {"right": "right, in any language", "japanese": "in Japanese", "both": "right and in Japanese"}
 
@@ -37,16 +38,16 @@ def _contained(row: Sequence[reading.Sample]) -> Share:
     return wilson(sum(sample.contained for sample in row), len(row))
 
 
-def pictures(chosen: Sequence[tuple[str, Image.Image]], columns: int = 3) -> Image.Image:
+def pictures(chosen: Sequence[tuple[str, Image.Image]], columns: int = 2) -> Image.Image:
     """Pictures of one size in a grid, each with a line of text above it."""
     width, height = chosen[0][1].size
-    room, gap = 18, 8
+    room, gap = 24, 8
     rows = -(-len(chosen) // columns)
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + room + gap) + gap), "#dddddd")
     pen = ImageDraw.Draw(sheet)
     for number, (title, picture) in enumerate(chosen):
         x, y = gap + number % columns * (width + gap), gap + number // columns * (height + room + gap)
-        pen.text((x, y + 2), title, "black")
+        pen.text((x, y + 2), title, "black", font_size=16)
         sheet.paste(picture, (x, y + room))
     return sheet
 
@@ -93,9 +94,9 @@ def factors(samples: Sequence[reading.Sample], names: Sequence[str], base: int, 
         xs = list(found) if numbers else range(len(found))
         _points(axes, xs, [_contained(rows) for rows in found.values()], linestyle="-" if numbers else "")
         if not numbers:
-            axes.set_xticks(xs, [str(value).replace(" ", "\n") for value in found])
+            axes.set_xticks(xs, [str(value).replace(" ", "\n").replace("-", "-\n") for value in found])
             axes.margins(x=0.2)
-        axes.set(xlabel=factor)
+        axes.set(xlabel=factor + UNITS.get(factor, ""))
         _percent(axes, "the code stands in the answer" if axes is every[0] else "")
     figure.suptitle(f"{name}: one factor at a time around L{base}")
     return figure

@@ -26,7 +26,7 @@ INTERVALS = (
     "All intervals are of 95 %: after Wilson for shares, a bootstrap that draws whole pictures for all other figures. "
     "Decoding is greedy: they are over the samples, not over repeated runs."
 )
-PUBLISHED = "Not measured here, and no two rows in the same way: they show the range."
+PUBLISHED = "Not measured here. Rows of one source and one kind are comparable, others show the range only."
 CHANCE = "by chance: replies scored against the answers of the other questions of the same kind."
 COUNTED = ("tokens", "seconds")  # of a sample
 ANSWERS = 10  # given in full
