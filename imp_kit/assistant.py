@@ -124,7 +124,7 @@ def _cpu_dtype(snapshot: Snapshot, device: torch.device) -> torch.dtype:
 
 
 class Imp:
-    """A loaded checkpoint.
+    """A loaded checkpoint, for one thread at a time.
 
     Whatever asks takes these settings: `max_new_tokens` (100), `temperature` (0 is greedy), `top_p` (1), `seed` (None),
     and `stop`, a text or a list of texts that end the answer and are not part of it; see `Sampling`.
@@ -177,10 +177,10 @@ class Imp:
 
     def locate(self, picture, phrase: str, **settings) -> Box:
         """Find what `phrase` names ("the bus"): its Box, which also tells if nothing was found. Raises as `ask`."""
-        if not isinstance(phrase, str) or not phrase.strip():
+        named = phrase.strip().rstrip(".") if isinstance(phrase, str) else ""
+        if not named:
             raise PromptError(f"The phrase is {phrase!r}; name what to look for, such as 'the bus'.")
-        image = open_image(picture)
-        phrase = phrase.strip().rstrip(".")
+        image, phrase = open_image(picture), named
         answer = self.ask(image, LOCATE.format(phrase), **settings)
         return Box(phrase, read_box(answer.text, image.size, self.model.config.pad), image, answer)
 
@@ -219,11 +219,14 @@ class Imp:
         with memory_told("Looking at a picture"):
             ids = self.tokenizer.encode_pieces(opening)
             length = len(ids) + config.vision.num_patches
-            cache = model.new_cache(min(length + ROOM, config.decoder.max_positions))
-            self._make_room(cache.store.tensor.nbytes)
+            capacity, sizes = min(length + ROOM, config.decoder.max_positions), config.decoder
+            size = 2 * sizes.num_layers * sizes.num_heads * sizes.head_dim * capacity * model.dtype.itemsize
+            if size <= KEPT_BYTES:
+                self._make_room(size)
+            cache = model.new_cache(capacity)
             model.decoder(model.splice([ids, model.encode(pixels[None])[0]]), cache)
         cache.settle(length)
-        if cache.store.tensor.nbytes <= KEPT_BYTES:
+        if size <= KEPT_BYTES:
             self._looked[key] = cache
         return cache
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from imp_kit.answers import Answer, Seconds
 from imp_kit.errors import ImpKitError, MemoryLimitError, PromptError, SettingError
-from imp_kit.images import open_image, to_pixels
+from imp_kit.images import check_square, open_image, to_pixels
 from imp_kit.machine import free_memory, memory_told, peak_memory
 from imp_kit.model.decoder import KVCache, Padding
 from imp_kit.model.generate import generate
@@ -37,11 +37,14 @@ def answer_all(
                 try:
                     picture, question = _pair(pairs[place])
                     check_question(question)
-                    pictures.append(None if picture is None else open_image(picture))
+                    image = None if picture is None else open_image(picture)
+                    if image and imp.model.config.pad:
+                        check_square(image)
                 except ImpKitError as error:
-                    results[place] = error
+                    results[place] = _bare(error)
                     continue
                 places.append(place)
+                pictures.append(image)
                 questions.append([question])
             for place, answer in zip(places, _fitting(imp, pictures, questions, sampling, stops), strict=True):
                 results[place] = answer
@@ -62,10 +65,16 @@ def _fitting(imp, pictures: list, questions: list, sampling: Sampling, stops: tu
             return converse(imp, pictures, questions, sampling, stops)
         except MemoryLimitError as error:
             if len(pictures) == 1:  # what does not fit alone costs itself, not the others
-                return [error]
+                return [_bare(error)]
     half = len(pictures) // 2
     parts = ((pictures[:half], questions[:half]), (pictures[half:], questions[half:]))
     return [answer for part in parts for answer in _fitting(imp, *part, sampling, stops)]
+
+
+def _bare(error: ImpKitError) -> ImpKitError:
+    """The error without its traceback, whose frames would keep a batch's memory as long as the error is kept."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _row_bytes(imp, sampling: Sampling) -> int:
@@ -110,6 +119,8 @@ def _converse(imp, pictures, conversations, sampling, stops):
     opening = () if pictures[0] is None else imp.template.open()
     with memory_told("Looking at these pictures"):
         looked, owners = _look(imp, pictures, opening)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
     seen = time.perf_counter()
     rows = [_Row(opening) for _ in pictures]
     for turn in range(len(conversations[0])):
@@ -125,9 +136,8 @@ def _converse(imp, pictures, conversations, sampling, stops):
         padding = Padding(pads, looked.length) if pads.any() else None
         with memory_told("These answers"):
             embeddings = pad_sequence(prompts, batch_first=True, padding_side="left")
-            end = looked.length + max(counts) + sampling.max_new_tokens
-            if padding is None:  # else short rows go on where a long one has reached the limit
-                end = min(end, limit)
+            # Short rows go on where a long one has reached the limit.
+            end = looked.length + max(counts) + min(sampling.max_new_tokens, limit - looked.length - min(counts))
             cache = looked.keep(torch.tensor([owners[index] for index in going], device=model.device), end)
             ended: set[int] = set()
             for step in generate(model, embeddings, cache, sampling, imp.stop_ids, padding, ended):

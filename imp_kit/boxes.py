@@ -49,7 +49,7 @@ class Box:
             x0, y0, x1, y1 = self.pixels
             pen = ImageDraw.Draw(copy)
             short = min(copy.size)
-            pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=INK, width=max(2, short // 100))
+            pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=INK, width=max(2, short // 100))
             size = max(10, short // 20)
             pen.text(
                 (x0 + 3, max(0, y0 - size - 6)), self.phrase, INK, font_size=size, stroke_width=2, stroke_fill="white"
@@ -92,7 +92,7 @@ def region(box: Box | Corners, size: tuple[int, int], pad: bool) -> str:
     corners = box.fractions if isinstance(box, Box) else box
     try:
         corners = tuple(float(value) for value in corners)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         corners = ()
     if not _is_box(corners):
         raise PromptError(

@@ -91,11 +91,15 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; an error of the kit is one line on stderr and exit status 2, a bad finding is status 1."""
     args = parser().parse_args(arguments)
-    # An answer may hold any character; a console that cannot show it gets an escape instead of a failure.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    # An answer may hold any character, and so may what is typed: an escape or a mark instead of a failure. A closed
+    # stream is None.
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
     try:
         status = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except ImpKitError as error:
         print(f"imp-kit: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -104,6 +108,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # such as `| head`, which reads no further; what Python would flush at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+    except OSError as error:  # such as a folder that cannot be made
+        print(f"imp-kit: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     if status:
         raise SystemExit(status)
 
@@ -163,7 +170,8 @@ def point(args: argparse.Namespace) -> int:
     read_settings(_settings(args))
     picture = open_image(args.picture)
     target = Path(args.draw) if args.draw else None
-    if target and not (target.parent.is_dir() and target.suffix.lower() in Image.registered_extensions()):
+    kind = Image.registered_extensions().get(target.suffix.lower()) if target else None
+    if target and not (target.parent.is_dir() and kind in Image.SAVE):
         # Told before the work, which a misspelled name should not cost.
         raise ImageError(f"The picture cannot be saved as {args.draw!r}: name a folder that is there and end in .png.")
     imp = _load(args)

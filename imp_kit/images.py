@@ -62,13 +62,19 @@ def to_pixels(image, size, pad=False):
     import torch  # here, so that opening a picture does not wait for torch
 
     if pad:
-        side = max(image.size)
-        _check_size(side, side, f"a {image.width} x {image.height} picture padded to a square")
+        side = check_square(image)
         square = Image.new("RGB", (side, side), PAD_COLOUR)
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         image = square
     squashed = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
     return torch.from_numpy(squashed / 127.5 - 1.0).permute(2, 0, 1).contiguous()
+
+
+def check_square(image):
+    """The side in pixels of the square that `to_pixels` pads a picture to. Raises `ImageError` if it is too large."""
+    side = max(image.size)
+    _check_size(side, side, f"a {image.width} x {image.height} picture padded to a square")
+    return side
 
 
 def _describe(source):
@@ -155,7 +161,14 @@ def _to_uint8(values, white):
 def _to_rgb(image, name):
     """Return a new upright RGB image; the size is checked before `image` is decoded."""
     _check_size(*image.size, name)
-    image = ImageOps.exif_transpose(image)
+    try:
+        image.getexif()
+    except Exception:  # PIL raises almost anything; a damaged block does not say how the picture stands
+        pass
+    else:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "La":  # premultiplied, as some filters leave it
+        image = image.convert("LA")
     if image.mode.startswith(("I", "F")):  # I, F and I;16 in its byte orders: PIL's own way clips them at 255
         values = np.asarray(image)
         low, high = values.min(), values.max()
@@ -163,6 +176,8 @@ def _to_rgb(image, name):
         white = next((white for white in whites if low >= 0 and high <= white), None)
         if white is None:
             raise ImageError(f"{name}: values run from {low} to {high}; scale them to 0..65535 first")
+        hidden = image.info.get("transparency")  # one value, of a grey PNG with 16 bits
+        values = values if hidden is None else np.where(values == hidden, white, values)
         return Image.fromarray(_to_uint8(values, white)).convert("RGB")
     if image.has_transparency_data:
         backdrop = Image.new("RGBA", image.size, "white")

@@ -81,7 +81,7 @@ class Int8Linear(nn.Module):
         rows = x.numel() // x.shape[-1]
         if self.has_product and rows <= FEW_ROWS:
             flat = torch._weight_int8pack_mm(x.reshape(rows, -1), self.weight, self.scale)
-            y = flat.view(*x.shape[:-1], -1)
+            y = flat.view(*x.shape[:-1], -1).to(x.dtype)
         else:
             y = F.linear(x, self.weight.to(x.dtype)) * self.scale
         if self.bias is not None:

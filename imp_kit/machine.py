@@ -28,7 +28,7 @@ def choose_device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
         torch.empty(1, device=place)
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise SettingError(f"There is no device {device!r} here ({reason}). Use device='cpu' or 'auto'.") from None
     if place.type == "meta":
@@ -74,7 +74,8 @@ def bf16_pays() -> bool:
 def free_memory(device: torch.device) -> int | None:
     """Free bytes on a device; None where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:  # Linux counts what the file cache would give back, too
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -86,7 +87,9 @@ def free_memory(device: torch.device) -> int | None:
     group = Path("/sys/fs/cgroup")  # a container's own limit, as Docker and Kaggle set it
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return free if limit == "max" else min(free, int(limit) - int(used))
+        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        files = sum(int(told.get(name, 0)) for name in ("active_file", "inactive_file"))  # a cache, which gives way
+        return free if limit == "max" else min(free, int(limit) - int(used) + files)
     except (OSError, ValueError):
         return free
 

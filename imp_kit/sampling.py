@@ -34,6 +34,8 @@ class Sampling:
             if not number or not low <= value <= high or (name == "top_p" and value == 0):
                 kind = "a whole number from 1" if whole else f"a number from {low} to {high}"
                 raise SettingError(f"{name} is {value!r}; give {kind}{' and above 0' if name == 'top_p' else ''}.")
+            # Python's own, as a small type of numpy's would overflow.
+            object.__setattr__(self, name, int(value) if whole else float(value))
         whole = isinstance(self.seed, Integral) and not isinstance(self.seed, bool)
         if self.seed is not None and not (whole and 0 <= self.seed < 2**63):
             raise SettingError(f"seed is {self.seed!r}; give a whole number from 0, or None.")
@@ -58,7 +60,7 @@ class Sampling:
         probabilities, order = torch.softmax(scores, dim=-1).sort(dim=-1, descending=True)
         before = probabilities.cumsum(dim=-1) - probabilities
         # The likeliest token stays whatever rounding does, so there is always one to draw.
-        before[..., 0] = 0
+        before[..., 0] = -1
         probabilities = probabilities.masked_fill(before >= self.top_p, 0.0)
         drawn = torch.multinomial(probabilities, 1, generator=generator)
         return order.gather(-1, drawn).squeeze(-1)

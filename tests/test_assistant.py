@@ -4,8 +4,10 @@ import dataclasses
 import json
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from oracle import make_oracle, write_checkpoint
@@ -13,6 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import imp_kit
+from imp_kit import machine
+from imp_kit.sampling import Sampling
 
 IMAGES = Path(__file__).parent.parent / "images"
 BUS, DOOR = IMAGES / "bus.png", IMAGES / "door.png"
@@ -374,3 +378,23 @@ def test_the_context_ends_an_answer_and_then_the_chat(tiny):
     with pytest.raises(imp_kit.PromptError, match="begin a new chat"):
         chat.say("b?")
     assert len(chat.turns) == 1
+
+
+def test_the_file_cache_of_a_container_counts_as_free(monkeypatch, tmp_path):
+    """Docker's limit of 3 MB with 2.5 MB in use, 2 MB of them files that were read."""
+    told = {"memory.max": "3000000", "memory.current": "2500000", "memory.stat": "anon 500000\ninactive_file 2000000"}
+    for name, text in told.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path))
+    assert machine.free_memory(torch.device("cpu")) == 2_500_000
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64])
+def test_numbers_of_numpy_are_taken_as_pythons_own(kind):
+    taken = Sampling(kind(5), temperature=Fraction(1, 2))
+    assert (type(taken.max_new_tokens), type(taken.temperature)) == (int, float)
+
+
+def test_the_likeliest_token_stays_whatever_top_p_is():
+    logits = torch.tensor([[0.0, 3.0, 1.0]])
+    assert Sampling(temperature=1.0, top_p=1e-46, seed=0).pick(logits, torch.Generator()).tolist() == [1]

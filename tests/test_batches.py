@@ -1,13 +1,17 @@
 """ask_many: the same answers as ask, in order, and one bad item costs only itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import imp_kit
+from imp_kit import batches
 from imp_kit.batches import converse
 from imp_kit.model import generate as generation
+from imp_kit.model.decoder import KVCache
 from imp_kit.nano.evaluate import exam
 from imp_kit.nano.lessons import SKILLS
 from imp_kit.sampling import Sampling
@@ -140,3 +144,37 @@ def test_a_batch_size_without_sense(imp, batch_size):
 def test_settings_are_checked_before_any_work(imp):
     with pytest.raises(imp_kit.SettingError, match="temperature"):
         imp.ask_many([("nowhere.png", "x")], temperature=-1)
+
+
+def test_a_picture_too_long_to_be_padded_costs_only_itself(imp, monkeypatch):
+    monkeypatch.setattr(imp.model, "config", replace(imp.model.config, pad=True))
+    pairs = [(BUS, "What is this?"), (Image.new("RGB", (20_000, 1)), "What is this?"), (DOOR, "What is this?")]
+    with pytest.warns(UserWarning, match="1 of 3 have no answer"):
+        first, long, last = imp.ask_many(pairs, progress=False)
+    assert "20000 x 1 picture padded to a square" in str(long)
+    assert (str(first), str(last)) == tuple(str(imp.ask(*pairs[place])) for place in (0, 2))
+
+
+def test_no_batch_plans_beyond_the_context(imp, monkeypatch):
+    """Two questions of unlike length: the longer one may reach the limit before the shorter one does."""
+    ends = []
+    keep = KVCache.keep
+    monkeypatch.setattr(KVCache, "keep", lambda self, rows, end: ends.append(end) or keep(self, rows, end))
+    pairs = [(BUS, "What is this?"), (BUS, "What are the colors of the bus in the image?")]
+    answers = imp.ask_many(pairs, progress=False, max_new_tokens=200_000)
+    assert [str(answer) for answer in answers] == [str(imp.ask(*pair)) for pair in pairs]
+    assert max(ends) < imp.model.config.decoder.max_positions + 50
+
+
+def test_errors_keep_no_memory_alive(imp, monkeypatch, tmp_path):
+    """An error's traceback holds the frames that it came through, and they hold the batch."""
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(batches, "generate", full)
+    with pytest.warns(UserWarning, match="2 of 2"):
+        errors = imp.ask_many([(BUS, "What is this?"), (tmp_path / "absent.png", "What?")], progress=False)
+    for error in errors:
+        assert isinstance(error, imp_kit.ImpKitError)
+        assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)

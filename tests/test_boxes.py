@@ -125,3 +125,19 @@ def test_locate_asks_as_llava_was_taught(imp):
     assert found.phrase == "the bus"
     described = imp.describe("images/bus.png", (0.1, 0.2, 0.3, 0.4))
     assert "description for this region: [0.10, 0.20, 0.30, 0.40]. ASSISTANT:" in described.prompt
+
+
+def test_a_box_thinner_than_a_pixel_is_drawn():
+    picture = Image.new("RGB", (1, 240))
+    box = Box("a line", (0.1, 0.1, 0.2, 0.9), picture, None)
+    assert box.draw().size == (1, 240)
+
+
+def test_numbers_beyond_all_floats_are_no_box():
+    with pytest.raises(imp_kit.PromptError, match="give x0, y0, x1, y1 as fractions"):
+        region((0, 0, 10**400, 1), (10, 10), False)
+
+
+def test_a_full_stop_names_nothing():
+    with pytest.raises(imp_kit.PromptError, match="name what to look for"):
+        imp_kit.load("imp-nano", device="cpu").locate(Image.new("RGB", (8, 8)), " ... ")

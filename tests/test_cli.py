@@ -122,3 +122,32 @@ def test_help_imports_no_torch():
     code = "import sys; from imp_kit.cli import parser; parser(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert "Show Imp a picture" in shell("--help").stdout
+
+
+def test_bytes_that_are_no_text_are_marked_instead_of_ending_a_chat():
+    arguments = [sys.executable, "-m", "imp_kit", "chat", BUS, "--checkpoint", "imp-nano"]
+    done = subprocess.run(arguments, input=b"What \xff?\nWhat is this?\n", capture_output=True, check=False)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+
+
+def test_a_closed_stdout_is_no_fault():
+    command = f"{sys.executable} -m imp_kit checkpoints >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["probe captcha --size smoke --checkpoint imp-nano --out {}", "report {}"])
+def test_a_file_where_a_folder_is_needed_is_told_in_one_line(capsys, tmp_path, command):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="2"):
+        main(command.format(tmp_path / "file").split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("imp-kit: ")
+    assert "file" in line
+
+
+def test_a_picture_is_not_saved_in_a_format_that_can_only_be_read(capsys, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        main(["locate", BUS, "the bus", "--checkpoint", "imp-nano", "--draw", str(tmp_path / "box.psd")])
+    assert "cannot be saved as" in capsys.readouterr().err

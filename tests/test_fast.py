@@ -1,5 +1,8 @@
 """What makes the kit fast changes no answer: laid-out weights, kept pictures, blocks, batches, graphs, 8 bits."""
 
+from contextlib import nullcontext
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from imp_kit.checkpoints import NANO_FOLDER, find
 from imp_kit.linears import GeluLinear, Int8Linear, PackedLinear, lay_out
 from imp_kit.model import decoder as network
 from imp_kit.model import generate as generation
+from imp_kit.model import graph
 from imp_kit.model.decoder import Padding
 from imp_kit.model.graph import StepGraph
 from imp_kit.model.weights import load_weights
@@ -159,9 +163,10 @@ def test_what_is_kept_is_bounded(fresh, monkeypatch):
     kept = list(fresh._looked.values())
     assert kept == [view._cache for view in views[-2:]]
     assert told(views[0].ask("What is this?")) == told(fresh.ask(pictures[0], "What is this?"))
-    monkeypatch.setattr(assistant, "KEPT_BYTES", 0)
+    kept = list(fresh._looked.values())
+    monkeypatch.setattr(assistant, "KEPT_BYTES", size - 1)  # what is too large to be kept drives nothing out
     fresh.look(DOOR)
-    assert not fresh._looked
+    assert list(fresh._looked.values()) == kept
 
 
 # Batches ----------------------------------------------------------------------------------------------------
@@ -278,6 +283,32 @@ def test_where_no_graph_can_be_captured_the_plain_steps_go_on(plain):
         results = [step(ids, cache) for _ in range(3)]
     assert len(warned) == 1
     assert cache.length == 3
+    expected = [model.decoder(model.decoder.embed_tokens(ids)[:, None], other) for _ in range(3)]
+    assert all(map(torch.equal, results, expected))
+
+
+@pytest.mark.parametrize("replayed", [0.5, float("nan")])
+@torch.inference_mode()
+def test_a_graph_that_gives_something_else_is_refused_and_leaves_nothing_behind(plain, monkeypatch, replayed):
+    """CUDA is played by hand: what is captured runs at once, and its replay spoils the step."""
+
+    class Graph:
+        def replay(self):
+            step.hidden = torch.full_like(step.hidden, replayed)
+            step.tensor[..., 0, :] = replayed
+
+    monkeypatch.setattr(graph, "side_stream", lambda device: Mock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", Mock())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    model = plain.model
+    cache, other = (model.new_cache(8) for _ in range(2))
+    step = StepGraph(model, cache.store.tensor, None)
+    ids = torch.tensor([5])
+    with pytest.warns(UserWarning, match="its result is not that of the plain step"):
+        results = [step(ids, cache) for _ in range(3)]
+    assert step.graph is None
     expected = [model.decoder(model.decoder.embed_tokens(ids)[:, None], other) for _ in range(3)]
     assert all(map(torch.equal, results, expected))
 

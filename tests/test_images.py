@@ -485,3 +485,23 @@ def test_opening_a_picture_imports_no_torch(tmp_path):
     code = "import sys, imp_kit.images as i; i.open_image(sys.argv[1]); print('torch' in sys.modules)"
     command = [sys.executable, "-c", code, str(tmp_path / "picture.png")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_a_damaged_exif_block_does_not_cost_the_picture():
+    file = io.BytesIO()
+    Image.new("RGB", (6, 4), "red").save(file, "PNG", exif=b"Exif\0\0this is no TIFF header")
+    assert open_image(file.getvalue()).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_premultiplied_grey_is_laid_on_white():
+    grey = Image.new("LA", (2, 1))
+    grey.putdata([(100, 255), (0, 0)])
+    found = open_image(grey.convert("La"))
+    assert [found.getpixel((x, 0)) for x in range(2)] == [(100,) * 3, (255,) * 3]
+
+
+def test_the_transparent_value_of_a_grey_picture_with_16_bits_is_laid_on_white():
+    picture = Image.fromarray(np.array([[1000, 30_000]], np.uint16))
+    picture.info["transparency"] = 1000
+    found = open_image(picture)
+    assert [found.getpixel((x, 0))[0] for x in range(2)] == [255, 117]

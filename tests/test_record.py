@@ -379,3 +379,40 @@ def test_an_answer_is_told_whole():
     assert Subject.of(imp).place is None
     assert Subject.of(imp).identity["dtype"] == "fp32+int8"
     assert Subject.of(Echo()).place is None
+
+
+def test_settings_of_other_types_go_on_as_what_json_makes_of_them(tmp_path):
+    settings = {"max_new_tokens": np.int64(7), "stop": ("a", "b")}
+    echo = Echo()
+    for _ in range(2):
+        records = run("echo", cases(2), Subject.of(echo), tmp_path, settings=settings, design={"levels": (1, 2)})
+    assert records[0]["settings"] == {"max_new_tokens": 7, "stop": ["a", "b"]}
+    assert len(echo.asked) == 2
+
+
+def test_half_a_character_in_an_answer_is_kept(tmp_path):
+    class Half(Echo):
+        def ask(self, picture, question, **settings):
+            return super().ask(picture, question) + "\ud83d"
+
+    half = Half()
+    for _ in range(2):
+        records = run("echo", cases(2), Subject.of(half), tmp_path)
+    assert [record["answer"] for record in records] == ["QUESTION 0\ud83d", "QUESTION 1\ud83d"]
+    assert len(half.asked) == 2
+
+
+@pytest.mark.parametrize("head", ["[]", '{"experiment": "captcha"}', "5"])
+def test_a_head_that_tells_too_little_is_refused(tmp_path, head):
+    (tmp_path / "run.json").write_text(head)
+    with pytest.raises(imp_kit.ImpKitError, match=r"run\.json cannot be read"):
+        run("echo", cases(1), Subject.of(Echo()), tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{}", "5", '{"sample_id": "case 0"}'])
+def test_a_line_that_tells_too_little_is_refused(tmp_path, line):
+    run("echo", cases(1), Subject.of(Echo()), tmp_path)
+    with (tmp_path / "samples.jsonl").open("a") as out:
+        out.write(f"{line}\n")
+    with pytest.raises(imp_kit.ImpKitError, match="line 2, is no record"):
+        read(tmp_path)

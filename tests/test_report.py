@@ -202,5 +202,5 @@ def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
 def test_pictures_in_a_grid():
     tile = Image.new("RGB", (40, 20), "red")
     sheet = plots.pictures([("one", tile), ("two", tile), ("three", tile)], columns=2)
-    assert sheet.size == (2 * 48 + 8, 2 * 46 + 8)
-    assert sheet.getpixel((10, 30)) == (255, 0, 0)
+    assert sheet.size == (2 * 48 + 8, 2 * 52 + 8)
+    assert sheet.getpixel((10, 36)) == (255, 0, 0)

@@ -278,6 +278,16 @@ def test_values_are_rounded_as_torch_does_it(monkeypatch, dtype):
         assert torch.equal(parameters[slot.parameter][slot.start : slot.stop], stored[key].to(dtype)), key
 
 
+def test_the_callers_default_dtype_changes_nothing():
+    expected = dict(load(NANO_FOLDER)[0].named_parameters())
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = dict(load(NANO_FOLDER)[0].named_parameters())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 # Files ----------------------------------------------------------------------------------------------------
 
 

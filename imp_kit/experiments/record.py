@@ -28,6 +28,7 @@ from imp_kit.errors import RunError
 SAMPLES, HEAD = "samples.jsonl", "run.json"
 # Those that can change an answer, or a picture: faces come with matplotlib, photographs with scikit-image.
 PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy", "matplotlib", "scikit-image")
+ESCAPED = "backslashreplace"  # half a character (a lone surrogate) as JSON writes it, which UTF-8 cannot hold
 IN_A_ROW = 10  # failed samples, after which a run stops: something is wrong with more than a sample
 
 
@@ -86,7 +87,7 @@ class Subject:
             "revision": getattr(snapshot, "revision", None),
             "files": snapshot.digest() if hasattr(snapshot, "digest") else None,
             "dtype": dtype and str(dtype).removeprefix("torch."),
-            "device": on and on.type,
+            "device": on and str(on).partition(":")[0],
         }
         place = None
         if snapshot is not None and not getattr(who, "quantize", None):  # no command asks a quantized one
@@ -114,8 +115,9 @@ def run(
     """
     from imp_kit.sampling import read_settings
 
-    settings = settings or {}
-    read_settings(settings)
+    sampling, _ = read_settings(settings or {})
+    # As JSON gives them back, which knows neither tuples nor numpy's numbers.
+    settings = json.loads(json.dumps({key: getattr(sampling, key, value) for key, value in (settings or {}).items()}))
     if not cases:
         raise RunError(f"{experiment}: there are no samples to ask.")
     if len({case.id for case in cases}) < len(cases):
@@ -124,7 +126,7 @@ def run(
     state = _processes()
     if state.is_main_process:
         head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
-        _open(folder, {**head, "imp-kit": __version__}, subject.place)
+        _open(folder, json.loads(json.dumps({**head, "imp-kit": __version__})), subject.place)
     state.wait_for_everyone()
     keys = {case.id: _key(case, subject.identity, settings) for case in cases}
     known = _answered(folder, keys)
@@ -161,19 +163,22 @@ def read_head(folder: str | os.PathLike) -> dict:
     if not file.exists():
         raise RunError(f"{folder} holds no run: there is no {HEAD}. Name a folder that a probe wrote.")
     try:
-        return json.loads(file.read_text("utf-8"))
-    except ValueError:
-        raise RunError(f"{file} cannot be read; choose a new folder for the run.") from None
+        head = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        head = None
+    if not isinstance(head, dict) or not head.keys() >= {"experiment", "checkpoint"}:
+        raise RunError(f"{file} cannot be read; choose a new folder for the run.")
+    return head
 
 
 def _open(folder: Path, head: dict, place: str | None) -> None:
     """Make a run's folder, or check that it belongs to this run; `place` is kept for a report's commands."""
     file = folder / HEAD
     if not file.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
-        folder.mkdir(parents=True, exist_ok=True)
         with _disk(file):
+            if folder.exists() and any(folder.iterdir()):
+                raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
+            folder.mkdir(parents=True, exist_ok=True)
             whole = {**head, "place": place}
             file.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", "utf-8")
         return
@@ -290,9 +295,12 @@ def _lines(file: Path) -> Iterator[dict]:
     content = file.read_bytes() if file.exists() else b""
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except ValueError:  # also bytes that are no UTF-8
-            raise RunError(f"{file}, line {number}, is no record. Delete the line, or choose a new folder.") from None
+            record = None
+        if not isinstance(record, dict) or not record.keys() >= {"sample_id", "status", "key"}:
+            raise RunError(f"{file}, line {number}, is no record. Delete the line, or choose a new folder.")
+        yield record
 
 
 @contextmanager
@@ -305,7 +313,7 @@ def _writer(file: Path) -> Iterator[Callable[[dict], None]]:
     with out:
 
         def write(record: dict) -> None:
-            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+            line = json.dumps(record, ensure_ascii=False).encode(errors=ESCAPED) + b"\n"
             with _disk(file):
                 if out.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -348,7 +356,7 @@ def _join(folder: Path) -> None:
     joined = folder / f"{SAMPLES}.new"
     lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in read(folder))
     with _disk(joined):
-        joined.write_text("".join(lines), "utf-8")
+        joined.write_text("".join(lines), "utf-8", ESCAPED)
         joined.replace(folder / SAMPLES)
     for part in parts:
         part.unlink()

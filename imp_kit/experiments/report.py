@@ -14,7 +14,7 @@ from pathlib import Path
 
 from imp_kit.errors import RunError
 from imp_kit.experiments import japanese, plots, reading, scores
-from imp_kit.experiments.record import read, read_head
+from imp_kit.experiments.record import ESCAPED, read, read_head
 from imp_kit.experiments.stats import bootstrap, difference, holm, mcnemar, wilson
 
 REPORT = "report.md"
@@ -53,7 +53,7 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
         page = _Page(target, prefix, head, folder, [Path(each) for each in folders], target if out else None)
         parts += [page.heading(records), *SECTIONS[head["experiment"]](page, records)]
     file = target / REPORT
-    file.write_text("\n\n".join(parts) + "\n", "utf-8")
+    file.write_text("\n\n".join(parts) + "\n", "utf-8", ESCAPED)
     return file
 
 

@@ -233,9 +233,8 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor, cache: KVCache | None = None, padding: Padding | None = None) -> Tensor:
         """Run `x` behind what `cache` holds, and add to it."""
         start, count = cache.length if cache else 0, x.shape[1]
-        places = range(start, start + count)
-        if padding:
-            places = padding.places(torch.arange(start, start + count, device=x.device))
+        end = start + count
+        places = padding.places(torch.arange(start, end, device=x.device)) if padding else range(start, end)
         rope = rope_at(places, self.config, x.device)
         mask = attention_mask(start, count, padding, x.device)
         for index, layer in enumerate(self.layers):

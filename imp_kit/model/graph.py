@@ -1,5 +1,6 @@
 """One decoding step as a CUDA graph: the hundreds of kernels of a step are launched at once instead of one by one."""
 
+import functools
 import warnings
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from imp_kit.model.decoder import KVCache, Padding, rope_at
 from imp_kit.model.imp import ImpModel
 
+side_stream = functools.cache(torch.cuda.Stream)  # one for each GPU: its workspaces are kept for good
 SAME = 0.02  # of the largest value; how far a graph's hidden states may be from the plain step's
 
 
@@ -21,8 +23,7 @@ class StepGraph:
 
     def __init__(self, model: ImpModel, tensor: Tensor, padding: Padding | None):
         self.model, self.tensor, self.padding = model, tensor, padding
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.tried = False
+        self.graph, self.tried = None, False
 
     @classmethod
     def of(cls, model: ImpModel, cache: KVCache, padding: Padding | None) -> "StepGraph":
@@ -45,9 +46,12 @@ class StepGraph:
         plain = self.model.decoder(self.model.decoder.embed_tokens(ids)[:, None], cache, self.padding)
         if not self.tried:
             self.tried = True
+            written = self.tensor[..., start : start + 1, :].clone()
             try:
-                self._capture(ids, start, plain)
+                with torch.cuda.device_of(self.tensor):
+                    self._capture(ids, start, plain)
             except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+                self.tensor[..., start : start + 1, :] = written
                 reason = str(error).splitlines()[0]
                 warnings.warn(f"Decoding goes on without a CUDA graph, which is slower: {reason}", stacklevel=2)
         return plain
@@ -74,17 +78,17 @@ class StepGraph:
     def _capture(self, ids: Tensor, start: int, plain: Tensor) -> None:
         self.prepare(ids, start)
         self.tensor[..., start + 1 :, :] = 0  # what is masked must be finite, or 0 times it is not 0
-        side = torch.cuda.Stream()
+        side = side_stream(ids.device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # kernels choose their workspaces before the capture
             self.run()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             self.hidden = self.run()
         self.place.fill_(start)
         graph.replay()
-        if (self.hidden - plain).abs().max() > SAME * plain.abs().max():
+        if not (self.hidden - plain).abs().max() <= SAME * plain.abs().max():  # NaN is refused, too
             raise RuntimeError("its result is not that of the plain step.")
         self.graph = graph
 

@@ -15,11 +15,8 @@ class ImpModel(nn.Module):
         super().__init__()
         self.config = config
         self.vision = SiglipTower(config.vision)
-        self.projector = nn.Sequential(
-            nn.Linear(config.vision.hidden_size, config.decoder.hidden_size),
-            nn.GELU(),
-            nn.Linear(config.decoder.hidden_size, config.decoder.hidden_size),
-        )
+        width = config.decoder.hidden_size
+        self.projector = nn.Sequential(nn.Linear(config.vision.hidden_size, width), nn.GELU(), nn.Linear(width, width))
         self.decoder = Decoder(config.decoder)
 
     @property

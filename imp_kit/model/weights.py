@@ -64,7 +64,7 @@ def load_weights(
         largest = max(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
         passing = frozen and (quantize is not None or device.type == "cpu")
         scratch = torch.empty(largest if passing else 0, dtype=dtype, device=device)
-        wide = torch.empty(PIECE)
+        wide = torch.empty(PIECE, dtype=torch.float32, device="cpu")
         for place in [place for place, _ in model.named_modules()]:
             module = model.get_submodule(place)
             for leaf, parameter in list(module.named_parameters(recurse=False)):
