@@ -24,8 +24,8 @@ $(READY_NEWEST): constraints-newest.txt pyproject.toml
 	touch $@
 
 run: $(READY)
-	$(BIN)/python -m imp_kit caption images/door.png
 	$(BIN)/python -m imp_kit ask images/bus.png "What are the colors of the bus in the image?"
+	$(BIN)/python -m imp_kit caption images/door.png
 	$(BIN)/python -m imp_kit ask images/door.png "What is the person holding?"
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
 

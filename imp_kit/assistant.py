@@ -32,7 +32,7 @@ from imp_kit.model.decoder import KVCache
 from imp_kit.model.generate import generate
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import load_weights
-from imp_kit.prompts import CAPTION, DESCRIBE_REGION, LOCATE, TEMPLATES, check_question
+from imp_kit.prompts import CAPTION, DESCRIBE_REGION, LOCATE, TEMPLATES, check_phrase, check_question
 from imp_kit.sampling import Sampling, read_settings
 from imp_kit.stored import find_tensors
 from imp_kit.tokens import GrowingText, TextTokenizer
@@ -177,10 +177,7 @@ class Imp:
 
     def locate(self, picture, phrase: str, **settings) -> Box:
         """Find what `phrase` names ("the bus"): its Box, which also tells if nothing was found. Raises as `ask`."""
-        named = phrase.strip().rstrip(".") if isinstance(phrase, str) else ""
-        if not named:
-            raise PromptError(f"The phrase is {phrase!r}; name what to look for, such as 'the bus'.")
-        image, phrase = open_image(picture), named
+        phrase, image = check_phrase(phrase), open_image(picture)
         answer = self.ask(image, LOCATE.format(phrase), **settings)
         return Box(phrase, read_box(answer.text, image.size, self.model.config.pad), image, answer)
 

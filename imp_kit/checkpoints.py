@@ -60,9 +60,8 @@ def find(checkpoint: str | os.PathLike, revision: str | None = None) -> Snapshot
     if isinstance(place, str):
         return _download(place, revision)
     if revision is not None and revision != place.revision:
-        raise CheckpointError(
-            f"A revision, {revision!r}, belongs to a hub id; {str(checkpoint)!r} is a folder on this machine."
-        )
+        what = "comes with the kit" if place.folder == NANO_FOLDER else "is a folder on this machine"
+        raise CheckpointError(f"A revision, {revision!r}, belongs to a hub id; {str(checkpoint)!r} {what}.")
     return place
 
 

@@ -165,9 +165,11 @@ def point(args: argparse.Namespace) -> int:
 
     from imp_kit.errors import ImageError
     from imp_kit.images import open_image
+    from imp_kit.prompts import check_phrase
     from imp_kit.sampling import read_settings
 
     read_settings(_settings(args))
+    check_phrase(args.phrase)
     picture = open_image(args.picture)
     target = Path(args.draw) if args.draw else None
     kind = Image.registered_extensions().get(target.suffix.lower()) if target else None
@@ -269,8 +271,9 @@ def probe_answers(args: argparse.Namespace) -> None:
     checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
     loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
     samples = experiment.run(checkpoint, args.size, args.seed, args.out, **loading)
-    print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}.")
-    print(f"Tables and pictures: python -m imp_kit report {args.out}")
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, the first
+        print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}.")
+        print(f"Tables and pictures: python -m imp_kit report {args.out}")
 
 
 @contextmanager

@@ -366,6 +366,12 @@ KNOWN = (
         'Use device="cpu", or install the build with CUDA that https://pytorch.org/get-started names.',
     ),
     Explanation(
+        (r"operator torchvision::\w+ does not exist",),
+        "torchvision was built for another torch: one of the two was changed alone.",
+        "Install both together, as https://pytorch.org/get-started says, then restart Python. The kit itself needs no "
+        "torchvision.",
+    ),
+    Explanation(
         (r"no NVIDIA driver", r"driver on your system is too old", r"No CUDA GPUs are available"),
         "torch finds no NVIDIA GPU, or a driver that is older than torch's CUDA.",
         'Use device="cpu". Where there is a GPU: update its driver and unset CUDA_VISIBLE_DEVICES; in Colab choose a '

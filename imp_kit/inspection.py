@@ -47,7 +47,7 @@ class Inspection:
         """The whole report, a line a tensor in the order of their names."""
         yield f"{self.name}" + (f" at {self.revision}" if self.revision else "")
         files = {stored.file.name for stored in self.found.values()}
-        yield f"{len(self.found)} tensors, {self.size / 1e9:.3g} GB, {len(files)} files"
+        yield f"{len(self.found)} tensors, {self.size / 1e9:.3g} GB, {len(files)} file{'s' * (len(files) != 1)}"
         if self.plan:
             decoder, vision = self.plan.model.config.decoder, self.plan.model.config.vision
             yield (

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 
@@ -29,7 +30,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         place = torch.device(device)
         torch.empty(1, device=place)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = shorten(str(error).splitlines()[0].rstrip("."), 160, placeholder=" ...")
         raise SettingError(f"There is no device {device!r} here ({reason}). Use device='cpu' or 'auto'.") from None
     if place.type == "meta":
         raise SettingError("The device 'meta' holds no values. Use device='cpu' or 'auto'.")

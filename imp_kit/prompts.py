@@ -28,8 +28,20 @@ def check_question(question: str) -> None:
         raise PromptError(f"A question is text, not {type(question).__name__}.")
     if not question.strip():
         raise PromptError("The question is empty; ask something about the picture.")
+    try:
+        question.encode()
+    except UnicodeEncodeError:  # how Python gives bytes of a command line that are no UTF-8
+        raise PromptError(f"The question {question!r} holds bytes that are no text; type it in UTF-8.") from None
     if IMAGE in question:
         raise PromptError(f"The question contains {IMAGE}, which marks the picture's place; the kit sets it itself.")
+
+
+def check_phrase(phrase: str) -> str:
+    """What to look for, without a full stop at its end. Raises PromptError where nothing is named."""
+    named = phrase.strip().rstrip(".") if isinstance(phrase, str) else ""
+    if not named:
+        raise PromptError(f"The phrase is {phrase!r}; name what to look for, such as 'the bus'.")
+    return named
 
 
 @dataclass(frozen=True)

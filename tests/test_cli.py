@@ -151,3 +151,20 @@ def test_a_picture_is_not_saved_in_a_format_that_can_only_be_read(capsys, tmp_pa
     with pytest.raises(SystemExit, match="2"):
         main(["locate", BUS, "the bus", "--checkpoint", "imp-nano", "--draw", str(tmp_path / "box.psd")])
     assert "cannot be saved as" in capsys.readouterr().err
+
+
+def test_a_question_of_bytes_that_are_no_text_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["ask", BUS, "caf\udce9?", "--checkpoint", "imp-nano"])
+    assert "bytes that are no text; type it in UTF-8" in capsys.readouterr().err
+
+
+def test_a_phrase_and_a_revision_without_sense_are_told_before_anything_is_loaded(capsys, monkeypatch):
+    monkeypatch.setattr("imp_kit.assistant.load_weights", None)
+    for arguments, told in (
+        (["locate", BUS, " . "], "name what to look for"),
+        (["ask", BUS, COLORS, "--checkpoint", "imp-nano", "--revision", "main"], "'imp-nano' comes with the kit"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert told in capsys.readouterr().err

@@ -368,6 +368,7 @@ EXAMPLES = {  # words of the explanation -> errors as they are printed
         "Command failed with exit status 137",
     ],
     "This build of torch cannot use a GPU": ["AssertionError: Torch not compiled with CUDA enabled"],
+    "torchvision was built for another torch": ["RuntimeError: operator torchvision::nms does not exist"],
     "torch finds no NVIDIA GPU": [
         "RuntimeError: Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU",
         "RuntimeError: The NVIDIA driver on your system is too old (found version 11040).",

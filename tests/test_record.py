@@ -402,7 +402,7 @@ def test_half_a_character_in_an_answer_is_kept(tmp_path):
     assert len(half.asked) == 2
 
 
-@pytest.mark.parametrize("head", ["[]", '{"experiment": "captcha"}', "5"])
+@pytest.mark.parametrize("head", ["[]", "{}", "5", "{"])
 def test_a_head_that_tells_too_little_is_refused(tmp_path, head):
     (tmp_path / "run.json").write_text(head)
     with pytest.raises(imp_kit.ImpKitError, match=r"run\.json cannot be read"):

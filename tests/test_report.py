@@ -54,7 +54,7 @@ def test_a_report_shows_tables_pictures_and_how_to_make_them_again(runs, tmp_pat
     # A planted subject is an object: no command can ask it.
     assert text.count(f"Drawn again by `{report}`; Planted was asked by code of its own.") == len(shown) + 2
     for heading in ("# Reading probe: Planted", "## The caption below the code", "## Glyph height, all else as in L0",
-                    "# Japanese limits: Planted", "## Photographs", "## Ten answers in full"):  # fmt: skip
+                    "# Japanese limits: Planted", "## Photographs", "## Some answers in full"):  # fmt: skip
         assert f"{heading}\n" in text
     assert "by chance" in text
     assert "exact McNemar p" in text
@@ -174,6 +174,9 @@ def test_what_is_no_run(tmp_path, capsys):
         write([])
     (tmp_path / "run.json").write_text(json.dumps({"experiment": "echo"}))
     with pytest.raises(imp_kit.RunError, match="'echo'; there are reports of captcha, japanese"):
+        write([tmp_path])
+    (tmp_path / "run.json").write_text(json.dumps({"experiment": "captcha"}))
+    with pytest.raises(imp_kit.RunError, match=r"run\.json does not say which checkpoint was asked"):
         write([tmp_path])
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path / "nowhere")])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NEWEST = "newest"
 VERSIONS = (
     *("4.36.2", "4.37.2", "4.39.3", "4.41.2", "4.44.2", "4.45.2", "4.48.3", "4.49.0", "4.50.3", "4.51.3"),
-    *("4.53.3", "4.56.2", "4.57.6", "5.0.0", NEWEST),
+    *("4.53.3", "4.56.2", "4.57.6", "5.0.0", "5.23.0"),
 )
 TABLE = Path(__file__).with_name("loading.csv")
 SCRIPT = Path(__file__).with_name("loading_calls.py")

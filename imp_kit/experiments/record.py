@@ -166,7 +166,7 @@ def read_head(folder: str | os.PathLike) -> dict:
         head = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         head = None
-    if not isinstance(head, dict) or not head.keys() >= {"experiment", "checkpoint"}:
+    if not isinstance(head, dict) or "experiment" not in head:
         raise RunError(f"{file} cannot be read; choose a new folder for the run.")
     return head
 

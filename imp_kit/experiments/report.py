@@ -14,7 +14,7 @@ from pathlib import Path
 
 from imp_kit.errors import RunError
 from imp_kit.experiments import japanese, plots, reading, scores
-from imp_kit.experiments.record import ESCAPED, read, read_head
+from imp_kit.experiments.record import ESCAPED, HEAD, read, read_head
 from imp_kit.experiments.stats import bootstrap, difference, holm, mcnemar, wilson
 
 REPORT = "report.md"
@@ -41,9 +41,11 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
         raise RunError("There is no run to report; name the folders of one run or more.")
     runs = [(Path(folder), read_head(folder)) for folder in folders]
     for folder, head in runs:
-        if head.get("experiment") not in SECTIONS:
+        if head["experiment"] not in SECTIONS:
             known = ", ".join(SECTIONS)
-            raise RunError(f"{folder} holds a run of {head.get('experiment')!r}; there are reports of {known}.")
+            raise RunError(f"{folder} holds a run of {head['experiment']!r}; there are reports of {known}.")
+        if "checkpoint" not in head:
+            raise RunError(f"{folder / HEAD} does not say which checkpoint was asked; name another folder.")
     target = Path(out) if out else runs[0][0]
     target.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -142,7 +144,7 @@ def _captcha(page: _Page, records: Sequence[dict]) -> list[str]:
             parts += [_reading_table([str(value) for value in found], list(found.values()), name)]
             parts += [page.figure(f"{name.replace(' ', '-')}-L{base}", plots.factors(samples, [name], base, page.name))]
     parts += _controls(samples)
-    parts += ["## Ten answers in full", _answers([s for s in samples if s.code]), page.again()]
+    parts += ["## Some answers in full", _answers([s for s in samples if s.code]), page.again()]
     return [*parts, "## What others published", PUBLISHED, published(reading.NAME)]
 
 
@@ -269,7 +271,7 @@ def _japanese(page: _Page, records: Sequence[dict]) -> list[str]:
     asked = [s for s in samples if s.cell.language != "English"]
     step = max(1, len(asked) // ANSWERS)
     rows = [[s.question, _told(s.reply), str(s.finish)] for s in asked[::step][:ANSWERS]]
-    parts += ["## Ten answers in full", _table(["question", "answer", "finish"], rows), page.again()]
+    parts += ["## Some answers in full", _table(["question", "answer", "finish"], rows), page.again()]
     return [*parts, "## What others published", PUBLISHED, published(japanese.NAME)]
 
 

@@ -3,11 +3,12 @@
 import argparse
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from imp_kit.assistant import load
 from imp_kit.checkpoints import NANO
-from imp_kit.errors import ImpKitError
+from imp_kit.errors import ImpKitError, SettingError
 from imp_kit.nano.card import check_target, table, write
 from imp_kit.nano.evaluate import evaluate
 from imp_kit.nano.train import PLANS, train
@@ -38,6 +39,8 @@ def main() -> None:
         else:
             if args.json:
                 check_target(args.json)
+            if not find_spec("scipy"):  # told before an hour's work: intervals come last
+                raise SettingError('The exam needs scipy: pip install "imp-kit[measure]".')
             imp = load(args.checkpoint, device=args.device, dtype="fp32", quantize=args.quantize)
             figures = evaluate(imp, args.seed, args.samples)
             if args.json:
@@ -46,6 +49,8 @@ def main() -> None:
     except ImpKitError as error:
         print(f"imp-kit: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
