@@ -83,28 +83,37 @@ def plot(log: Path, picture: Path) -> None:
 
     with log.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(10, 8.5), dpi=80, layout="constrained")
-    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    figure = Figure(figsize=(10, 9), dpi=80, layout="constrained")
+    columns = 4
+    grid = figure.add_gridspec(2 - (-len(SKILLS) // columns), columns)
+    loss, reading = (figure.add_subplot(grid[:2, part]) for part in (slice(0, 2), slice(2, 4)))
 
-    def line(axes, column: str, label: str) -> None:
+    def line(axes, column: str, label: str | None = None, **style) -> None:
         points = [(int(row["samples"]) / 1000, float(row[column])) for row in rows if row[column]]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2, **style)
 
-    line(top, "loss", "answers (cross-entropy per token)")
-    line(top, "patch_loss", "what each patch shows (summed losses)")
-    top.set(ylabel="loss", yscale="log")
-    middle.set_prop_cycle(color=colormaps["tab20"].colors)
-    for skill in SKILLS:
-        line(middle, skill, "read two lines" if skill == "read" else skill.replace("_", " "))
-    middle.set(ylabel="right in training", ylim=(0, 1))
-    bottom.set_prop_cycle(color=colormaps["viridis_r"].resampled(LONGEST + 1).colors[1:])
+    line(loss, "loss", "answers (cross-entropy per token)")
+    line(loss, "patch_loss", "what each patch shows (summed losses)")
+    loss.set(title="loss", yscale="log")
+    reading.set_prop_cycle(color=colormaps["viridis_r"].resampled(LONGEST + 1).colors[1:])
     for length in range(1, LONGEST + 1):
-        line(bottom, f"read_{length}", f"{length} character{'s' if length > 1 else ''}")
-    bottom.set(ylabel="read exactly in training", ylim=(0, 1), xlabel="samples, thousands")
-    for axes in (top, middle, bottom):
+        line(reading, f"read_{length}", str(length))
+    reading.set(title="read exactly in training, by the number of characters")
+    loss.legend(fontsize="small")
+    reading.legend(fontsize="small", ncols=2)
+    panels = [loss, reading]
+    for number, skill in enumerate(SKILLS):
+        panels.append(figure.add_subplot(grid[2 + number // columns, number % columns]))
+        line(panels[-1], skill, color="#1f77b4")
+        panels[-1].set_title("read two lines" if skill == "read" else skill.replace("_", " "), fontsize=10)
+    for axes in panels:
         axes.grid(alpha=0.3)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", frameon=False)
+        axes.set(xlim=(0, max(int(row["samples"]) for row in rows) / 1000))
+        if axes is not loss:
+            axes.set_ylim(0, 1.03)
+    figure.supxlabel("samples, thousands")
+    figure.supylabel("right in training")
     drawn = io.BytesIO()
     figure.savefig(drawn)
     # A palette makes the file a quarter as large; the checkpoint's folder has a limit.
