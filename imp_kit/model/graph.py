@@ -78,7 +78,7 @@ class StepGraph:
     def _capture(self, ids: Tensor, start: int, plain: Tensor) -> None:
         self.prepare(ids, start)
         self.tensor[..., start + 1 :, :] = 0  # what is masked must be finite, or 0 times it is not 0
-        side = side_stream(ids.device)
+        side = side_stream(ids.device.index)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # kernels choose their workspaces before the capture
             self.run()
