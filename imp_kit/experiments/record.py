@@ -126,6 +126,7 @@ def run(
     state = _processes()
     if state.is_main_process:
         head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
+        # Likewise: it is compared with what the file gives back.
         _open(folder, json.loads(json.dumps({**head, "imp-kit": __version__})), subject.place)
     state.wait_for_everyone()
     keys = {case.id: _key(case, subject.identity, settings) for case in cases}
@@ -329,8 +330,8 @@ def _disk(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"{file} cannot be written ({error.strerror}). What was answered before is saved; make room and run the "
-            "same again."
+            f"{file} cannot be written ({error.strerror}). What was answered before is saved; make room, or choose "
+            "another folder, and run the same again."
         ) from None
 
 

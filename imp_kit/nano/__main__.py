@@ -39,7 +39,7 @@ def main() -> None:
         else:
             if args.json:
                 check_target(args.json)
-            if not find_spec("scipy"):  # told before an hour's work: intervals come last
+            if not find_spec("scipy"):  # told before the first answer, not after it
                 raise SettingError('The exam needs scipy: pip install "imp-kit[measure]".')
             imp = load(args.checkpoint, device=args.device, dtype="fp32", quantize=args.quantize)
             figures = evaluate(imp, args.seed, args.samples)
