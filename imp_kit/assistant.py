@@ -17,6 +17,7 @@ from imp_kit.batches import answer_all
 from imp_kit.boxes import Box, read_box, region
 from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO, Snapshot, at_hand, find
 from imp_kit.errors import CheckpointError, ImpKitError, PromptError
+from imp_kit.fitting import plan
 from imp_kit.images import open_image, to_pixels
 from imp_kit.linears import check_quantize
 from imp_kit.machine import (
@@ -34,7 +35,7 @@ from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import load_weights
 from imp_kit.prompts import CAPTION, DESCRIBE_REGION, LOCATE, TEMPLATES, check_phrase, check_question
 from imp_kit.sampling import Sampling, read_settings
-from imp_kit.stored import find_tensors
+from imp_kit.stored import find_tensors, read_json
 from imp_kit.tokens import GrowingText, TextTokenizer
 
 DEFAULT_NEEDS = 7.5e9  # bytes of a GPU's memory: 6.4 for the weights of imp-v1-3b in 16 bit, the rest to work
@@ -117,10 +118,13 @@ def choose_checkpoint(device: torch.device) -> tuple[str, str]:
 
 def _cpu_dtype(snapshot: Snapshot, device: torch.device) -> torch.dtype:
     """fp32 for a small model; for a large one bf16 where that is no slower, or where fp32 would not fit."""
-    count = sum(math.prod(stored.shape) for stored in find_tensors(snapshot.folder).values())
-    free = free_memory(device)
-    tight = free is not None and 4 * count > free
-    return torch.bfloat16 if count > SMALL_MODEL and (tight or bf16_pays()) else torch.float32
+    folder, free = snapshot.folder, free_memory(device)
+    found = find_tensors(folder)
+    if sum(math.prod(stored.shape) for stored in found.values()) <= SMALL_MODEL:
+        return torch.float32
+    checked = plan(read_json(folder / "config.json"), found, str(folder))
+    tight = free is not None and checked.weight_bytes(device, torch.float32, frozen=True, quantize=None) > free
+    return torch.bfloat16 if tight or bf16_pays() else torch.float32
 
 
 class Imp:
@@ -216,8 +220,8 @@ class Imp:
         with memory_told("Looking at a picture"):
             ids = self.tokenizer.encode_pieces(opening)
             length = len(ids) + config.vision.num_patches
-            capacity, sizes = min(length + ROOM, config.decoder.max_positions), config.decoder
-            size = 2 * sizes.num_layers * sizes.num_heads * sizes.head_dim * capacity * model.dtype.itemsize
+            capacity = min(length + ROOM, config.decoder.max_positions)
+            size = config.decoder.kept_values * capacity * model.dtype.itemsize
             if size <= KEPT_BYTES:
                 self._make_room(size)
             cache = model.new_cache(capacity)

@@ -98,9 +98,9 @@ def bench(
         snapshot, memory = Snapshot(f"{random} with random weights", Path(), None), {}
         tokenizer, model = Words(config.decoder.vocab_size), random_model(config, place, chosen)
         subject = {"checkpoint": snapshot.name}
-    costs = Costs.of(model, quantize)
     theirs = Transformers(model) if against else None  # views of the weights, which lay_out hides
     lay_out(model, quantize)
+    costs = Costs.of(model)
     imp = Imp(model, tokenizer, snapshot, "you asked for it", quantize)
 
     before = tokenizer.encode_pieces(imp.template.open())
@@ -137,7 +137,7 @@ def bench(
         return entry([costs.read(len(later), seen)], lambda: views[0].ask(QUESTIONS[1], max_new_tokens=1))
 
     stages = [  # where in the result, and what is put there
-        (("limits",), partial(_limits, model.config, length, quantize, timed, place, chosen)),
+        (("limits",), partial(_limits, model, length, quantize, timed)),
         (("figures", "encode"), lambda: entry([costs.look()], lambda: model.encode(pixels))),
         (("figures", "prefill"), lambda: prefill([before, features, after])),
         (("figures", "decode 1"), lambda: decode(length, 1)),
@@ -218,22 +218,18 @@ class Costs:
     head: int  # and those that only a last token is
     tower: int  # those of tower and projector
     itemsize: int  # bytes of a key, a value or a picture's weight
-    weight_size: int  # and of a decoder's weight
+    weight_bytes: int  # that are read for a token: the decoder's without the table of embeddings
 
     @classmethod
-    def of(cls, model: ImpModel, quantize: str | None) -> "Costs":
-        """Count a model's weights before they are laid out, which may hide them."""
+    def of(cls, model: ImpModel) -> "Costs":
+        """Count the weights of a model that is laid out."""
         total = {part: sum(p.numel() for p in part.parameters() if p.ndim > 1) for part in model.children()}
         layers = sum(p.numel() for p in model.decoder.layers.parameters() if p.ndim > 1)
         tower = total[model.vision] - model.vision.embeddings.position_embedding.weight.numel() + total[model.projector]
-        itemsize = model.dtype.itemsize
-        head = model.decoder.lm_head.weight.numel()
-        return cls(model.config, layers, head, tower, itemsize, 1 if quantize else itemsize)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of weights that are read for a token: the decoder's without the table of embeddings."""
-        return (self.layers + self.head) * self.weight_size
+        head = model.decoder.lm_head.weight
+        read = [head, *(p for p in model.decoder.layers.parameters() if p.ndim > 1)]
+        size = sum(weight.numel() * weight.dtype.itemsize for weight in read)
+        return cls(model.config, layers, head.numel(), tower, model.dtype.itemsize, size)
 
     def read(self, tokens: int, context: int, batch: int = 1) -> tuple[float, float]:
         """Tokens behind so many others; each row of the batch has its own, and scores for its last one."""
@@ -241,7 +237,7 @@ class Costs:
         pairs = tokens * context + tokens * (tokens + 1) / 2
         attention = 4 * sizes.num_layers * sizes.hidden_size * pairs
         flops = batch * (2 * self.layers * tokens + 2 * self.head + attention)
-        kept = 2 * sizes.num_layers * sizes.hidden_size * (context + tokens) * self.itemsize
+        kept = sizes.kept_values * (context + tokens) * self.itemsize
         return flops, self.weight_bytes + batch * kept
 
     def look(self) -> tuple[float, float]:
@@ -291,18 +287,17 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def _limits(
-    config: ImpConfig, length: int, quantize: str | None, timed: Callable, device: torch.device, dtype: torch.dtype
-) -> dict:
+def _limits(model: ImpModel, length: int, quantize: str | None, timed: Callable) -> dict:
     """The machine's own ceilings: bytes a second ("bandwidth") and operations a second ("rate"), and what they are of.
 
     The matrices are those of the decoder's MLP, as many as no cache holds; plain ones, and as the kit lays them out.
     """
-    sizes = config.decoder
+    sizes, device, dtype = model.config.decoder, model.device, model.dtype
+    kept = model.decoder.layers[0].mlp.up.weight.dtype.itemsize
     up = sizes.intermediate_size * (2 if sizes.gated else 1)
     shapes = ((sizes.hidden_size, up), (sizes.intermediate_size, sizes.hidden_size))
     amount = sum(math.prod(shape) for shape in shapes)
-    layers = math.ceil(ENOUGH / amount / (1 if quantize else dtype.itemsize))
+    layers = math.ceil(ENOUGH / amount / kept)
     few = math.ceil(PRODUCT / (2 * amount * length))  # layers that the product of a prompt needs
     stack = [nn.Linear(*shape, device=device, dtype=dtype) for shape in shapes * max(layers, few)]
     row, prompt = ({n: torch.randn(m, n, device=device).to(dtype) for n, _ in shapes} for m in (1, length))
@@ -313,8 +308,10 @@ def _limits(
         found[kind][name] = {"median": total / seconds["median"], "seconds": seconds}
 
     forms = {"plain": (dtype.itemsize, stack), "laid out": (dtype.itemsize, [laid_out(DECODER, m) for m in stack])}
-    if quantize:
-        forms[quantize] = (1, [laid_out(DECODER, module, quantize) for module in stack])
+    if kept < dtype.itemsize:
+        for module in stack:  # so that fp16 holds their values
+            module.weight.detach().copy_(module.weight.half())
+        forms[quantize or "fp16"] = (kept, [laid_out(DECODER, module, quantize) for module in stack])
     for name, (size, modules) in forms.items():
         for kind, what, inputs, count, each in (
             ("bandwidths", "matrix times vector", row, layers, amount * size),

@@ -1,6 +1,7 @@
 """Whether a checkpoint's config.json and tensors fit together, and where in the network each tensor goes."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import nn
 from imp_kit.config_json import parse_config, read_family
 from imp_kit.errors import CheckpointError
 from imp_kit.layouts import LAYOUTS, SPARE, Layout
+from imp_kit.linears import kept_itemsize
 from imp_kit.model.imp import ImpModel
 from imp_kit.stored import Stored
 
@@ -56,6 +58,21 @@ class Plan:
     idle: frozenset[str]  # stored, and known to be needed by nobody: the tower's head, its last layer, buffers
     spare: tuple[str, ...]  # stored, and unknown
     faults: dict[str, str]  # tensors that are missing or do not fit: name -> what is wrong, in a sentence
+
+    def weight_bytes(self, device: torch.device, dtype: torch.dtype, *, frozen: bool, quantize: str | None) -> int:
+        """Bytes of the model's weights on a device; `frozen` and `quantize` as in `load_weights`."""
+        stored = defaultdict(set)
+        for key in self.slots.keys() & self.found.keys():
+            stored[self.slots[key].parameter].add(self.found[key].dtype)
+        total = 0
+        for place, module in self.model.named_modules():
+            for leaf, parameter in module.named_parameters(recurse=False):
+                size, count = dtype.itemsize, parameter.numel()
+                if frozen and isinstance(module, nn.Linear) and leaf == "weight":
+                    half = stored[f"{place}.{leaf}"] == {"F16"}
+                    size = kept_itemsize(place, count, device, dtype, quantize, half)
+                total += count * size
+        return total
 
 
 def plan(raw: Mapping, found: dict[str, Stored], where: str) -> Plan:

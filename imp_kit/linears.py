@@ -1,7 +1,10 @@
-"""How a layer's weight lies in memory: plain, packed for a CPU's products, or in 8 bits.
+"""How a layer's weight lies in memory: plain, packed for a CPU's products, in fp16 behind fp32, or in 8 bits.
 
 Decoding reads every weight once a token, so its speed is that of reading: half the bytes, up to twice the speed.
 """
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,8 @@ DECODER = "decoder."
 # of a prompt on a CPU with matrix tiles (AMX).
 PACKED_FOR = 8
 SMALL = 4e6  # bytes of an fp32 weight; up to here oneDNN's own overhead costs a single row more than its blocks save it
+PIECE = 1 << 18  # values that a CPU's cache holds in several forms
+PACKERS = 4  # threads at most that pack parts of a weight; each part costs a product 10 microseconds
 FEW_ROWS = 16  # up to here torch's 8-bit product is faster than widening the weight first (measured on AVX-512)
 
 
@@ -56,6 +61,32 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *behind)
 
 
+class HalfLinear(nn.Module):
+    """A linear layer on the CPU that computes in fp32 while its weight stays in fp16: half the bytes, the same values.
+
+    For a weight that fp16 holds exactly, such as each of a checkpoint stored in fp16. The products are those of FBGEMM
+    (arXiv 2101.05615), which widens a few values at a time. The weight is opaque but for its shape, dtype and number
+    of elements.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        plain = linear.weight.detach()
+        self.weight = nn.Parameter(torch.empty_like(plain, dtype=torch.float16, device="meta"), requires_grad=False)
+        self.bias = linear.bias
+        self.gelu = isinstance(linear, GeluLinear)
+        # FBGEMM packs in one thread, and slowly: a 3B would take 40 seconds.
+        parts = plain.chunk(min(PACKERS, torch.get_num_threads()))
+        with ThreadPoolExecutor(len(parts)) as pool:
+            self.parts = list(pool.map(torch.ops.quantized.linear_prepack_fp16, parts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([torch.ops.quantized.linear_dynamic_fp16(x, part) for part in self.parts], dim=-1)
+        if self.bias is not None:
+            y += self.bias
+        return _gelu(y) if self.gelu else y
+
+
 class Int8Linear(nn.Module):
     """A linear layer with an int8 weight and one scale a row, whose largest weight is 127; inputs stay as they are.
 
@@ -89,6 +120,15 @@ class Int8Linear(nn.Module):
         return _gelu(y) if self.gelu else y
 
 
+def kept_itemsize(
+    name: str, count: int, device: torch.device, dtype: torch.dtype, quantize: str | None, half: bool
+) -> int:
+    """Bytes of each of the `count` values of a linear layer's weight after `laid_out`; `half`: they are fp16's."""
+    if quantize and name.startswith(DECODER):
+        return 1
+    return 2 if half and name.startswith(DECODER) and _can_be_half(count, device, dtype) else dtype.itemsize
+
+
 def check_quantize(quantize: str | None) -> None:
     """Raise SettingError unless `quantize` is None or one of QUANTIZED."""
     if quantize is not None and quantize not in QUANTIZED:
@@ -107,7 +147,10 @@ def laid_out(name: str, module: nn.Module, quantize: str | None = None) -> nn.Mo
     decodes = name.startswith(DECODER)
     if quantize and decodes:
         return Int8Linear(module)
-    return PackedLinear(module, singles=decodes) if _can_be_packed(module.weight) else module
+    weight = module.weight.detach()
+    if decodes and _can_be_half(weight.numel(), weight.device, weight.dtype) and _is_half(weight):
+        return HalfLinear(module)
+    return PackedLinear(module, singles=decodes) if _can_be_packed(weight) else module
 
 
 def lay_out(model: nn.Module, quantize: str | None = None) -> None:
@@ -116,6 +159,30 @@ def lay_out(model: nn.Module, quantize: str | None = None) -> None:
     # By name, so that no plain weight outlives its packed one.
     for name in [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]:
         model.set_submodule(name, laid_out(name, model.get_submodule(name), quantize))
+
+
+def _can_be_half(count: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a weight of so many values may stay in fp16, should these be fp16's."""
+    return dtype == torch.float32 and device.type == "cpu" and 4 * count > SMALL and _has_half_product()
+
+
+def _is_half(weight: Tensor) -> bool:
+    """Whether fp16 holds each value of an fp32 weight; looked at in pieces, as the first one mostly tells."""
+    largest = torch.finfo(torch.float16).max  # FBGEMM has no infinity
+    pieces = weight.view(-1).split(PIECE)
+    return all(torch.equal(piece, piece.half().float().clamp(-largest, largest)) for piece in pieces)
+
+
+@functools.cache
+def _has_half_product() -> bool:
+    """Whether torch multiplies fp32 rows by an fp16 weight on this CPU: FBGEMM does on x86, from AVX2 on."""
+    try:
+        packed = torch.ops.quantized.linear_prepack_fp16(torch.ones(64, 64, dtype=torch.float32))
+        return bool(
+            (torch.ops.quantized.linear_dynamic_fp16(torch.ones(1, 64, dtype=torch.float32), packed) == 64).all()
+        )
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return False
 
 
 def _can_be_packed(weight: Tensor) -> bool:

@@ -74,7 +74,7 @@ def published_config(name: str) -> ImpConfig:
 
 
 def random_model(config: ImpConfig, device: torch.device, dtype: torch.dtype) -> ImpModel:
-    """A network whose weights are noise (standard deviation 0.02), its norms 1 and its biases 0.
+    """A network whose weights are noise (standard deviation 0.02), rounded as in a file of fp16; norms 1, biases 0.
 
     Made on the device, parameter by parameter; one block of noise is repeated, since billions of draws take minutes.
     Raises MemoryLimitError.
@@ -85,7 +85,7 @@ def random_model(config: ImpConfig, device: torch.device, dtype: torch.dtype) ->
     if free is not None and needed > free:
         raise MemoryLimitError(f"These weights need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free.")
     generator = torch.Generator(device).manual_seed(0)
-    noise = torch.randn(2**22 + 1, generator=generator, device=device).mul_(0.02).to(dtype)
+    noise = torch.randn(2**22 + 1, generator=generator, device=device).mul_(0.02).half().to(dtype)
     for name, parameter in list(model.named_parameters()):
         stem, leaf = name.rsplit(".", 1)
         values = torch.full(parameter.shape, float(leaf != "bias"), device=device, dtype=dtype)

@@ -77,11 +77,12 @@ def test_costs_of_the_published_sizes(name):
     """Known numbers: Phi-2 has 2.78 billion parameters, and its keys and values take 328 kB a token in 16 bit."""
     with torch.device("meta"):
         model = imp_kit.bench.ImpModel(published_config(name)).to(torch.bfloat16)
-    costs = Costs.of(model, None)
+    costs = Costs.of(model)
     sizes = model.config.decoder
     weights = sum(p.numel() for p in model.decoder.parameters() if p.ndim > 1) - sizes.vocab_size * sizes.hidden_size
     assert costs.weight_bytes == 2 * weights
-    assert Costs.of(model, "int8").weight_bytes == weights
+    lay_out(model, "int8")
+    assert Costs.of(model).weight_bytes == weights
     flops, size = costs.read(1, 0)
     assert flops == pytest.approx(2 * weights, rel=1e-3)
     assert size - costs.weight_bytes == 2 * 2 * sizes.num_layers * sizes.hidden_size

@@ -1,18 +1,21 @@
 """What makes the kit fast changes no answer: laid-out weights, kept pictures, blocks, batches, graphs, 8 bits."""
 
+import shutil
 from contextlib import nullcontext
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
 import imp_kit
-from imp_kit import assistant, batches
+from imp_kit import assistant, batches, linears
 from imp_kit.checkpoints import NANO_FOLDER, find
-from imp_kit.linears import GeluLinear, Int8Linear, PackedLinear, lay_out
+from imp_kit.fitting import plan
+from imp_kit.linears import GeluLinear, HalfLinear, Int8Linear, PackedLinear, laid_out, lay_out
 from imp_kit.model import decoder as network
 from imp_kit.model import generate as generation
 from imp_kit.model import graph
@@ -21,11 +24,15 @@ from imp_kit.model.graph import StepGraph
 from imp_kit.model.weights import load_weights
 from imp_kit.nano.evaluate import exam
 from imp_kit.nano.lessons import SKILLS
+from imp_kit.stored import find_tensors, read_json
 from imp_kit.tokens import TextTokenizer
 
 BUS, DOOR = "images/bus.png", "images/door.png"
 STOPS = ("the", " a", "re", ".", "picture", "s ", "no such text", "</s>")
 SAME = ("text", "token_ids", "prompt", "finish", "tokens")
+
+
+half = pytest.mark.skipif(not linears._has_half_product(), reason="torch has no product with fp16 weights on this CPU")
 
 
 @pytest.fixture(scope="module")
@@ -349,6 +356,132 @@ def test_packed_weights_give_the_same_products(dtype, tolerance, shape):
         # A small weight has two forms, for one row and for several; the second one here is not small.
         assert [layer.plain is not None for layer in model] == [dtype == torch.float32, False, dtype == torch.float32]
     torch.testing.assert_close(model(x), expected, rtol=tolerance, atol=tolerance)
+
+
+def half_linear(kind=nn.Linear, **settings) -> nn.Linear:
+    """A layer of more than SMALL bytes whose values a file in fp16 could hold; its rows do not divide by 3 or 4."""
+    torch.manual_seed(0)
+    linear = kind(1000, 1009, **settings).requires_grad_(False)
+    for parameter in linear.parameters():
+        parameter.copy_(parameter.half())
+    return linear
+
+
+@half
+@pytest.mark.parametrize("threads", [1, 3, 7])
+@pytest.mark.parametrize("rows", [(1, 1), (8, 1), (2, 70)], ids=str)
+@pytest.mark.parametrize(("kind", "bias"), [(nn.Linear, True), (nn.Linear, False), (GeluLinear, True)])
+def test_weights_in_fp16_give_the_products_of_fp32(threads, rows, kind, bias):
+    linear = half_linear(kind, bias=bias)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        layer = laid_out("decoder.lm_head", linear)
+        x = torch.randn(*rows, 2 * 1000)[..., ::2]
+        found = layer(x)
+    finally:
+        torch.set_num_threads(before)
+    assert isinstance(layer, HalfLinear)
+    assert (layer.weight.shape, layer.weight.dtype) == (linear.weight.shape, torch.float16)
+    assert len(layer.parts) == min(threads, 4)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), linear.double()(x.double()), rtol=1e-5, atol=1e-5)
+
+
+@half
+@pytest.mark.parametrize("value", [1 + 2**-11, 1e-9, 70000.0, float("inf"), float("nan")])
+def test_a_value_that_fp16_does_not_hold_keeps_its_weight_in_fp32(value):
+    """One of a million, as in a checkpoint that is stored in bf16 or fp32."""
+    linear = half_linear()
+    linear.weight[-1, -1] = value
+    layer = laid_out("decoder.lm_head", linear)
+    assert not isinstance(layer, HalfLinear)
+    x = torch.zeros(1, 1, 1000)
+    x[..., -1] = 1
+    torch.testing.assert_close(layer(x)[0, 0, -1], linear.bias[-1] + value, equal_nan=True, rtol=1e-6, atol=0)
+
+
+@half
+def test_only_large_weights_of_the_decoder_in_fp32_stay_in_fp16():
+    assert not isinstance(laid_out("vision.head", half_linear()), HalfLinear)
+    assert not isinstance(laid_out("decoder.lm_head", half_linear().bfloat16()), HalfLinear)
+    assert not isinstance(laid_out("decoder.lm_head", half_linear().half()), HalfLinear)
+    assert isinstance(laid_out("decoder.lm_head", half_linear(), "int8"), Int8Linear)
+    assert not any(
+        isinstance(module, HalfLinear) for module in assistant.load("imp-nano", device="cpu").model.modules()
+    )
+
+
+@half
+def test_answers_with_weights_in_fp16_are_those_of_fp32(imp, plain, monkeypatch):
+    """Each of imp-nano's layers, as if it were large."""
+    monkeypatch.setattr(linears, "SMALL", 0)
+    torch.set_default_dtype(torch.bfloat16)  # a caller's own setting changes nothing
+    try:
+        small = imp_kit.load("imp-nano", device="cpu", dtype="fp32")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    halves = [module for module in small.model.modules() if isinstance(module, HalfLinear)]
+    assert len(halves) == 4 * small.model.config.decoder.num_layers + 1
+    assert (small.dtype, repr(small)) == ("fp32", repr(imp))
+    x = torch.randn(2, 30, 256)
+    with torch.inference_mode():
+        scores = [model.decoder.logits(model.decoder(x)) for model in (small.model, plain.model)]
+    torch.testing.assert_close(*scores, rtol=0, atol=2e-5)
+    pairs = [(case.picture, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 7, 2)]
+    answers, expected = (who.ask_many(pairs, progress=False, max_new_tokens=40) for who in (small, imp))
+    assert [told(answer) for answer in answers] == [told(answer) for answer in expected]
+    assert told(small.ask(*pairs[0])) == told(imp.ask(*pairs[0]))
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("small", [0, 4e6])
+def test_the_bytes_of_weights_are_known_before_they_are_read(dtype, quantize, small, monkeypatch):
+    monkeypatch.setattr(linears, "SMALL", small)
+    cpu = torch.device("cpu")
+    checked = plan(read_json(NANO_FOLDER / "config.json"), find_tensors(NANO_FOLDER), "imp-nano")
+    for frozen in (False, True):
+        model, _ = load_weights(NANO_FOLDER, cpu, dtype, frozen=frozen, quantize=quantize)
+        known = checked.weight_bytes(cpu, dtype, frozen=frozen, quantize=quantize)
+        scales = sum(p.nbytes for name, p in model.named_parameters() if name.endswith(".scale"))
+        assert known == sum(p.numel() * p.dtype.itemsize for p in model.parameters()) - scales
+
+
+@half
+def test_a_large_model_on_a_cpu_is_fp32_where_its_weights_may_stay_in_fp16(tmp_path, monkeypatch):
+    """Its files take 17 MB, fp32 twice that; between them is room for fp32 beside weights in fp16."""
+    wide = tmp_path / "wide"
+    shutil.copytree(NANO_FOLDER, wide)
+    tensors = load_file(wide / "model.safetensors")
+    save_file({name: values.float() for name, values in tensors.items()}, wide / "model.safetensors")
+    monkeypatch.setattr(linears, "SMALL", 0)
+    monkeypatch.setattr(assistant, "SMALL_MODEL", 0)
+    monkeypatch.setattr(assistant, "bf16_pays", lambda: False)
+    checked = plan(read_json(NANO_FOLDER / "config.json"), find_tensors(NANO_FOLDER), "imp-nano")
+    halved, whole = (
+        checked.weight_bytes(torch.device("cpu"), torch.float32, frozen=frozen, quantize=None)
+        for frozen in (True, False)
+    )
+    assert halved < 0.8 * whole
+    chosen = {}
+    for free in (halved - 1, halved, whole - 1, whole, None):
+        monkeypatch.setattr(assistant, "free_memory", lambda _, free=free: free)
+        chosen[free] = [imp_kit.assistant.identify(folder, device="cpu")["dtype"] for folder in (NANO_FOLDER, wide)]
+    narrow, both = ["fp32", "bf16"], ["fp32", "fp32"]
+    assert list(chosen.values()) == [["bf16", "bf16"], narrow, narrow, both, both]
+    monkeypatch.setattr(assistant, "bf16_pays", lambda: True)
+    assert imp_kit.assistant.identify(NANO_FOLDER, device="cpu")["dtype"] == "bf16"
+
+
+def test_without_such_a_product_weights_stay_in_fp32(monkeypatch):
+    """As on a CPU with ARM's instructions, or with a torch that lacks the operator."""
+    linears._has_half_product.cache_clear()
+    monkeypatch.setattr(torch.ops.quantized, "linear_dynamic_fp16", Mock(side_effect=RuntimeError("no engine")))
+    try:
+        assert not isinstance(laid_out("decoder.lm_head", half_linear()), HalfLinear)
+    finally:
+        linears._has_half_product.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

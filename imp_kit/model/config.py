@@ -48,6 +48,11 @@ class DecoderConfig:
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
 
+    @property
+    def kept_values(self) -> int:
+        """How many values the keys and values of one position are, in all layers."""
+        return 2 * self.num_layers * self.hidden_size
+
 
 @dataclass(frozen=True)
 class ImpConfig:

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from imp_kit.errors import CheckpointError, MemoryLimitError
 from imp_kit.fitting import plan
-from imp_kit.linears import DECODER, laid_out
+from imp_kit.linears import laid_out
 from imp_kit.machine import free_memory
 from imp_kit.model.imp import ImpModel
 from imp_kit.stored import find_tensors, read_json, read_tensor
@@ -36,17 +36,9 @@ def load_weights(
     for fault in checked.faults.values():
         raise CheckpointError(fault)
     model, table, found = checked.model, checked.slots, checked.found
-    sizes = model.config.decoder
     # The weights, and the keys and values of a picture with a question, twice: a view keeps its own.
-    kept = 2 * 2 * sizes.num_layers * sizes.hidden_size * (model.config.vision.num_patches + 256)
-    quantized = {
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if quantize and isinstance(module, nn.Linear) and name.startswith(DECODER)
-    }
-    needed = kept * dtype.itemsize + sum(
-        parameter.numel() * (1 if name in quantized else dtype.itemsize) for name, parameter in model.named_parameters()
-    )
+    kept = 2 * model.config.decoder.kept_values * (model.config.vision.num_patches + 256)
+    needed = kept * dtype.itemsize + checked.weight_bytes(device, dtype, frozen=frozen, quantize=quantize)
     free = free_memory(device)
     if free is not None and needed > free:
         smaller = "choose dtype='bf16'" if dtype.itemsize > 2 else "choose a smaller checkpoint"
