@@ -56,7 +56,8 @@ def load(
 
     Without a name: imp-v1-3b where there is a GPU and the hub (or its cache) has it, else the bundled imp-nano.
     `device` "auto" is the first GPU, else the CPU. `dtype` is "fp32", "bf16", "fp16" or "auto": bf16 on a GPU that
-    has it, else fp16; on a CPU fp32, or bf16 for a large model where that is at least as fast.
+    has it, else fp16; on a CPU fp32, or bf16 for a large model where that is at least as fast. In fp32 on an x86 CPU
+    the language model's large weights stay in fp16 if that holds their exact values, as those of a file in fp16.
     `revision` pins a branch, tag or commit of the hub. `quantize` "int8" keeps the language model's weights in 8 bits,
     which takes about half the memory; answers change a little.
     Raises CheckpointError, SettingError or MemoryLimitError; nothing of the checkpoint is run.

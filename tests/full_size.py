@@ -1,8 +1,9 @@
 """Time and memory of loading an Imp of full size: `python tests/full_size.py imp-v1-3b --folder DIR`.
 
 Writes an Imp of the published sizes with random fp16 weights into a folder of DIR unless it is there (5 to 9 GB of
-disk), loads it as bf16 on the CPU, each time in a process of its own, and prints JSON; several names are done one after
-the other. `--picture FILE` draws them, with imp-nano. Only Linux tells a process' memory in the way that is used here.
+disk), loads it on the CPU as bf16 (or `--dtype fp32`), each time in a process of its own, and prints JSON; several
+names are done one after the other. `--picture FILE` draws them, with imp-nano. Only Linux tells a process' memory in
+the way that is used here.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from statistics import median
 import torch
 
 from imp_kit.checkpoints import NANO_FOLDER
+from imp_kit.machine import DTYPES
 from imp_kit.published import CHECKPOINTS, TOWER
 
 SHARD_BYTES = 1.5e9
@@ -83,7 +85,7 @@ def read(folder: Path) -> tuple[int, float]:
     return size, time.perf_counter() - started
 
 
-def measure(folder: Path) -> dict:
+def measure(folder: Path, dtype: str) -> dict:
     """Load the checkpoint in this process and let it answer."""
     import safetensors.torch  # noqa: F401 - counts as part of the bare interpreter
 
@@ -95,12 +97,13 @@ def measure(folder: Path) -> dict:
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     bare = resident("VmRSS")
     started = time.perf_counter()
-    model, spare = load_weights(folder, torch.device("cpu"), torch.bfloat16, frozen=True)
+    model, spare = load_weights(folder, torch.device("cpu"), DTYPES[dtype], frozen=True)
     seconds = time.perf_counter() - started
     peak = resident("VmHWM") - bare
     result = {
         "file_bytes": file_bytes,
-        "parameter_bytes": sum(parameter.nbytes for parameter in model.parameters()),
+        "dtype": dtype,
+        "parameter_bytes": sum(parameter.numel() * parameter.dtype.itemsize for parameter in model.parameters()),
         "load_seconds": round(seconds, 2),
         "read_seconds": round(read_seconds, 4),
         "bare_bytes": bare,
@@ -154,7 +157,8 @@ def draw(results: dict[str, list[dict]], file: Path) -> None:
     memory.plot(sizes, sizes, "--", color="#d95f02", label="as much as the files")
     memory.set(ylabel="GB over the interpreter with torch")
     for axes in (times, memory):
-        axes.set(xlabel="GB of files (fp16, loaded as bf16 on a CPU)", xlim=(0, None), ylim=(0, None))
+        dtype = results[names[0]][0]["dtype"]
+        axes.set(xlabel=f"GB of files (fp16, loaded as {dtype} on a CPU)", xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, loc="upper left" if axes is times else "lower right")
     for name, size, peak in zip(names, sizes, peaks, strict=True):
@@ -163,9 +167,9 @@ def draw(results: dict[str, list[dict]], file: Path) -> None:
     figure.savefig(file)
 
 
-def load_alone(folder: Path) -> dict:
+def load_alone(folder: Path, dtype: str) -> dict:
     """Measure in a new process, whose memory holds nothing of the writing."""
-    command = [sys.executable, __file__, "--folder", folder, "--measure"]
+    command = [sys.executable, __file__, "--folder", folder, "--dtype", dtype, "--measure"]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -174,10 +178,11 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="*", metavar="NAME", help=f"some of {', '.join(CHECKPOINTS)}")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.folder), indent=2))
+        print(json.dumps(measure(options.folder, options.dtype), indent=2))
         return
     if unknown := [name for name in options.checkpoints if name not in CHECKPOINTS]:
         parser.error(f"there is no {unknown[0]!r}; choose from {', '.join(CHECKPOINTS)}")
@@ -191,7 +196,7 @@ def main() -> None:
         if not (folder / "config.json").exists():
             print(f"writing {folder} ...", file=sys.stderr)
             write(folder, name)
-        results[name] = [load_alone(folder) for _ in range(LOADS)]
+        results[name] = [load_alone(folder, options.dtype) for _ in range(LOADS)]
         print(json.dumps({name: results[name]}, indent=2))
     if options.picture:
         draw(results, options.picture)
