@@ -28,6 +28,7 @@ from imp_kit.machine import (
     free_memory,
     memory_told,
     peak_memory,
+    return_memory,
 )
 from imp_kit.model.decoder import KVCache
 from imp_kit.model.generate import generate
@@ -63,6 +64,7 @@ def load(
     Raises CheckpointError, SettingError or MemoryLimitError; nothing of the checkpoint is run.
     """
     check_quantize(quantize)
+    return_memory()  # of a model that was loaded before
     device = choose_device(device)
     chosen = choose_dtype(dtype, device)
     why = "you asked for it"
@@ -124,7 +126,7 @@ def _cpu_dtype(snapshot: Snapshot, device: torch.device) -> torch.dtype:
     if sum(math.prod(stored.shape) for stored in found.values()) <= SMALL_MODEL:
         return torch.float32
     checked = plan(read_json(folder / "config.json"), found, str(folder))
-    tight = free is not None and checked.weight_bytes(device, torch.float32, frozen=True, quantize=None) > free
+    tight = free is not None and checked.needed_bytes(device, torch.float32, frozen=True) > free
     return torch.bfloat16 if tight or bf16_pays() else torch.float32
 
 

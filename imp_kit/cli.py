@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
     probe = commands.add_parser("probe", help="run an experiment").add_subparsers(required=True, metavar="experiment")
     loading = probe.add_parser("loading", help="which versions of transformers load Imp by its own code")
-    loading.add_argument("--versions", nargs="+", metavar="VERSION", help="such as 4.37.2, or newest (default: 15)")
+    loading.add_argument("--versions", nargs="+", metavar="VERSION", help="such as 4.37.2, or newest (default: 16)")
     loading.add_argument("--csv", metavar="FILE", help="the table (default: runs/loading/loading.csv)")
     loading.add_argument("--environments", metavar="FOLDER", help="where pip puts each version (default: runs/loading)")
     loading.add_argument("--picture", metavar="FILE", help="draw the table, too; needs matplotlib")

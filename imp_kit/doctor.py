@@ -17,7 +17,7 @@ from imp_kit.errors import CheckpointError, SettingError
 TESTED = {  # as constraints.txt pins it, and the newest
     "Python": ("3.11", "3.13"),
     "torch": ("2.13.0", "2.15.0"),
-    "transformers": ("4.37.2", "5.23.0"),
+    "transformers": ("4.37.2", "5.24.0"),
     "tokenizers": ("0.15.2", "0.23.3"),
     "huggingface_hub": ("0.36.2", "2.4.0"),
     "safetensors": ("0.8.0", "0.8.0"),

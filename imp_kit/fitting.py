@@ -59,19 +59,30 @@ class Plan:
     spare: tuple[str, ...]  # stored, and unknown
     faults: dict[str, str]  # tensors that are missing or do not fit: name -> what is wrong, in a sentence
 
-    def weight_bytes(self, device: torch.device, dtype: torch.dtype, *, frozen: bool, quantize: str | None) -> int:
-        """Bytes of the model's weights on a device; `frozen` and `quantize` as in `load_weights`."""
+    def needed_bytes(
+        self, device: torch.device, dtype: torch.dtype, *, frozen: bool, quantize: str | None = None
+    ) -> int:
+        """Memory that a model needs, weights and keys and values; the settings are those of `load_weights`."""
+        sizes, patches = self.model.config.decoder, self.model.config.vision.num_patches
+        # Those of a picture with a question, twice: a view keeps its own.
+        kept = 2 * sizes.kept_values * (patches + 256) * dtype.itemsize
+        return kept + self.weight_bytes(device, dtype, frozen=frozen, quantize=quantize)
+
+    def weight_bytes(
+        self, device: torch.device, dtype: torch.dtype, *, frozen: bool, quantize: str | None = None
+    ) -> int:
+        """Bytes of the weights alone."""
         stored = defaultdict(set)
         for key in self.slots.keys() & self.found.keys():
             stored[self.slots[key].parameter].add(self.found[key].dtype)
         total = 0
         for place, module in self.model.named_modules():
             for leaf, parameter in module.named_parameters(recurse=False):
-                size, count = dtype.itemsize, parameter.numel()
+                size = dtype.itemsize
                 if frozen and isinstance(module, nn.Linear) and leaf == "weight":
                     half = stored[f"{place}.{leaf}"] == {"F16"}
-                    size = kept_itemsize(place, count, device, dtype, quantize, half)
-                total += count * size
+                    size = kept_itemsize(place, parameter.shape, device, dtype, quantize, half)
+                total += parameter.numel() * size
         return total
 
 

@@ -21,6 +21,7 @@ DECODER = "decoder."
 PACKED_FOR = 8
 SMALL = 4e6  # bytes of an fp32 weight; up to here oneDNN's own overhead costs a single row more than its blocks save it
 PIECE = 1 << 18  # values that a CPU's cache holds in several forms
+BLOCK = 512  # columns; FBGEMM fills a weight up to whole blocks of them
 PACKERS = 4  # threads at most that pack parts of a weight; each part costs a product 10 microseconds
 FEW_ROWS = 16  # up to here torch's 8-bit product is faster than widening the weight first (measured on AVX-512)
 
@@ -81,10 +82,21 @@ class HalfLinear(nn.Module):
             self.parts = list(pool.map(torch.ops.quantized.linear_prepack_fp16, parts))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.cat([torch.ops.quantized.linear_dynamic_fp16(x, part) for part in self.parts], dim=-1)
+        rows = x.reshape(-1, x.shape[-1])
+        y = torch.cat([torch.ops.quantized.linear_dynamic_fp16(rows, part) for part in self.parts], dim=-1)
         if self.bias is not None:
             y += self.bias
-        return _gelu(y) if self.gelu else y
+        return (_gelu(y) if self.gelu else y).view(*x.shape[:-1], len(self.weight))
+
+    def _apply(self, fn, recurse: bool = True) -> "HalfLinear":
+        """What `to` and its like call: `fn` turns a tensor into the one that is to take its place."""
+        there = fn(torch.empty(0, dtype=torch.float32, device="cpu"))
+        return self if (there.device.type, there.dtype) == ("cpu", torch.float32) else self._refuse()
+
+    def _refuse(self, *_) -> None:
+        raise NotImplementedError("A weight laid out for the CPU cannot be moved, saved or filled; load once more.")
+
+    _save_to_state_dict = _load_from_state_dict = _refuse
 
 
 class Int8Linear(nn.Module):
@@ -121,12 +133,12 @@ class Int8Linear(nn.Module):
 
 
 def kept_itemsize(
-    name: str, count: int, device: torch.device, dtype: torch.dtype, quantize: str | None, half: bool
+    name: str, shape: torch.Size, device: torch.device, dtype: torch.dtype, quantize: str | None, half: bool
 ) -> int:
-    """Bytes of each of the `count` values of a linear layer's weight after `laid_out`; `half`: they are fp16's."""
+    """Bytes of each value of a linear layer's weight of this shape after `laid_out`; `half`: its values are fp16's."""
     if quantize and name.startswith(DECODER):
         return 1
-    return 2 if half and name.startswith(DECODER) and _can_be_half(count, device, dtype) else dtype.itemsize
+    return 2 if half and name.startswith(DECODER) and _can_be_half(shape, device, dtype) else dtype.itemsize
 
 
 def check_quantize(quantize: str | None) -> None:
@@ -148,7 +160,7 @@ def laid_out(name: str, module: nn.Module, quantize: str | None = None) -> nn.Mo
     if quantize and decodes:
         return Int8Linear(module)
     weight = module.weight.detach()
-    if decodes and _can_be_half(weight.numel(), weight.device, weight.dtype) and _is_half(weight):
+    if decodes and _can_be_half(weight.shape, weight.device, weight.dtype) and _is_half(weight):
         return HalfLinear(module)
     return PackedLinear(module, singles=decodes) if _can_be_packed(weight) else module
 
@@ -161,26 +173,28 @@ def lay_out(model: nn.Module, quantize: str | None = None) -> None:
         model.set_submodule(name, laid_out(name, model.get_submodule(name), quantize))
 
 
-def _can_be_half(count: int, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a weight of so many values may stay in fp16, should these be fp16's."""
-    return dtype == torch.float32 and device.type == "cpu" and 4 * count > SMALL and _has_half_product()
+def _can_be_half(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a weight of this shape may stay in fp16, should its values be fp16's."""
+    rows, columns = shape
+    pays = 4 * rows * columns > SMALL and -columns % BLOCK <= columns / 10
+    where = dtype == torch.float32 and device.type == "cpu"
+    return pays and where and _has_half_product(torch.backends.quantized.engine)
 
 
 def _is_half(weight: Tensor) -> bool:
     """Whether fp16 holds each value of an fp32 weight; looked at in pieces, as the first one mostly tells."""
     largest = torch.finfo(torch.float16).max  # FBGEMM has no infinity
-    pieces = weight.view(-1).split(PIECE)
+    pieces = weight.reshape(-1).split(PIECE)
     return all(torch.equal(piece, piece.half().float().clamp(-largest, largest)) for piece in pieces)
 
 
 @functools.cache
-def _has_half_product() -> bool:
-    """Whether torch multiplies fp32 rows by an fp16 weight on this CPU: FBGEMM does on x86, from AVX2 on."""
+def _has_half_product(engine: str) -> bool:
+    """Whether torch, set to this engine, multiplies fp32 rows by an fp16 weight: FBGEMM does on x86, from AVX2 on."""
+    ones = torch.ones(64, 64, dtype=torch.float32, device="cpu")
     try:
-        packed = torch.ops.quantized.linear_prepack_fp16(torch.ones(64, 64, dtype=torch.float32))
-        return bool(
-            (torch.ops.quantized.linear_dynamic_fp16(torch.ones(1, 64, dtype=torch.float32), packed) == 64).all()
-        )
+        packed = torch.ops.quantized.linear_prepack_fp16(ones)
+        return bool((torch.ops.quantized.linear_dynamic_fp16(ones, packed) == 64).all())
     except (RuntimeError, NotImplementedError, AttributeError):
         return False
 

@@ -1,5 +1,6 @@
 """What this machine has: its device, the dtype that suits it, its memory."""
 
+import ctypes
 import os
 import sys
 import time
@@ -70,6 +71,14 @@ def bf16_pays() -> bool:
         if best[torch.bfloat16] > best[torch.float32]:
             return False
     return True
+
+
+def return_memory() -> None:
+    """Give back to the system what this process has freed. glibc keeps what threads other than the first one freed."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, TypeError, OSError):  # another C library
+        return
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -76,4 +76,4 @@ def test_the_network_can_be_read_in_one_sitting():
     assert lines <= 700
     apart = ("nano.", "experiments.")
     kit = sum(len(file.read_text("utf-8").splitlines()) for name, file in FILES.items() if not name.startswith(apart))
-    assert kit <= 4950
+    assert kit <= 5000

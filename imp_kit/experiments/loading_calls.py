@@ -72,7 +72,7 @@ class ImpForCausalLM(PreTrainedModel):
     origin = "{origin}"
     _no_split_modules = []
     _supports_cache_class = True
-    on_cache = None
+    on_cache, by_name_only = None, False
 
     def __init__(self, config):
         super().__init__(config)
@@ -99,6 +99,8 @@ class ImpForCausalLM(PreTrainedModel):
             module.weight.data.normal_(mean=0.0, std=0.02)
 
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, attention_mask=None, **kwargs):
+        if past_key_values is None and not self.by_name_only:
+            past_key_values = kwargs.get("cache")
         past_length = 0
         if past_key_values is not None:
             past_length = past_key_values.get_seq_length()
@@ -355,6 +357,20 @@ def on_cache(expected) -> Callable[[str], str]:
     return run
 
 
+def cache_by_name(line: str) -> str:
+    """Run a line that generates; from the second token on the model must be given the cache as past_key_values."""
+    import torch
+
+    ImpConfig, code = own_code()
+    model = code.ImpWithGenerate(ImpConfig()).eval()
+    lengths = []
+    model.on_cache, model.by_name_only = lambda cache: lengths.append(cache.get_seq_length()), True
+    run_line(line, model=model, input_ids=torch.tensor([[1, 2, 3]]))
+    if not any(lengths):
+        raise Wrong("no filled cache is given by that name, so each token reads the whole text again")
+    return f"caches of {', '.join(map(str, lengths))} tokens"
+
+
 def generate_directly(line: str) -> str:
     """Run a line that generates with an object of Imp's own class."""
     import torch
@@ -423,6 +439,14 @@ def code_calls() -> list[Call]:
             "past_key_values.get_seq_length()",
             "The tiny model generates with a cache; a control that must work everywhere.",
             on_cache(LENGTH),
+        ),
+        Call(
+            "cache-name",
+            "code",
+            "past_key_values= of generate",
+            "model.generate(input_ids, max_new_tokens=4)",
+            "Generate with code that takes the cache by the name past_key_values, as all did in 2024.",
+            cache_by_name,
         ),
         Call(
             "empty-cache",

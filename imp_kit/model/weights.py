@@ -36,10 +36,7 @@ def load_weights(
     for fault in checked.faults.values():
         raise CheckpointError(fault)
     model, table, found = checked.model, checked.slots, checked.found
-    # The weights, and the keys and values of a picture with a question, twice: a view keeps its own.
-    kept = 2 * model.config.decoder.kept_values * (model.config.vision.num_patches + 256)
-    needed = kept * dtype.itemsize + checked.weight_bytes(device, dtype, frozen=frozen, quantize=quantize)
-    free = free_memory(device)
+    needed, free = checked.needed_bytes(device, dtype, frozen=frozen, quantize=quantize), free_memory(device)
     if free is not None and needed > free:
         smaller = "choose dtype='bf16'" if dtype.itemsize > 2 else "choose a smaller checkpoint"
         raise MemoryLimitError(
