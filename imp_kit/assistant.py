@@ -60,7 +60,7 @@ def load(
     has it, else fp16; on a CPU fp32, or bf16 for a large model where that is at least as fast. In fp32 on an x86 CPU
     the language model's large weights stay in fp16 if that holds their exact values, as those of a file in fp16.
     `revision` pins a branch, tag or commit of the hub. `quantize` "int8" keeps the language model's weights in 8 bits,
-    which takes about half the memory; answers change a little. On a CPU it is quick in bf16 only.
+    which takes about half the memory; answers change a little. On a CPU it is quick in bf16 only: give dtype "bf16".
     Raises CheckpointError, SettingError or MemoryLimitError; nothing of the checkpoint is run.
     """
     check_quantize(quantize)

@@ -319,7 +319,7 @@ KNOWN = (
         "Python looks inside of a folder Imp-v1, which nobody made.",
         'imp_kit.load("imp-v1.5-3b-phi2") needs no such module. Or give transformers 4.37.2 a folder without dots in '
         "its name, such as .../models--MILVLG--Imp-v1.5-3B-Phi2/snapshots/COMMIT in the hub cache, where COMMIT is a "
-        "folder called by 40 digits and letters. If the entry auto_map of its config.json has "
+        "folder whose name is 40 digits and letters. If the entry auto_map of its config.json has "
         "MILVLG/Imp-v1.5-3B-Phi2-- before the names, delete these words. A slash after a hub id is no help.",
     ),
     Explanation(

@@ -65,7 +65,9 @@ def check_version(installed: str) -> None:
     if release >= OLDEST and release[:2] <= NEWEST:
         return
     why = "parts of transformers that Imp's own code uses are not in it"
-    if release >= (5,):
+    if release < OLDEST:
+        why = "Imp's page asks for 4.37.2"
+    elif release >= (5,):
         why = "with it, weights or buffers of Imp's own code silently get wrong values"
     raise SettingError(
         f"transformers {installed} is installed; this route is right with 4.37.2 to 4.41 only ({why}). "

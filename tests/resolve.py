@@ -66,12 +66,17 @@ def pinned_requirements() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def kit_requirements(extras: bool) -> list[str]:
-    """What the kit requires, or with its extras."""
+def kit_requirements(*extras: str) -> list[str]:
+    """What the kit requires, with these extras and those that they name in their turn."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    optional = [need for needs in project["optional-dependencies"].values() for need in needs]
-    needs = project["dependencies"] + (optional if extras else [])
-    return [need for need in needs if Requirement(need).name != project["name"]]
+    needs, chosen = list(project["dependencies"]), list(extras)
+    for extra in chosen:  # grows on the way
+        for need in map(Requirement, project["optional-dependencies"][extra]):
+            if need.name == project["name"]:
+                chosen += need.extras
+            else:
+                needs.append(str(need))
+    return needs
 
 
 # Colab -----------------------------------------------------------------------------------------------------
@@ -155,7 +160,7 @@ def requirements_table(newest: str = sys.executable) -> bool:
     `newest` is the Python that resolves for the newest stack, whose packages an older Python's pip refuses.
     """
     head("requirements", "versions", "Python", "wheels")
-    alone, whole = kit_requirements(extras=False), kit_requirements(extras=True)
+    alone, whole = kit_requirements(), kit_requirements("test")
     kinds = [("of the set-up", pinned_requirements() + whole, "constraints.txt", version) for version in PYTHONS]
     kinds += [("of the set-up, newest", whole, "constraints-newest.txt", PYTHONS[-1])]
     kinds += [("of the kit alone", alone, None, version) for version in PYTHONS]

@@ -13,7 +13,7 @@ from test_first_cell import write_wheel
 
 STOCK = {"torch": "2.0", "numpy": "2.0", "pillow": "11.0", "ipython": "7.34", "transformers": "5.0", "gradio": "6.0"}
 PIN = next(need for need in resolve.pinned_requirements() if need.startswith("transformers=="))
-OTHERS = {canonicalize_name(Requirement(need).name) for need in resolve.kit_requirements(extras=True)} - STOCK.keys()
+OTHERS = {canonicalize_name(Requirement(need).name) for need in resolve.kit_requirements("test")} - STOCK.keys()
 
 
 @pytest.fixture(scope="module")
