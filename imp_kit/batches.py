@@ -81,9 +81,8 @@ def _row_bytes(imp, sampling: Sampling) -> int:
     """Memory that one row of a batch takes at most, about: keys and values twice, and the widest layer's work."""
     sizes, patches = imp.model.config.decoder, imp.model.config.vision.num_patches
     positions = min(sizes.max_positions, patches + QUESTION + sampling.max_new_tokens)
-    return (
-        2 * sizes.kept_values * positions + 4 * sizes.intermediate_size * (patches + QUESTION)
-    ) * imp.model.dtype.itemsize
+    values = 2 * sizes.kept_values * positions + 4 * sizes.intermediate_size * (patches + QUESTION)
+    return values * imp.model.dtype.itemsize
 
 
 def _pair(pair: Any) -> tuple[Any, str]:
