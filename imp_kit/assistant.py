@@ -121,11 +121,12 @@ def choose_checkpoint(device: torch.device) -> tuple[str, str]:
 
 def _cpu_dtype(snapshot: Snapshot, device: torch.device) -> torch.dtype:
     """fp32 for a small model; for a large one bf16 where that is no slower, or where fp32 would not fit."""
-    folder, free = snapshot.folder, free_memory(device)
+    folder = snapshot.folder
     found = find_tensors(folder)
     if sum(math.prod(stored.shape) for stored in found.values()) <= SMALL_MODEL:
         return torch.float32
     checked = plan(read_json(folder / "config.json"), found, str(folder))
+    free = free_memory(device)
     tight = free is not None and checked.needed_bytes(device, torch.float32, frozen=True) > free
     return torch.bfloat16 if tight or bf16_pays() else torch.float32
 

@@ -76,7 +76,7 @@ class HalfLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty_like(plain, dtype=torch.float16, device="meta"), requires_grad=False)
         self.bias = linear.bias
         self.gelu = isinstance(linear, GeluLinear)
-        # FBGEMM packs in one thread, and slowly: a 3B would take 40 seconds.
+        # FBGEMM packs in one thread, and slowly: 0.4 s for a weight of 10240 x 2560.
         parts = plain.chunk(min(PACKERS, torch.get_num_threads()))
         with ThreadPoolExecutor(len(parts)) as pool:
             self.parts = list(pool.map(torch.ops.quantized.linear_prepack_fp16, parts))

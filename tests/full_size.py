@@ -156,8 +156,8 @@ def draw(results: dict[str, list[dict]], file: Path) -> None:
     memory.plot(sizes, peaks, "o-", color="#1b9e77", label="peak of memory while loading")
     memory.plot(sizes, sizes, "--", color="#d95f02", label="as much as the files")
     memory.set(ylabel="GB over the interpreter with torch")
+    dtype = results[names[0]][0]["dtype"]
     for axes in (times, memory):
-        dtype = results[names[0]][0]["dtype"]
         axes.set(xlabel=f"GB of files (fp16, loaded as {dtype} on a CPU)", xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, loc="upper left" if axes is times else "lower right")

@@ -10,12 +10,10 @@ from tqdm.auto import tqdm
 
 from imp_kit.errors import CheckpointError, MemoryLimitError
 from imp_kit.fitting import plan
-from imp_kit.linears import laid_out
+from imp_kit.linears import PIECE, laid_out
 from imp_kit.machine import free_memory
 from imp_kit.model.imp import ImpModel
 from imp_kit.stored import find_tensors, read_json, read_tensor
-
-PIECE = 1 << 18  # values that a CPU's cache holds, as stored, in fp32 and in the end
 
 
 def load_weights(
