@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Generator, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from imp_kit.batches import answer_all
 from imp_kit.boxes import Box, read_box, region
 from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO, Snapshot, at_hand, find
 from imp_kit.errors import CheckpointError, ImpKitError, PromptError
-from imp_kit.fitting import plan
+from imp_kit.fitting import Plan, plan_folder
 from imp_kit.images import open_image, to_pixels
 from imp_kit.linears import check_quantize
 from imp_kit.machine import (
@@ -30,13 +31,14 @@ from imp_kit.machine import (
     peak_memory,
     return_memory,
 )
+from imp_kit.model.config import ImpConfig
 from imp_kit.model.decoder import KVCache
 from imp_kit.model.generate import generate
 from imp_kit.model.imp import ImpModel
-from imp_kit.model.weights import load_weights
+from imp_kit.model.weights import fill
 from imp_kit.prompts import CAPTION, DESCRIBE_REGION, LOCATE, TEMPLATES, check_phrase, check_question
 from imp_kit.sampling import Sampling, read_settings
-from imp_kit.stored import find_tensors, read_json
+from imp_kit.stored import MIXED, shown
 from imp_kit.tokens import GrowingText, TextTokenizer
 
 DEFAULT_NEEDS = 7.5e9  # bytes of a GPU's memory: 6.4 for the weights of imp-v1-3b in 16 bit, the rest to work
@@ -74,17 +76,33 @@ def load(
         print(f"imp-kit: {checkpoint}, because {why}.{limit}", file=sys.stderr)
     snapshot = find(checkpoint, revision)
     tokenizer = TextTokenizer(snapshot.folder)
+    checked = plan_folder(snapshot.folder)
+    _check_tokenizer(tokenizer, checked.model.config, snapshot.folder)
     if chosen is None:
-        chosen = _cpu_dtype(snapshot, device)
-    model, spare = load_weights(snapshot.folder, device, chosen, frozen=True, quantize=quantize)
-    if tokenizer.size > model.config.decoder.vocab_size:
-        raise CheckpointError(
-            f"{snapshot.folder}: the tokenizer has ids up to {tokenizer.size - 1}, "
-            f"the model a vocabulary of {model.config.decoder.vocab_size}."
-        )
-    if spare:
-        warnings.warn(f"{snapshot.name} holds tensors that Imp does not use: {', '.join(spare)}.", stacklevel=2)
+        chosen = _cpu_dtype(checked, device)
+    model = fill(checked, device, chosen, frozen=True, quantize=quantize)
+    if checked.spare:
+        spare = ", ".join(checked.spare)
+        warnings.warn(f"{snapshot.name} holds tensors that Imp does not use: {spare}.", stacklevel=2)
     return Imp(model, tokenizer, snapshot, why, quantize)
+
+
+def _check_tokenizer(tokenizer: TextTokenizer, config: ImpConfig, folder: Path) -> None:
+    """Raise CheckpointError where a tokenizer is another checkpoint's than config.json."""
+    where, vocabulary = f"{folder}: {tokenizer.file.name} and the files beside it", config.decoder.vocab_size
+    if tokenizer.size > vocabulary:
+        raise CheckpointError(
+            f"{where} have ids up to {tokenizer.size - 1}, but config.json a vocabulary of {vocabulary}. {MIXED}"
+        )
+    stop = TEMPLATES[config.family].stop
+    if stop not in tokenizer.control:
+        raise CheckpointError(f"{where} have no token {stop!r}, which ends each answer of {config.family}. {MIXED}")
+    for id in set(config.eos_token_ids) - set(tokenizer.control.values()):
+        token = tokenizer.backend.id_to_token(id)
+        raise CheckpointError(
+            f"{where} have {shown(token) if token else 'no token'} as {id}, with which config.json or "
+            f"generation_config.json end an answer. {MIXED}"
+        )
 
 
 def identify(
@@ -100,7 +118,7 @@ def identify(
     """
     device = choose_device(device)
     snapshot = find(checkpoint, revision)
-    chosen = choose_dtype(dtype, device) or _cpu_dtype(snapshot, device)
+    chosen = choose_dtype(dtype, device) or _cpu_dtype(plan_folder(snapshot.folder), device)
     name = LONG_DTYPES[str(chosen).removeprefix("torch.")]
     found = {"checkpoint": snapshot.name, "revision": snapshot.revision, "files": snapshot.digest()}
     return {**found, "dtype": name, "device": device.type}
@@ -119,13 +137,10 @@ def choose_checkpoint(device: torch.device) -> tuple[str, str]:
     return DEFAULT, "there is a GPU and the hub has it"
 
 
-def _cpu_dtype(snapshot: Snapshot, device: torch.device) -> torch.dtype:
+def _cpu_dtype(checked: Plan, device: torch.device) -> torch.dtype:
     """fp32 for a small model; for a large one bf16 where that is no slower, or where fp32 would not fit."""
-    folder = snapshot.folder
-    found = find_tensors(folder)
-    if sum(math.prod(stored.shape) for stored in found.values()) <= SMALL_MODEL:
+    if sum(math.prod(stored.shape) for stored in checked.found.values()) <= SMALL_MODEL:
         return torch.float32
-    checked = plan(read_json(folder / "config.json"), found, str(folder))
     free = free_memory(device)
     tight = free is not None and checked.needed_bytes(device, torch.float32, frozen=True) > free
     return torch.bfloat16 if tight or bf16_pays() else torch.float32
@@ -222,7 +237,7 @@ class Imp:
             self._looked.move_to_end(key)
             return self._looked[key]
         with memory_told("Looking at a picture"):
-            ids = self.tokenizer.encode_pieces(opening)
+            ids = self.tokenizer.encode_pieces(opening, begins=True)
             length = len(ids) + config.vision.num_patches
             capacity = min(length + ROOM, config.decoder.max_positions)
             size = config.decoder.kept_values * capacity * model.dtype.itemsize
@@ -302,11 +317,9 @@ class Chat:
         """
         sampling, stops = read_settings(settings)
         imp = self.view.imp
-        if self.view.picture is None and not self.turns:
-            asked = imp.template.ask_alone(question)
-        else:
-            asked = imp.template.ask(question, first=not self.turns)
-        ids = [*self._unread, *imp.tokenizer.encode_pieces(asked)]
+        alone = self.view.picture is None and not self.turns
+        asked = imp.template.ask_alone(question) if alone else imp.template.ask(question, first=not self.turns)
+        ids = [*self._unread, *imp.tokenizer.encode_pieces(asked, begins=alone), *imp.tokenizer.suffix]
         limit = imp.model.config.decoder.max_positions
         if self._cache.length + len(ids) >= limit:
             raise PromptError(
@@ -357,7 +370,9 @@ class Chat:
         self._check_unchanged(before)
         end = time.perf_counter()
         kept = text.ids
-        cache.settle(prompt_length + len(kept))
+        # What a tokenizer wants behind each prompt is no part of the conversation: before it the next turn goes on.
+        behind = len(imp.tokenizer.suffix)
+        cache.settle(prompt_length - behind if behind else prompt_length + len(kept))
         pieces = (*self._pieces, *asked)
         answer = Answer(
             text=text.text,
@@ -372,7 +387,7 @@ class Chat:
             seconds=Seconds(self.view._take_seconds(), first - start, end - first),
             peak_memory=peak_memory(imp.model.device),
         )
-        self._cache, self._unread = cache, kept[cache.length - prompt_length :]
+        self._cache, self._unread = cache, kept[max(0, cache.length - prompt_length) :]
         # Not the text: a stop string can cut within a token, and the next prompt tells what was read.
         self._pieces = (*pieces, imp.tokenizer.decode(kept))
         self.turns.append((question, answer))

@@ -129,7 +129,7 @@ def _converse(imp, pictures, conversations, sampling, stops):
         going = [index for index, row in enumerate(rows) if row.error is None]
         if not going:
             break
-        prompts = [model.splice([rows[index].ids])[0] for index in going]
+        prompts = [model.splice([[*rows[index].ids, *imp.tokenizer.suffix]])[0] for index in going]
         counts = [len(prompt) for prompt in prompts]
         # At the left of the questions, behind the pictures; questions of one length need none.
         pads = torch.tensor([max(counts) - count for count in counts], device=model.device)
@@ -161,7 +161,9 @@ def _look(imp, pictures: Sequence, opening: tuple[str, ...]) -> tuple[KVCache, l
     numbers: dict[bytes, int] = {}
     owners = [numbers.setdefault(hashlib.sha256(each.numpy().tobytes()).digest(), len(numbers)) for each in pixels]
     different = [pixels[owners.index(number)] for number in range(len(numbers))]
-    before = model.decoder.embed_tokens(torch.tensor(imp.tokenizer.encode_pieces(opening), device=model.device))
+    before = model.decoder.embed_tokens(
+        torch.tensor(imp.tokenizer.encode_pieces(opening, begins=True), device=model.device)
+    )
     features = model.encode(torch.stack(different))
     read = torch.cat((before.expand(len(features), -1, -1), features), dim=1)
     cache = model.new_cache(read.shape[1], len(read))
@@ -184,13 +186,12 @@ class _Row:
         alone = not self.pieces
         asked = imp.template.ask_alone(question) if alone else imp.template.ask(question, first=not self.ids)
         self.pieces += asked
-        self.ids = [*self.ids, *imp.tokenizer.encode_pieces(asked)]
+        self.ids = [*self.ids, *imp.tokenizer.encode_pieces(asked, begins=alone)]
         self.text = GrowingText(imp.tokenizer, (*stops, imp.template.stop))
         self.tokens, self.finish, self.finished = 0, "length", False
-        if len(self.ids) >= room:
-            self.error = PromptError(
-                f"The question is {len(self.ids)} tokens long, and {imp.name} has room for {room}."
-            )
+        length = len(self.ids) + len(imp.tokenizer.suffix)
+        if length >= room:
+            self.error = PromptError(f"The question is {length} tokens long, and {imp.name} has room for {room}.")
 
     def take(self, token: int | None, stop_ids, room: int) -> None:
         if token is None or self.finished:

@@ -1,9 +1,12 @@
 """Whether a checkpoint's config.json and tensors fit together, and where in the network each tensor goes."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,8 +15,9 @@ from imp_kit.config_json import parse_config, read_family
 from imp_kit.errors import CheckpointError
 from imp_kit.layouts import LAYOUTS, SPARE, Layout
 from imp_kit.linears import kept_itemsize
+from imp_kit.model.config import DecoderConfig
 from imp_kit.model.imp import ImpModel
-from imp_kit.stored import Stored
+from imp_kit.stored import Stored, find_tensors, read_json
 
 FLOATS = ("F16", "BF16", "F32")
 
@@ -39,19 +43,27 @@ def slots(model: ImpModel, layout: Layout) -> dict[str, Slot]:
         elif name.startswith("decoder.layers."):
             _, _, index, inner = stem.split(".", 3)
             parts = layout.inner[inner]
-            rows = len(parameter) // len(parts)
-            for place, part in enumerate(parts):
-                slot = Slot(name, place * rows, (place + 1) * rows)
-                table[f"{layout.layer.format(index)}{part}.{kind}"] = slot
+            ends = accumulate(_rows(model.config.decoder, inner, len(parts), len(parameter)), initial=0)
+            for part, (start, stop) in zip(parts, pairwise(ends), strict=True):
+                table[f"{layout.layer.format(index)}{part}.{kind}"] = Slot(name, start, stop)
         elif stem in layout.outer:
             table[f"{layout.outer[stem]}.{kind}"] = Slot(name)
     return table
+
+
+def _rows(config: DecoderConfig, inner: str, parts: int, total: int) -> list[int]:
+    """How many rows each of the `parts` has that are stored apart; keys and values can have fewer than queries."""
+    if inner == "attention.qkv" and parts == 3:
+        keys = config.num_kv_heads * config.head_dim
+        return [total - 2 * keys, keys, keys]
+    return [total // parts] * parts
 
 
 @dataclass(frozen=True)
 class Plan:
     """What loading a checkpoint would do, known from config.json and the headers of its files."""
 
+    where: str
     model: ImpModel  # without memory, on the device "meta"
     found: dict[str, Stored]
     slots: dict[str, Slot]  # where each tensor that the model calls for goes
@@ -86,11 +98,18 @@ class Plan:
         return total
 
 
-def plan(raw: Mapping, found: dict[str, Stored], where: str) -> Plan:
+def plan_folder(folder: Path) -> Plan:
+    """`plan` for a checkpoint on disk, with the end tokens of its generation_config.json, too."""
+    ends = folder / "generation_config.json"
+    raw, generation = read_json(folder / "config.json"), read_json(ends) if os.path.lexists(ends) else {}
+    return plan(raw, find_tensors(folder), str(folder), generation)
+
+
+def plan(raw: Mapping, found: dict[str, Stored], where: str, generation: Mapping | None = None) -> Plan:
     """Compare config.json (`raw`) with the stored tensors (`found`) of the checkpoint at `where`, loading nothing.
 
-    Raises CheckpointError where they are too strange to build a network from; a tensor that is missing or has another
-    shape or dtype is a fault of the plan.
+    `generation` is generation_config.json. Raises CheckpointError where they are too strange to build a network from; a
+    tensor that is missing or has another shape or dtype is a fault of the plan.
     """
     layouts = LAYOUTS[read_family(raw, f"{where}/config.json")]
     layout = next((layout for layout in layouts if layout.sign in found), None)
@@ -100,7 +119,7 @@ def plan(raw: Mapping, found: dict[str, Stored], where: str) -> Plan:
     towers = {
         name.removeprefix(layout.tower): stored.shape for name, stored in found.items() if name.startswith(layout.tower)
     }
-    config = parse_config(raw, towers, f"{where}/config.json")
+    config = parse_config(raw, towers, f"{where}/config.json", generation)
     # Looked for before a network is built that may be absurdly deep.
     last = f"{layout.layer.format(config.decoder.num_layers - 1)}{layout.inner['norm'][0]}.weight"
     if last not in found:
@@ -117,7 +136,7 @@ def plan(raw: Mapping, found: dict[str, Stored], where: str) -> Plan:
         for name in others
         if SPARE.fullmatch(name) or ((layer := unused.match(name)) and int(layer[1]) >= config.vision.used_layers)
     }
-    return Plan(model, found, table, frozenset(idle), tuple(sorted(others - idle)), faults)
+    return Plan(where, model, found, table, frozenset(idle), tuple(sorted(others - idle)), faults)
 
 
 def _fault(

@@ -101,9 +101,10 @@ class Words:
 
     def __init__(self, vocab_size: int):
         self.control: dict[str, int] = {}
+        self.prefix = self.suffix = ()
         self._vocab_size = vocab_size
 
-    def encode_pieces(self, pieces: Sequence[str]) -> list[int]:
+    def encode_pieces(self, pieces: Sequence[str], *, begins: bool = False) -> list[int]:
         marks = ([] if isinstance(piece, Control) else re.findall(r"\w+|[^\w\s]", piece) for piece in pieces)
         return [zlib.crc32(mark.encode()) % self._vocab_size for piece in marks for mark in piece]
 

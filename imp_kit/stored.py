@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TEXT_LIMIT = 32_000_000  # bytes of a JSON file or a header; more is no checkpoint's, and would only fill the memory
+MIXED = "Files of two checkpoints are mixed, or one is missing: download them again."
 INCOMPLETE = "If its download was cut short, load it by its name once more while online."
 
 

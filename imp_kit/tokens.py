@@ -1,50 +1,59 @@
 """Text <-> token ids: the checkpoint's own tokenizer, and text that grows while tokens arrive."""
 
+import copy
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 
 from imp_kit.errors import CheckpointError
 from imp_kit.prompts import IMAGE, Control
-from imp_kit.stored import INCOMPLETE, read_json, shown, text_file
+from imp_kit.stored import shown
+from imp_kit.tokenizer_files import read_tokenizer
 
-REPLACEMENT = "�"  # what bytes that are no whole UTF-8 character decode to
+REPLACEMENT = "\ufffd"  # what bytes that are no whole UTF-8 character decode to
+BYTE = re.compile("<0x([0-9A-F]{2})>")  # a byte-fallback tokenizer's token for one byte
 
 
 class TextTokenizer:
     """A checkpoint's tokenizer, for which control tokens inside a text are plain text.
 
-    Reads `tokenizer.json`, or GPT-2's older form, vocab.json and merges.txt. Raises CheckpointError.
+    `prefix` and `suffix` are the ids that stand before and behind each prompt, such as that of "<s>".
+    Reads what `read_tokenizer` reads. Raises CheckpointError.
     """
 
     def __init__(self, folder: Path):
-        self._file = folder / "tokenizer.json"
+        self.file = folder / "tokenizer.json"
         with self._told():
-            exists = self._file.exists()
-            data = json.loads(text_file(self._file).read_text("utf-8") if exists else _convert(folder).to_str())
-            # Phi-2 adds runs of blanks as tokens. Any other added token is a mark, called special or not.
-            marks = [token for token in data["added_tokens"] if token["content"].strip()]
-            for token in marks:
-                token["special"] = True
-            self._tokenizer = Tokenizer.from_str(json.dumps(data))
-        # "</s>" typed by a user is four letters, never the stop token; and a prompt is neither cut nor filled up.
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+            files = read_tokenizer(folder)
+            self.file, self.prefix, self.suffix = files.file, files.prefix, files.suffix
+            within = _behind_a_token(files.data)
+            self._tokenizer = self._within = files.tokenizer
+            if within != files.data:
+                self._within = Tokenizer.from_str(json.dumps(within))
+            for tokenizer in (self._tokenizer, self._within):
+                # "</s>" typed by a user is four letters, never the stop token; and a prompt is neither cut nor filled.
+                tokenizer.encode_special_tokens = True
+                tokenizer.no_truncation()
+                tokenizer.no_padding()
+        marks = [token for token in files.data["added_tokens"] if token["special"]]
         self.control = {token["content"]: token["id"] for token in marks}
         self._control_ids = frozenset(self.control.values())
-        for token, id in self.control.items():
-            if self._tokenizer.token_to_id(token) != id:
+        for token in files.data["added_tokens"]:
+            content, id = token["content"], token["id"]
+            if self._tokenizer.token_to_id(content) != id:
                 raise CheckpointError(
-                    f"{self._file} gives {shown(token)} the id {id}, but its place in the vocabulary is "
-                    f"{self._tokenizer.token_to_id(token)}."
+                    f"{self.file} gives {shown(content)} the id {id}, but its place in the vocabulary is "
+                    f"{self._tokenizer.token_to_id(content)}."
                 )
+        for token in self.control:
             self.encode(token)
         if not self.encode("a"):
-            raise CheckpointError(f"{self._file} has no tokens for letters.")
+            raise CheckpointError(f"{self.file} has no tokens for letters.")
         self._strip_left = {token["content"] for token in marks if token["lstrip"]}
         self._strip_right = {token["content"] for token in marks if token["rstrip"]}
 
@@ -58,25 +67,28 @@ class TextTokenizer:
         """One more than the largest token id."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text; nothing in it becomes a control token. Raises CheckpointError where something would."""
+    def encode(self, text: str, *, begins: bool = True) -> list[int]:
+        """Token ids of a text that `begins` a prompt or stands within one; nothing in it becomes a control token.
+
+        Raises CheckpointError where something would.
+        """
         with self._told():
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            ids = (self._tokenizer if begins else self._within).encode(text, add_special_tokens=False).ids
         if not self._control_ids.isdisjoint(ids):
             forged = next(token for token, id in self.control.items() if id in ids)
             raise CheckpointError(
-                f"{self._file} makes the control token {shown(forged)} out of plain letters, so that a question could "
+                f"{self.file} makes the control token {shown(forged)} out of plain letters, so that a question could "
                 "forge it; the kit refuses such a tokenizer."
             )
         return ids
 
-    def encode_pieces(self, pieces: Sequence[str]) -> list[int]:
-        """Token ids of a prompt's pieces, the picture's place left out.
+    def encode_pieces(self, pieces: Sequence[str], *, begins: bool = False) -> list[int]:
+        """Token ids of a prompt's pieces, the picture's place left out; the `prefix` before those that `begins` it.
 
         A control token that the tokenizer does not have is spelled out in letters. One that the tokenizer lets
         swallow the blanks beside it (Phi-3's do) swallows them here, too.
         """
-        ids: list[int] = []
+        ids = list(self.prefix) if begins else []
         for index, piece in enumerate(pieces):
             if piece == IMAGE:
                 continue
@@ -87,14 +99,22 @@ class TextTokenizer:
                 piece = piece.lstrip()
             if index + 1 < len(pieces) and pieces[index + 1] in self._strip_left:
                 piece = piece.rstrip()
-            ids += self.encode(piece) if piece else []
+            ids += self.encode(piece, begins=begins and not index) if piece else []
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids, spaces as they are; control tokens are left out."""
         letters = [id for id in ids if id not in self._control_ids]
         with self._told():
-            return self._tokenizer.decode(letters, skip_special_tokens=False)
+            tokens = [self._tokenizer.id_to_token(id) for id in letters]
+            if not any(token and BYTE.fullmatch(token) for token in tokens):
+                return self._tokenizer.decode(letters, skip_special_tokens=False)
+            # The library's decoder gives a mark for each byte of a run that is no whole character.
+            runs = groupby((token for token in tokens if token), key=lambda token: bool(BYTE.fullmatch(token)))
+            # Letter by letter: what the bytes spell may look like a byte's token.
+            return self._tokenizer.decoder.decode(
+                [text for odd, run in runs for text in (_letters(run) if odd else run)]
+            )
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -104,38 +124,21 @@ class TextTokenizer:
         except (CheckpointError, KeyboardInterrupt, GeneratorExit, SystemExit):
             raise
         except BaseException as error:  # tokenizers raises plain Exception, and a panic in Rust is not even that
-            raise CheckpointError(f"{self._file} is no tokenizer that can be read: {shown(str(error))}.") from error
+            raise CheckpointError(f"{self.file} is no tokenizer that can be read: {shown(str(error))}.") from error
 
 
-def _convert(folder: Path) -> Tokenizer:
-    """GPT-2's byte-level BPE, which Phi-2 uses, from vocab.json, merges.txt and the added tokens of either form."""
-    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    if not (vocabulary.exists() and merges.exists()):
-        raise CheckpointError(
-            f"{folder} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt). {INCOMPLETE}"
-        )
-    settings_file = folder / "tokenizer_config.json"
-    settings = read_json(settings_file) if settings_file.exists() else {}
-    kind = str(settings.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
-    if kind not in ("GPT2Tokenizer", "CodeGenTokenizer"):
-        raise CheckpointError(
-            f"{folder} has a {shown(kind)} in its older form. Save it as tokenizer.json: "
-            "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
-        )
-    added = {int(id): token["content"] for id, token in settings.get("added_tokens_decoder", {}).items()}
-    added_file = folder / "added_tokens.json"
-    if added_file.exists():
-        added |= {id: token for token, id in read_json(added_file).items()}
-    tokenizer = Tokenizer(models.BPE.from_file(str(text_file(vocabulary)), str(text_file(merges))))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    for id, token in sorted(added.items()):
-        blank = token.isspace()
-        add = tokenizer.add_tokens if blank else tokenizer.add_special_tokens
-        add([AddedToken(token, normalized=blank, special=not blank)])
-        if tokenizer.token_to_id(token) != id:
-            raise CheckpointError(f"{folder}: the added token {token!r} should have the id {id}, but ids are missing.")
-    return tokenizer
+def _behind_a_token(data: dict) -> dict:
+    """The same for a text that others stand before: LLaMA's Metaspace puts a blank before the very first only."""
+    data = copy.deepcopy(data)
+    steps = data.get("pre_tokenizer") or {}
+    for step in (steps, *steps.get("pretokenizers", ())):
+        if step.get("prepend_scheme") == "first":
+            step["prepend_scheme"] = "never"
+    return data
+
+
+def _letters(tokens: Iterator[str]) -> str:
+    return bytes(int(BYTE.fullmatch(token)[1], 16) for token in tokens).decode("utf-8", "replace")
 
 
 class GrowingText:

@@ -334,7 +334,7 @@ def test_a_tokenizer_larger_than_the_vocabulary(tiny):
     extra = [{**last, "id": last["id"] + n, "content": f"<extra{n}>"} for n in range(1, 9)]
     tokenizer["added_tokens"] += extra
     (tiny / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
-    with pytest.raises(imp_kit.CheckpointError, match="ids up to 307, the model a vocabulary of 304"):
+    with pytest.raises(imp_kit.CheckpointError, match="ids up to 307, but config.json a vocabulary of 304"):
         imp_kit.load(tiny, device="cpu")
 
 

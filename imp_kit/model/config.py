@@ -37,12 +37,15 @@ class DecoderConfig:
     intermediate_size: int
     num_layers: int
     num_heads: int
+    num_kv_heads: int  # fewer than num_heads where several queries share keys and values (arXiv 2305.13245)
     max_positions: int
     rotary_dim: int
     rope_theta: float
     eps: float
     gated: bool  # LLaMA's block (RMSNorm, attention, then SwiGLU, no biases) instead of Phi-2's parallel one
     qkv_bias: bool
+    window: int | None = None  # a position sees itself and the window - 1 before it; None: all before it
+    window_from: int = 0  # the first layer with that window
 
     @property
     def head_dim(self) -> int:
@@ -51,7 +54,7 @@ class DecoderConfig:
     @property
     def kept_values(self) -> int:
         """How many values the keys and values of one position are, in all layers."""
-        return 2 * self.num_layers * self.hidden_size
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class KVCache:
 
     @classmethod
     def new(cls, config: DecoderConfig, batch: int, capacity: int, *, device, dtype: torch.dtype) -> "KVCache":
-        shape = (2, config.num_layers, batch, config.num_heads, capacity, config.head_dim)
+        shape = (2, config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
         return cls(Store(shape, device=device, dtype=dtype), end=capacity)
 
     def extend(self, layer: int, new: Tensor) -> Tensor:
@@ -105,11 +105,11 @@ def rope_at(places: Tensor | range, config: DecoderConfig, device: torch.device)
         rows = table.narrow(1, places.start, len(places))
     else:  # a row that has ended may go on behind the last position, beside others; nobody sees what it says there
         rows = table[:, places.clamp(max=config.max_positions - 1)]
-    return rows[..., None, None, :].unbind()
+    return rows[..., None, :].unbind()
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> None:
-    """Turn, in place, the first rotary_dim dimensions of (batch, n, parts, heads, head_dim)."""
+    """Turn, in place, the first rotary_dim dimensions of (batch, n, heads, head_dim)."""
     cos, sin = rope
     width = cos.shape[-1]
     turning = x[..., :width]
@@ -136,17 +136,28 @@ class Padding:
         return ((keys >= self.start) & (keys < self.start + self.counts[:, None]))[:, None, None]
 
 
-def attention_mask(start: int, count: int, padding: Padding | None, device) -> Tensor | None:
+def in_window(queries: Tensor, keys: Tensor, window: int, padding: Padding | None) -> Tensor:
+    """Which keys (n,) are within each query's (m,) window, by a row's own positions: bool (1 or batch, 1, m, n)."""
+    if padding is not None:
+        queries, keys = padding.places(queries), padding.places(keys)
+    near = keys[..., None, :] > queries[..., :, None] - window
+    return near.view(-1, 1, *near.shape[-2:])
+
+
+def attention_mask(start: int, count: int, padding: Padding | None, device, window: int | None = None) -> Tensor | None:
     """Which keys each new position may see, bool (1 or batch, 1, count, start + count); None for all up to itself.
 
     `start` positions are in the cache and `count` come new. The mask is explicit where a cache is filled: SDPA's
     quicker `is_causal` aligns at the upper left, which would be wrong then.
     """
-    if padding is None and (count == 1 or start == 0):
+    window = window if window is not None and start + count > window else None
+    if padding is None and window is None and (count == 1 or start == 0):
         return None
     queries = torch.arange(start, start + count, device=device)[:, None]
     keys = torch.arange(start + count, device=device)
     mask = (keys <= queries)[None, None]
+    if window is not None:
+        mask = mask & in_window(queries[:, 0], keys, window, padding)
     if padding is not None:
         # A padded position sees itself, else its softmax over nothing would be NaN and spread.
         mask = mask & ~padding.hides(keys) | (keys == queries)
@@ -156,25 +167,28 @@ def attention_mask(start: int, count: int, padding: Padding | None, device) -> T
 class Attention(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
-        self.num_heads = config.num_heads
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         # One product for queries, keys and values: rows are all q, then all k, then all v.
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        rows = (self.num_heads + 2 * self.num_kv_heads) * config.head_dim
+        self.qkv = nn.Linear(config.hidden_size, rows, bias=config.qkv_bias)
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=not config.gated)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer: int) -> Tensor:
         # Plain views: einops' own calls would take a fortieth of a small model's step.
         batch, count, width = x.shape
-        qkv = self.qkv(x).view(batch, count, 3, self.num_heads, width // self.num_heads)
-        rotate(qkv[:, :, :2], rope)
-        qkv = qkv.permute(2, 0, 3, 1, 4)
-        q, kv = qkv[0], qkv[1:]
+        queries, keys = self.num_heads, self.num_kv_heads
+        qkv = self.qkv(x).view(batch, count, queries + 2 * keys, width // queries)
+        rotate(qkv[:, :, : queries + keys], rope)
+        q = qkv[:, :, :queries].transpose(1, 2)
+        kv = qkv[:, :, queries:].unflatten(2, (2, keys)).permute(2, 0, 3, 1, 4)
         if cache is not None:
             kv = cache.extend(layer, kv)
         k, v = kv
         if count == 1 and TWO_QUERIES and q.device.type == "cpu" and q.dtype != torch.float32:
             q = q.expand(-1, -1, 2, -1)
         # Phi-2's q.k leaves fp16's range; SDPA's kernels keep the scores in fp32 or scale q and k beforehand.
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and count > 1)
+        causal = mask is None and count > 1
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=keys < queries)
         return self.out(y[:, :, :count].transpose(1, 2).flatten(2))
 
 
@@ -236,11 +250,18 @@ class Decoder(nn.Module):
         end = start + count
         places = padding.places(torch.arange(start, end, device=x.device)) if padding else range(start, end)
         rope = rope_at(places, self.config, x.device)
-        mask = attention_mask(start, count, padding, x.device)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, rope, mask, cache, index)
+        mask = near = attention_mask(start, count, padding, x.device)
+        if self.config.window is not None:
+            near = attention_mask(start, count, padding, x.device, self.config.window)
+        x = self.blocks(x, rope, mask, near, cache)
         if cache is not None:
             cache.length += count
+        return x
+
+    def blocks(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, near: Tensor | None, cache) -> Tensor:
+        """All layers and the last norm; `near` is the mask of layers with a window, `mask` that of the others."""
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rope, near if index >= self.config.window_from else mask, cache, index)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from imp_kit.model.decoder import KVCache, Padding, rope_at
+from imp_kit.model.decoder import KVCache, Padding, in_window, rope_at
 from imp_kit.model.imp import ImpModel
 
 side_stream = functools.cache(torch.cuda.Stream)  # one for each GPU: its workspaces are kept for good
@@ -66,14 +66,15 @@ class StepGraph:
         decoder = self.model.decoder
         places = self.padding.places(self.place) if self.padding else self.place
         rope = rope_at(places, decoder.config, self.place.device)
-        mask = (self.keys <= self.place)[None, None, None]
+        mask = near = (self.keys <= self.place)[None, None, None]
         if self.padding:
-            mask = mask & ~self.padding.hides(self.keys)
-        x = decoder.embed_tokens(self.ids)[:, None]
-        for index, layer in enumerate(decoder.layers):
-            x = layer(x, rope, mask, _Placed(self.tensor[:, index], self.place), index)
+            mask = near = mask & ~self.padding.hides(self.keys)
+        if decoder.config.window is not None:
+            near = mask & in_window(self.place, self.keys, decoder.config.window, self.padding)
+        placed = _Placed(self.tensor, self.place)
+        hidden = decoder.blocks(decoder.embed_tokens(self.ids)[:, None], rope, mask, near, placed)
         self.place += 1
-        return decoder.norm(x)
+        return hidden
 
     def _capture(self, ids: Tensor, start: int, plain: Tensor) -> None:
         self.prepare(ids, start)
@@ -94,10 +95,10 @@ class StepGraph:
 
 
 class _Placed:
-    """One layer's keys and values, written at a place that is known on the device only."""
+    """Keys and values of all layers, written at a place that is known on the device only."""
 
     def __init__(self, tensor: Tensor, place: Tensor):
         self.tensor, self.place = tensor, place
 
     def extend(self, layer: int, new: Tensor) -> Tensor:
-        return self.tensor.index_copy_(3, self.place, new)
+        return self.tensor[:, layer].index_copy_(3, self.place, new)

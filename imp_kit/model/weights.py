@@ -9,28 +9,29 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from imp_kit.errors import CheckpointError, MemoryLimitError
-from imp_kit.fitting import plan
+from imp_kit.fitting import Plan, plan_folder
 from imp_kit.linears import PIECE, laid_out
 from imp_kit.machine import free_memory
 from imp_kit.model.imp import ImpModel
-from imp_kit.stored import find_tensors, read_json, read_tensor
+from imp_kit.stored import read_tensor
 
 
 def load_weights(
-    folder: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    frozen: bool = False,
-    quantize: str | None = None,
+    folder: Path, device: torch.device, dtype: torch.dtype, *, frozen: bool = False, quantize: str | None = None
 ) -> tuple[ImpModel, list[str]]:
-    """Build the model of a checkpoint's folder and fill it, one tensor at a time.
+    """The filled model of a checkpoint's folder (see `fill`), and the names of stored tensors that nobody knows."""
+    checked = plan_folder(folder)
+    return fill(checked, device, dtype, frozen=frozen, quantize=quantize), list(checked.spare)
+
+
+def fill(
+    checked: Plan, device: torch.device, dtype: torch.dtype, *, frozen: bool = False, quantize: str | None = None
+) -> ImpModel:
+    """Fill a plan's model, one tensor at a time; it is then ready to answer.
 
     `frozen`: each linear layer is laid out for speed as soon as it is filled (imp_kit.linears), `quantize` as there.
-    Returns the model, ready to answer, and the names of stored tensors that nobody knows.
-    Raises CheckpointError for a folder that does not fit, MemoryLimitError before anything is read.
+    Raises CheckpointError for a checkpoint that does not fit, MemoryLimitError before anything is read.
     """
-    checked = plan(read_json(folder / "config.json"), find_tensors(folder), str(folder))
     for fault in checked.faults.values():
         raise CheckpointError(fault)
     model, table, found = checked.model, checked.slots, checked.found
@@ -38,7 +39,7 @@ def load_weights(
     if free is not None and needed > free:
         smaller = "choose dtype='bf16'" if dtype.itemsize > 2 else "choose a smaller checkpoint"
         raise MemoryLimitError(
-            f"{folder.name} needs {needed / 1e9:.1f} GB on {device} as {str(dtype).removeprefix('torch.')}, but "
+            f"{checked.where} needs {needed / 1e9:.1f} GB on {device} as {str(dtype).removeprefix('torch.')}, but "
             f"{free / 1e9:.1f} GB are free. Close other programs, or {smaller}."
         )
     filling = defaultdict(list)
@@ -74,4 +75,4 @@ def load_weights(
                 if passing and final is module:  # it stays plain, and must not lie where the next one passes
                     final.weight = nn.Parameter(final.weight.clone(), requires_grad=False)
                 model.set_submodule(place, final)
-    return model.eval(), list(checked.spare)
+    return model.eval()

@@ -395,7 +395,7 @@ class Pupil(nn.Module):
             F.linear(hidden, weight[i : i + head], bias[i : i + head]) for i in (index * head, width + index * head)
         )
         for part in (q, k):
-            rotate(part[:, :, None, None], rope)
+            rotate(part[:, :, None], rope)
         q, k = q.float(), k.float()
         scores = q[:, -count:] @ k.transpose(1, 2) / math.sqrt(head)
         future = torch.ones_like(scores, dtype=torch.bool).triu(scores.shape[2] - count + 1)
