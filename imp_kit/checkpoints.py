@@ -4,27 +4,26 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from imp_kit.errors import CheckpointError
-from imp_kit.stored import find_tensors, shown
+from imp_kit.registry import PUBLISHED
+from imp_kit.stored import check_weights, file_names, find_tensors, follow, readable, shown
+from imp_kit.tokenizer_files import TOKENIZER_FILES, tokenizer_names
 
 NANO = "imp-nano"
 # Resolved: some installers make every file of a package a link, and `follow` refuses links that leave their folder.
 NANO_FOLDER = Path(__file__).resolve().parent / "nano" / "checkpoint"
 DEFAULT = "imp-v1-3b"
-HUB_IDS = {
-    "imp-v1-3b": "MILVLG/imp-v1-3b",
-    "imp-v1.5-3b-phi2": "MILVLG/Imp-v1.5-3B-Phi2",
-    "imp-v1.5-2b-qwen1.5": "MILVLG/Imp-v1.5-2B-Qwen1.5",
-    "imp-v1.5-4b-phi3": "MILVLG/Imp-v1.5-4B-Phi3",
-    "imp-v1.5-3b-196": "MILVLG/Imp-v1.5-3B-196",
-}
-# Weights as safetensors, settings, tokenizer: neither code nor pickles ever reach the disk.
-WANTED = ("*.safetensors", "*.json", "*.txt", "*.model")
+HUB_IDS = {name: entry.hub_id for name, entry in PUBLISHED.items()}
+# Weights as safetensors, settings, tokenizer: neither code nor pickles ever reach the disk, nor anything in a folder.
+SETTINGS = ("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json")
+WANTED = ("*.safetensors", *SETTINGS, *TOKENIZER_FILES)
+UNWANTED = ("*/*", ".*")
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,29 @@ class Snapshot:
     revision: str | None
 
     def digest(self) -> str | None:
-        """SHA-256 of a checkpoint's files where no revision tells one state of a folder from another, else None."""
+        """SHA-256 of the files that are loaded; None where the revision tells one state of a folder from another."""
         if self.revision:
             return None
         total = hashlib.sha256()
-        for file in sorted({file for pattern in WANTED for file in self.folder.glob(pattern)}):
-            if file.name == "evaluation.json":  # imp-nano's scores, which are no part of it
-                continue
-            total.update(file.name.encode())
-            with file.open("rb") as opened:
+        for name in sorted(loaded_files(self.folder)):
+            total.update(name.encode("utf-8", "surrogateescape"))
+            with follow(self.folder / name).open("rb") as opened:
                 total.update(hashlib.file_digest(opened, "sha256").digest())
         return total.hexdigest()
+
+
+def loaded_files(folder: Path) -> set[str]:
+    """The names of the files from which a folder's checkpoint is made. Raises CheckpointError."""
+    names = file_names(folder)
+    weights = {stored.file.name for stored in find_tensors(folder).values()}
+    return weights | needed_files(names) & names - {name for name in names if name.endswith(".safetensors")}
+
+
+def needed_files(names: Iterable[str]) -> set[str]:
+    """Of the names of a repository's files, those that loading needs; without its index it needs all weights."""
+    top = {name for name in names if "/" not in name and not name.startswith(".")}
+    weights = {name for name in top if name.endswith(".safetensors")}
+    return weights | top & set(SETTINGS) | tokenizer_names(top)
 
 
 def find(checkpoint: str | os.PathLike, revision: str | None = None) -> Snapshot:
@@ -77,7 +88,7 @@ def locate(checkpoint: str | os.PathLike) -> Snapshot | str:
     if name.lower() == NANO:
         return Snapshot(NANO, NANO_FOLDER, None)
     if os.path.isfile(folder / "config.json") or (os.path.isdir(folder) and name.lower() not in known):
-        return _local(folder.absolute())
+        return _local(folder)
     if os.path.isfile(folder):
         raise CheckpointError(f"{text} is a file; give the folder that holds config.json and the weights.")
     if name.lower() in known:
@@ -88,11 +99,14 @@ def locate(checkpoint: str | os.PathLike) -> Snapshot | str:
 
 
 def _local(folder: Path) -> Snapshot:
-    if folder.parent.name != "snapshots":
-        return Snapshot(folder.name, folder, None)
-    # A folder inside a hub cache, models--OWNER--NAME/snapshots/COMMIT, tells what it is.
-    hub_id = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-    return Snapshot(hub_id, folder, folder.name)
+    # A link keeps the name that its owner gave it, but what stands before ".." may be a link to anywhere.
+    folder = Path(os.path.realpath(folder) if ".." in folder.parts else os.path.abspath(folder))
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        # A folder inside a hub cache, models--OWNER--NAME/snapshots/COMMIT, tells what it is.
+        hub_id = repository.removeprefix("models--").replace("--", "/")
+        return Snapshot(readable(hub_id), folder, readable(folder.name))
+    return Snapshot(readable(folder.name), folder, None)
 
 
 def _hint(name: str) -> str:
@@ -103,11 +117,43 @@ def _hint(name: str) -> str:
 
 
 def _download(hub_id: str, revision: str | None) -> Snapshot:
+    with hub_told(hub_id, revision):
+        sizes = _missing(hub_id, revision)
+        if sizes:
+            total = f"{sum(sizes.values()) / 1e9:.3g} GB"
+            print(f"imp-kit: {hub_id} comes from the hub: {len(sizes)} files, {total}.", file=sys.stderr)
+        folder = _fetch(hub_id, revision)
+    return Snapshot(hub_id, folder, folder.name)
+
+
+def _fetch(hub_id: str, revision: str | None, **settings) -> Path:
+    """The snapshot's folder, after a download of what is not in the cache; `settings` as the hub's client has them."""
     from huggingface_hub import snapshot_download
 
-    with hub_told(hub_id, revision):
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(WANTED)))
-    return Snapshot(hub_id, folder, folder.name)
+    patterns = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
+    return Path(snapshot_download(hub_id, revision=revision, **patterns, **settings))
+
+
+def _missing(hub_id: str, revision: str | None) -> dict[str, int]:
+    """The needed files that are not in the cache, and their bytes; none if the hub cannot be asked.
+
+    Raises CheckpointError, before anything is downloaded, for a repository that holds no model's weights.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE:
+        return {}
+    try:
+        info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
+    except Exception:  # the download itself then says what is wrong, or finds everything in the cache
+        return {}
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    check_weights(hub_id, sizes)
+    return {
+        name: sizes[name]
+        for name in needed_files(sizes)
+        if not isinstance(try_to_load_from_cache(hub_id, name, revision=info.sha), str)
+    }
 
 
 @contextmanager
@@ -151,12 +197,15 @@ def _unreachable(wanted: str) -> CheckpointError:
     )
 
 
+def cached_folder(hub_id: str, revision: str | None = None) -> Path:
+    """The snapshot folder in the hub cache, whole or not. Raises what the hub's client raises where there is none."""
+    return _fetch(hub_id, revision, local_files_only=True)
+
+
 def cached(hub_id: str, revision: str | None = None) -> Path | None:
     """The snapshot folder of a checkpoint whose weights are complete in the hub cache, else None."""
-    from huggingface_hub import snapshot_download
-
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True, allow_patterns=list(WANTED)))
+        folder = cached_folder(hub_id, revision)
         find_tensors(folder)
     except Exception:  # not cached, or only half of it: the client's errors have no common parent
         return None

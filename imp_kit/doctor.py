@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from imp_kit.errors import CheckpointError, SettingError
+from imp_kit.registry import PUBLISHED
 
 TESTED = {  # as constraints.txt pins it, and the newest
     "Python": ("3.11", "3.13"),
@@ -29,13 +30,7 @@ TESTED = {  # as constraints.txt pins it, and the newest
 }
 CORE = ("torch", "tokenizers", "huggingface_hub", "safetensors", "numpy", "PIL", "einops", "tqdm")  # to import
 OPTIONAL = ("transformers", "accelerate", "timm")
-SIZES = {  # bytes of the weights in 16 bit, on disk and in memory
-    "imp-v1-3b": 6.4e9,
-    "imp-v1.5-3b-phi2": 6.4e9,
-    "imp-v1.5-2b-qwen1.5": 4.5e9,
-    "imp-v1.5-4b-phi3": 8.5e9,
-    "imp-v1.5-3b-196": 6.4e9,
-}
+SIZES = {name: round(entry.weight_bytes, -8) for name, entry in PUBLISHED.items()}  # bytes in 16 bit, also in memory
 WORKING = 1.1e9  # bytes of memory beside the weights, for a picture and an answer
 
 
@@ -243,15 +238,14 @@ def _state(name: str, hub_id: str, repo: Path, disk: int) -> tuple[str, str, lis
 
 def _fault(hub_id: str) -> str | None:
     """What keeps a checkpoint in the hub cache from being loaded."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    from imp_kit.checkpoints import WANTED
+    from imp_kit.checkpoints import cached_folder
     from imp_kit.stored import find_tensors, read_json
     from imp_kit.tokens import TextTokenizer
 
     try:
-        folder = Path(snapshot_download(hub_id, local_files_only=True, allow_patterns=list(WANTED)))
+        folder = cached_folder(hub_id)
         read_json(folder / "config.json")
         find_tensors(folder)
         TextTokenizer(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from imp_kit.checkpoints import cached, find, hub_told, locate
 from imp_kit.errors import CheckpointError
 from imp_kit.fitting import Plan, plan
-from imp_kit.stored import Stored, check_name, find_tensors, no_weights, read_json
+from imp_kit.stored import Stored, check_name, check_weights, find_tensors, read_json
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def _from_hub(hub_id: str, revision: str | None) -> tuple[str, str, dict, dict[s
         try:
             headers = api.get_safetensors_metadata(hub_id, revision=info.sha)
         except NotASafetensorsRepoError:
-            raise no_weights(hub_id, (file.rfilename for file in info.siblings or ())) from None
+            check_weights(hub_id, (file.rfilename for file in info.siblings or ()))
+            raise
         config = Path(hf_hub_download(hub_id, "config.json", revision=info.sha))
     for header in headers.files_metadata.values():
         for name in header.tensors:

@@ -1,5 +1,7 @@
-"""The sizes of the published checkpoints, and networks with random weights: no file of a checkpoint is needed."""
+"""The networks of the published checkpoints: their tensors, and random weights in their place."""
 
+import json
+import math
 import re
 import zlib
 from collections.abc import Sequence
@@ -9,68 +11,51 @@ from torch import nn
 
 from imp_kit.config_json import parse_config
 from imp_kit.errors import MemoryLimitError, SettingError
+from imp_kit.fitting import slots
+from imp_kit.layouts import NEW_PHI, OLD_PHI, PHI3, QWEN
 from imp_kit.machine import free_memory
 from imp_kit.model.config import ImpConfig
 from imp_kit.model.imp import ImpModel
 from imp_kit.prompts import Control
+from imp_kit.registry import PUBLISHED
 
-PHI2 = {
-    "vocab_size": 51200,
-    "hidden_size": 2560,
-    "intermediate_size": 10240,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 3072,
-    "partial_rotary_factor": 0.4,
-    "rope_theta": 10000.0,
-    "layer_norm_eps": 1e-5,
-}
-QWEN = {
-    "vocab_size": 151936,
-    "hidden_size": 2048,
-    "intermediate_size": 5504,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "max_position_embeddings": 32768,
-    "rope_theta": 1000000.0,
-    "rms_norm_eps": 1e-6,
-}
-PHI3 = {
-    "vocab_size": 32064,
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 4096,
-    "rope_theta": 10000.0,
-    "rms_norm_eps": 1e-5,
-    "pad_token_id": 32000,
-}
-CHECKPOINTS = {  # name -> family, language model, pixels of the picture's side, layout
-    "imp-v1-3b": ("imp", PHI2, 384, "old"),
-    "imp-v1.5-3b-phi2": ("imp", PHI2, 384, "new"),
-    "imp-v1.5-3b-196": ("imp", PHI2, 196, "old"),
-    "imp-v1.5-2b-qwen1.5": ("imp_qwen2", QWEN, 384, "qwen"),
-    "imp-v1.5-4b-phi3": ("imp_phi3", PHI3, 384, "phi3"),
-}
-TOWER = "google/siglip-so400m-patch14-384"
-WIDTH, MLP, PATCH, LAYERS = 1152, 4304, 14, 27  # of that tower
+LAYOUTS = {"old": OLD_PHI, "new": NEW_PHI, "qwen": QWEN, "phi3": PHI3}  # by a registry entry's `layout`
+WIDTH, MLP, PATCH, LAYERS = 1152, 4304, 14, 26  # of the tower as the files hold it: without its last layer and head
 
 
 def published_config(name: str) -> ImpConfig:
-    """The configuration of a published checkpoint, a key of CHECKPOINTS. Raises SettingError for any other name."""
-    if name not in CHECKPOINTS:
-        raise SettingError(f"There is no published size {name!r}; choose from {', '.join(CHECKPOINTS)}.")
-    family, decoder, side, _ = CHECKPOINTS[name]
+    """The configuration of a published checkpoint, a key of PUBLISHED. Raises SettingError for any other name."""
+    if name not in PUBLISHED:
+        raise SettingError(f"There is no published size {name!r}; choose from {', '.join(PUBLISHED)}.")
+    entry = PUBLISHED[name]
     shapes = {
         "vision_model.embeddings.patch_embedding.weight": (WIDTH, 3, PATCH, PATCH),
-        "vision_model.embeddings.position_embedding.weight": ((side // PATCH) ** 2, WIDTH),
+        "vision_model.embeddings.position_embedding.weight": ((entry.image_size // PATCH) ** 2, WIDTH),
         "vision_model.encoder.layers.0.mlp.fc1.weight": (MLP, WIDTH),
         f"vision_model.encoder.layers.{LAYERS - 1}.mlp.fc1.weight": (MLP, WIDTH),
     }
-    return parse_config({**decoder, "model_type": family, "mm_vision_tower": TOWER}, shapes, name)
+    return parse_config(entry.config, shapes, name, entry.contents["generation_config.json"])
+
+
+def published_tensors(name: str) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a published checkpoint by its name in the files, and its shape. Raises SettingError."""
+    config = published_config(name)
+    with torch.device("meta"):
+        model = ImpModel(config)
+    parameters = dict(model.named_parameters())
+    shapes = {}
+    for key, slot in slots(model, LAYOUTS[PUBLISHED[name].layout]).items():
+        rows, *others = parameters[slot.parameter].shape
+        shapes[key] = (rows if slot.stop is None else slot.stop - slot.start, *others)
+    return shapes
+
+
+def index_bytes(tensors: dict[str, tuple[int, ...]], shards: int, itemsize: int = 2) -> int:
+    """How long model.safetensors.index.json is for these tensors, as transformers' `save_pretrained` writes it."""
+    total = itemsize * sum(map(math.prod, tensors.values()))
+    file = f"model-{1:05}-of-{shards:05}.safetensors"  # each name of a shard is as long
+    index = {"metadata": {"total_size": total}, "weight_map": dict.fromkeys(tensors, file)}
+    return len(json.dumps(index, indent=2, sort_keys=True)) + 1
 
 
 def random_model(config: ImpConfig, device: torch.device, dtype: torch.dtype) -> ImpModel:

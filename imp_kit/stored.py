@@ -26,16 +26,14 @@ INCOMPLETE = "If its download was cut short, load it by its name once more while
 def follow(file: Path) -> Path:
     """The file that a checkpoint's `file` is or links to; every file of a checkpoint is opened through here.
 
-    A link may lead to a file inside its own folder or to a blob of the hub's cache. Any other is refused: a folder
-    from elsewhere must not make the kit read this machine's own files, whose text could show up in an error.
+    A link may lead to a file inside its own folder; from a hub cache's snapshot, wherever it was copied to, into the
+    blobs beside it; and wherever this machine's own hub cache leads. Any other is refused: a folder from elsewhere must
+    not make the kit read this machine's own files, whose text could show up in an error.
     Raises CheckpointError; a file that is not there passes.
     """
     target = Path(os.path.realpath(file))
-    folder, above = target.parent, target.parent.parent
-    # A repository's blobs, or those that repositories share (huggingface_hub 2): blobs/<2 digits>/<64 digits>.
-    blob = folder.name == "blobs" and above.name.startswith("models--")
-    shared = above.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name)
-    if not (target.is_relative_to(os.path.realpath(file.parent)) or blob or shared):
+    own = target.is_relative_to(os.path.realpath(file.parent))
+    if not (own or _in_blobs(Path(os.path.realpath(file.parent)), target) or _in_own_cache(file, target)):
         raise CheckpointError(
             f"{file} is a link to {target}, outside its folder, and the kit does not follow it. "
             "Put a copy or a hard link in its place, or give the folder that holds the file itself."
@@ -43,6 +41,45 @@ def follow(file: Path) -> Path:
     if os.path.lexists(file) and not os.path.isfile(target):
         raise CheckpointError(f"{file} is no file, or a link to one that is not there. {INCOMPLETE}")
     return target
+
+
+def _in_blobs(folder: Path, target: Path) -> bool:
+    """Whether a file lies among the blobs of REPOSITORY/snapshots/COMMIT, a folder laid out by the hub's client."""
+    if folder.parent.name != "snapshots":
+        return False
+    repository = folder.parent.parent
+    # Blobs that repositories share, since huggingface_hub 2: blobs/<2 digits>/<64 digits> beside them.
+    shared = re.fullmatch(r"[0-9a-f]{64}", target.name) and target.parent.parent == repository.parent / "blobs"
+    return bool(target.parent == repository / "blobs" or shared)
+
+
+def _in_own_cache(file: Path, target: Path) -> bool:
+    """Whether this machine's hub cache holds the target, or leads there: its owner may link parts to another disk."""
+    from huggingface_hub import constants
+
+    cache = Path(os.path.realpath(constants.HF_HUB_CACHE))
+    place = target.relative_to(cache).parts if target.is_relative_to(cache) else ()
+    if "blobs" in place[:2]:  # REPOSITORY/blobs/FILE, or blobs/<2 digits>/FILE
+        return True
+    # Of a snapshot in the cache, the first step must lead to its repository's blobs; what lies there is the owner's.
+    folder = Path(os.path.abspath(file.parent))
+    repository = folder.parent.parent
+    if folder.parent.name != "snapshots" or Path(os.path.realpath(repository.parent)) != cache or not file.is_symlink():
+        return False
+    return Path(os.path.normpath(folder / os.readlink(file))).parent == repository / "blobs"
+
+
+def file_names(folder: Path) -> set[str]:
+    """The names of a checkpoint's files. Those that begin with a dot, such as macOS's "._" files, are nobody's."""
+    try:
+        return {name for name in os.listdir(folder) if not name.startswith(".")}
+    except OSError:  # no folder
+        return set()
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be printed and stored, also where its bytes are no UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def text_file(file: Path) -> Path:
@@ -143,9 +180,9 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
             if file.parent != folder or not os.path.isfile(file):
                 raise CheckpointError(f"{index.name} lists {shown(file.name)}, which is not in {folder}. {INCOMPLETE}")
     else:
-        weight_map, files = {}, sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise no_weights(str(folder), (file.name for file in folder.glob("*")))
+        names = file_names(folder)
+        weight_map, files = {}, [folder / name for name in sorted(names) if name.endswith(".safetensors")]
+        check_weights(readable(str(folder)), names)
     found: dict[str, Stored] = {}
     for file in files:
         for name, stored in _header(file):
@@ -160,15 +197,24 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
     return found
 
 
-def no_weights(where: str, names: Iterable[str]) -> CheckpointError:
-    """The error for a place whose files, `names`, hold no safetensors."""
+def check_weights(where: str, names: Iterable[str]) -> None:
+    """Raise CheckpointError for a place whose files, `names`, do not hold a model's weights as safetensors."""
+    names = set(names)
+    weights = {name for name in names if name.endswith(".safetensors")}
+    if "adapter_config.json" in names and weights <= {"adapter_model.safetensors"}:
+        raise CheckpointError(
+            f"{where} holds LoRA adapters alone (adapter_config.json), no whole model. Merge them into the checkpoint "
+            "that they were trained on, then load the result: peft's PeftModel.from_pretrained(model, folder)"
+            ".merge_and_unload().save_pretrained(new_folder)."
+        )
     pickles = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in PICKLES))
-    if not pickles:
-        return CheckpointError(f"{where} holds no *.safetensors file. {INCOMPLETE}")
-    return CheckpointError(
-        f"{where} holds its weights only as pickles ({', '.join(pickles)}). A pickle can run any code, so the kit "
-        "refuses it; convert it to safetensors where you trust it."
-    )
+    if pickles and not weights:
+        raise CheckpointError(
+            f"{where} holds its weights only as pickles ({', '.join(pickles)}). A pickle can run any code, so the kit "
+            "refuses it; convert it to safetensors where you trust it."
+        )
+    if not weights:
+        raise CheckpointError(f"{where} holds no *.safetensors file. {INCOMPLETE}")
 
 
 def _header(file: Path) -> Iterator[tuple[str, Stored]]:

@@ -3,6 +3,7 @@
 Source of the forms: transformers' tokenizer classes GPT2, CodeGen, Qwen2 and Llama with their `save_pretrained`.
 """
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from imp_kit.errors import CheckpointError
 from imp_kit.stored import INCOMPLETE, MIXED, read_json, shown, text_file
 
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", *SETTINGS)
 # Of each family, for a folder whose tokenizer_config.json names no class.
 CLASSES = {"imp": "CodeGenTokenizer", "imp_qwen2": "Qwen2Tokenizer", "imp_phi3": "LlamaTokenizer"}
 # How Qwen2's byte-level BPE splits a text beforehand. Source: transformers 4.37.2, tokenization_qwen2.py.
@@ -33,22 +36,16 @@ class TokenizerFiles:
     data: (
         dict  # tokenizer.json's object, with the added tokens of all the files; but for runs of blanks all are special
     )
-    tokenizer: Tokenizer  # of that object
+    tokenizer: Tokenizer  # of that object, for the text that begins a prompt
+    within: Tokenizer  # for every other text, before which a Metaspace for the "first" one puts no blank
     prefix: tuple[int, ...]  # ids before each prompt, such as that of "<s>", and behind it
     suffix: tuple[int, ...]
 
 
-def tokenizer_names(names: set[str]) -> list[str]:
+def tokenizer_names(names: set[str]) -> set[str]:
     """Of the names of a checkpoint's files, those from which its tokenizer is made."""
-    if "tokenizer.json" in names:
-        main = ["tokenizer.json"]
-    elif (
-        "tokenizer.model" in names
-    ):  # beside it vocab.json and merges.txt are another checkpoint's, but both are needed
-        main = ["tokenizer.model", *sorted(names & {"vocab.json", "merges.txt"})]
-    else:
-        main = sorted(names & {"vocab.json", "merges.txt"})
-    return [*main, *sorted(names & {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})]
+    # Beside tokenizer.json the older forms are not read.
+    return names & {"tokenizer.json", *SETTINGS} if "tokenizer.json" in names else names & set(TOKENIZER_FILES)
 
 
 def read_tokenizer(folder: Path) -> TokenizerFiles:
@@ -67,10 +64,13 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     for token in data["added_tokens"]:
         # Phi-2 adds runs of blanks as tokens. Any other added token is a mark, called special or not.
         token["special"] = not token["content"].isspace()
-    tokenizer = Tokenizer.from_str(json.dumps(data))
+    tokenizer = within = Tokenizer.from_str(json.dumps(data))
+    later = _within(data)
+    if later != data:
+        within = Tokenizer.from_str(json.dumps(later))
     kind = kind if named or file.name == "tokenizer.model" else ""
     prefix, suffix = _around(tokenizer, kind, settings, specials, folder / "tokenizer_config.json")
-    return TokenizerFiles(file, data, tokenizer, prefix, suffix)
+    return TokenizerFiles(file, data, tokenizer, within, prefix, suffix)
 
 
 def _optional(file: Path) -> dict:
@@ -90,7 +90,7 @@ def _convert(folder: Path, kind: str, settings: Mapping) -> tuple[Path, dict]:
     """The older forms: vocab.json and merges.txt, or LLaMA's tokenizer.model."""
     model, vocabulary, merges = (folder / name for name in ("tokenizer.model", "vocab.json", "merges.txt"))
     if kind.endswith("LlamaTokenizer") and os.path.lexists(model):
-        return model, json.loads(_sentencepiece(model, legacy=settings.get("legacy") is not False).to_str())
+        return model, json.loads(_sentencepiece(model).to_str())
     missing = [file.name for file in (vocabulary, merges) if not os.path.lexists(file)]
     if missing:
         lacks = "tokenizer.model" if kind.endswith("LlamaTokenizer") else " and ".join(missing)
@@ -115,10 +115,11 @@ def _convert(folder: Path, kind: str, settings: Mapping) -> tuple[Path, dict]:
     return vocabulary, json.loads(tokenizer.to_str())
 
 
-def _sentencepiece(file: Path, legacy: bool) -> Tokenizer:
+def _sentencepiece(file: Path) -> Tokenizer:
     """LLaMA's tokenizer.model, a BPE of sentencepiece (arXiv 1808.06226), as the library `tokenizers` has it.
 
-    `legacy`: a blank is put before each text between control tokens, not before the whole prompt alone.
+    A blank is put before each text between control tokens, as in Phi-3's tokenizer.json and by transformers 4.37.2's
+    fast class; its slow class and transformers 5 heed "legacy" in tokenizer_config.json instead.
     """
     try:
         from sentencepiece import SentencePieceProcessor
@@ -149,11 +150,7 @@ def _sentencepiece(file: Path, legacy: bool) -> Tokenizer:
     bytes_too = any(pieces.is_byte(id) for id in range(size))
     bpe = models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=bytes_too)
     tokenizer = Tokenizer(bpe)
-    blank = normalizers.Replace(" ", BLANK)
-    if legacy:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), blank])
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(BLANK, prepend_scheme="first", split=False)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
     steps = [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(steps)
     if tokenizer.encode(TRIAL, add_special_tokens=False).ids != pieces.encode(TRIAL):
@@ -163,6 +160,16 @@ def _sentencepiece(file: Path, legacy: bool) -> Tokenizer:
         )
     tokenizer.add_special_tokens([pieces.id_to_piece(id) for id in special])
     return tokenizer
+
+
+def _within(data: dict) -> dict:
+    """The same tokenizer for a text that others stand before."""
+    data = copy.deepcopy(data)
+    steps = data.get("pre_tokenizer") or {}
+    for step in (steps, *steps.get("pretokenizers", ())):
+        if step.get("prepend_scheme") == "first":
+            step["prepend_scheme"] = "never"
+    return data
 
 
 def _halves(piece: str, vocabulary: Mapping) -> Iterator[tuple[str, str]]:

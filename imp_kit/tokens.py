@@ -1,7 +1,5 @@
 """Text <-> token ids: the checkpoint's own tokenizer, and text that grows while tokens arrive."""
 
-import copy
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,10 +29,7 @@ class TextTokenizer:
         with self._told():
             files = read_tokenizer(folder)
             self.file, self.prefix, self.suffix = files.file, files.prefix, files.suffix
-            within = _behind_a_token(files.data)
-            self._tokenizer = self._within = files.tokenizer
-            if within != files.data:
-                self._within = Tokenizer.from_str(json.dumps(within))
+            self._tokenizer, self._within = files.tokenizer, files.within
             for tokenizer in (self._tokenizer, self._within):
                 # "</s>" typed by a user is four letters, never the stop token; and a prompt is neither cut nor filled.
                 tokenizer.encode_special_tokens = True
@@ -125,16 +120,6 @@ class TextTokenizer:
             raise
         except BaseException as error:  # tokenizers raises plain Exception, and a panic in Rust is not even that
             raise CheckpointError(f"{self.file} is no tokenizer that can be read: {shown(str(error))}.") from error
-
-
-def _behind_a_token(data: dict) -> dict:
-    """The same for a text that others stand before: LLaMA's Metaspace puts a blank before the very first only."""
-    data = copy.deepcopy(data)
-    steps = data.get("pre_tokenizer") or {}
-    for step in (steps, *steps.get("pretokenizers", ())):
-        if step.get("prepend_scheme") == "first":
-            step["prepend_scheme"] = "never"
-    return data
 
 
 def _letters(tokens: Iterator[str]) -> str:

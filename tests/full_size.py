@@ -19,7 +19,7 @@ import torch
 
 from imp_kit.checkpoints import NANO_FOLDER
 from imp_kit.machine import DTYPES
-from imp_kit.published import CHECKPOINTS, TOWER
+from imp_kit.registry import PUBLISHED
 
 SHARD_BYTES = 1.5e9
 LOADS = 3
@@ -27,14 +27,15 @@ LOADS = 3
 
 def write(folder: Path, checkpoint: str) -> None:
     """Write the checkpoint tensor by tensor, so that no more than one of them is in memory."""
-    from oracle import SO400M, Oracle, checkpoint_tensors, config_values
+    from oracle import SO400M, Oracle, checkpoint_tensors, sizes_of
 
-    family, decoder, side, layout = CHECKPOINTS[checkpoint]
+    entry = PUBLISHED[checkpoint]
     folder.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
-        oracle = Oracle(family, decoder, SO400M | {"image_size": side})
+        tower = SO400M | {"image_size": entry.image_size}
+        oracle = Oracle(entry.config["model_type"], sizes_of(entry.config), tower)
     shards, room = [], 0
-    for name, tensor in checkpoint_tensors(oracle, layout).items():
+    for name, tensor in checkpoint_tensors(oracle, entry.layout).items():
         size = 2 * tensor.numel()
         if size > room:
             shards.append({})
@@ -47,10 +48,8 @@ def write(folder: Path, checkpoint: str) -> None:
         places.update(dict.fromkeys(shapes, file))
         write_shard(folder / file, shapes)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}), "utf-8")
-    config = {**config_values(oracle, layout), "mm_vision_tower": TOWER}
-    del config["vision_config"]  # the published files only name their tower
     # Last, so that a folder with a config.json is a whole one.
-    (folder / "config.json").write_text(json.dumps(config, indent=2), "utf-8")
+    (folder / "config.json").write_text(json.dumps(entry.config, indent=2), "utf-8")
 
 
 def write_shard(file: Path, shapes: dict[str, torch.Size]) -> None:
@@ -175,7 +174,7 @@ def load_alone(folder: Path, dtype: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="*", metavar="NAME", help=f"some of {', '.join(CHECKPOINTS)}")
+    parser.add_argument("checkpoints", nargs="*", metavar="NAME", help=f"some of {', '.join(PUBLISHED)}")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
@@ -184,8 +183,8 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options.folder, options.dtype), indent=2))
         return
-    if unknown := [name for name in options.checkpoints if name not in CHECKPOINTS]:
-        parser.error(f"there is no {unknown[0]!r}; choose from {', '.join(CHECKPOINTS)}")
+    if unknown := [name for name in options.checkpoints if name not in PUBLISHED]:
+        parser.error(f"there is no {unknown[0]!r}; choose from {', '.join(PUBLISHED)}")
     if not options.checkpoints and not options.picture:
         parser.error("name a checkpoint, or a picture, which is also of imp-nano")
     folders = {name: options.folder / name for name in options.checkpoints}

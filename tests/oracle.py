@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PhiConfig,
     PhiForCausalLM,
     Qwen2Config,
@@ -25,8 +25,8 @@ from transformers import (
 
 try:
     from transformers import Phi3Config, Phi3ForCausalLM
-except ImportError:  # before 4.41; Phi-3 is LLaMA with two of its products fused, so LLaMA is as good an oracle
-    Phi3Config, Phi3ForCausalLM = LlamaConfig, LlamaForCausalLM
+except ImportError:  # before 4.41; Phi-3 is Mistral with two of its products fused, so Mistral is as good an oracle
+    Phi3Config, Phi3ForCausalLM = MistralConfig, MistralForCausalLM
 try:
     from transformers import SiglipImageProcessorPil as SiglipImageProcessor
 except ImportError:  # before 5.x, where the plain one resizes with PIL and not with torchvision
@@ -81,7 +81,7 @@ LLAMA = {  # the same sizes as Qwen1.5 and Phi-3 call them
 FAMILIES = {  # model_type of the checkpoint -> configuration and class of its language model, sizes
     "imp": (PhiConfig, PhiForCausalLM, DECODER),
     "imp_qwen2": (Qwen2Config, Qwen2ForCausalLM, {**LLAMA, "use_sliding_window": False}),
-    "imp_phi3": (Phi3Config, Phi3ForCausalLM, {**LLAMA, "pad_token_id": 0}),
+    "imp_phi3": (Phi3Config, Phi3ForCausalLM, {**LLAMA, "pad_token_id": 0, "sliding_window": None}),
 }
 PICKY = ("lm_head.weight", "q_proj.weight", "k_proj.weight", "qkv_proj.weight")
 # The tokenizer fills the vocabulary up to these and the model has some rows more, as Phi-2 does.
@@ -91,6 +91,19 @@ CONTROL = {  # the control tokens of each family's tokenizer
     "imp_qwen2": {"<|endoftext|>": 297, "<|im_start|>": 298, "<|im_end|>": 299},
     "imp_phi3": {"<|endoftext|>": 297, "<|system|>": 298, "<|user|>": 299, "<|assistant|>": 300, "<|end|>": 301},
 }
+
+
+def sizes_of(config: Mapping) -> dict:
+    """The language model's sizes in a checkpoint's config.json, of old or new names, as transformers' classes take them."""
+    width, heads = (config.get(name, config.get(OLD_NAMES[name])) for name in ("hidden_size", "num_attention_heads"))
+    defaults = {"intermediate_size": 4 * width, "rope_theta": 10000.0, "num_key_value_heads": heads, "pad_token_id": 0}
+    if "rotary_dim" in config:
+        defaults["partial_rotary_factor"] = config["rotary_dim"] * heads / width
+    sizes = {}
+    for name in FAMILIES[config["model_type"]][2]:
+        value = config.get(name, config.get(OLD_NAMES.get(name)))
+        sizes[name] = defaults.get(name) if value is None else value
+    return sizes
 
 
 class Oracle:
@@ -167,8 +180,8 @@ def checkpoint_tensors(oracle: Oracle, layout: str, spares: bool = True) -> dict
     language, layers = oracle.language.state_dict(), oracle.decoder["num_hidden_layers"]
     stem = "transformer." if layout == "old" else "model."
     tensors = _old_phi(language, layers) if layout == "old" else dict(language)
-    if oracle.family == "imp_phi3" and Phi3ForCausalLM is LlamaForCausalLM:
-        tensors = _fused_llama(tensors, layers)
+    if oracle.family == "imp_phi3" and Phi3ForCausalLM is MistralForCausalLM:
+        tensors = _fused_mistral(tensors, layers)
     for name, tensor in oracle.projector.state_dict().items():
         tensors[f"{stem}mm_projector.{name}"] = tensor
     last = f"encoder.layers.{oracle.tower['num_hidden_layers'] - 1}."
@@ -195,9 +208,9 @@ def _old_phi(phi: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
     return tensors
 
 
-def _fused_llama(llama: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """LLaMA's tensors as Phi-3 stores them: queries, keys and values in one, gate and up in one."""
-    tensors = dict(llama)
+def _fused_mistral(mistral: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """Mistral's tensors as Phi-3 stores them: queries, keys and values in one, gate and up in one."""
+    tensors = dict(mistral)
     for i in range(layers):
         for fused, parts in (("self_attn.qkv", "qkv"), ("mlp.gate_up", ("gate", "up"))):
             stem = f"model.layers.{i}.{fused.split('.')[0]}."

@@ -16,7 +16,8 @@ from imp_kit.cli import main
 from imp_kit.errors import SettingError
 from imp_kit.linears import lay_out
 from imp_kit.model.generate import generate
-from imp_kit.published import CHECKPOINTS, published_config, random_model
+from imp_kit.published import published_config, random_model
+from imp_kit.registry import PUBLISHED
 from imp_kit.sampling import Sampling
 
 CPU = torch.device("cpu")
@@ -58,7 +59,9 @@ def test_the_command_prints_writes_and_draws_what_the_function_returns(tmp_path,
 @pytest.mark.parametrize(("name", "quantize"), [("imp-v1.5-2b-qwen1.5", None), ("imp-v1.5-4b-phi3", "int8")])
 def test_random_weights_go_through_template_look_and_ask(name, quantize, monkeypatch):
     whole = published_config(name)
-    sizes = replace(whole.decoder, vocab_size=300, hidden_size=64, intermediate_size=160, num_layers=2, num_heads=4)
+    sizes = replace(
+        whole.decoder, vocab_size=300, hidden_size=64, intermediate_size=160, num_layers=2, num_heads=4, num_kv_heads=4
+    )
     seen = replace(whole.vision, hidden_size=48, intermediate_size=96, num_heads=3, used_layers=2, image_size=140)
     small = replace(whole, decoder=replace(sizes, rotary_dim=16), vision=seen)
     monkeypatch.setattr(imp_kit.bench, "published_config", lambda name: small)
@@ -72,7 +75,7 @@ def test_random_weights_go_through_template_look_and_ask(name, quantize, monkeyp
     assert f"weights, {quantize or 'bfloat16'}, " in table(result)
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_costs_of_the_published_sizes(name):
     """Known numbers: Phi-2 has 2.78 billion parameters, and its keys and values take 328 kB a token in 16 bit."""
     with torch.device("meta"):

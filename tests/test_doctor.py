@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from full_size import CHECKPOINTS
-from oracle import SO400M, Oracle, checkpoint_tensors
+from oracle import SO400M, Oracle, checkpoint_tensors, sizes_of
 
 from imp_kit.assistant import DEFAULT_NEEDS
 from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO_FOLDER
@@ -22,6 +21,7 @@ from imp_kit.doctor import KNOWN, OPTIONAL, SIZES, TESTED, WORKING, examine, exp
 from imp_kit.errors import MemoryLimitError
 from imp_kit.machine import memory_told
 from imp_kit.model.weights import load_weights
+from imp_kit.registry import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -273,9 +273,11 @@ def test_the_tested_versions_are_the_pinned_ones():
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_sizes_are_those_of_the_networks(name):
-    family, decoder, side, layout = CHECKPOINTS[name]
+    entry = PUBLISHED[name]
     with torch.device("meta"):
-        tensors = checkpoint_tensors(Oracle(family, decoder, SO400M | {"image_size": side}), layout)
+        tower = SO400M | {"image_size": entry.image_size}
+        oracle = Oracle(entry.config["model_type"], sizes_of(entry.config), tower)
+        tensors = checkpoint_tensors(oracle, entry.layout)
     assert SIZES[name] == pytest.approx(2 * sum(tensor.numel() for tensor in tensors.values()), rel=0.02)
 
 

@@ -75,11 +75,14 @@ class Subject:
         if not hasattr(who, "ask"):
             # Imported where it is used: a run's file is read and scored without torch.
             from imp_kit.assistant import identify, load
+            from imp_kit.checkpoints import locate
 
             identity = identify(who, device=device, dtype=dtype, revision=revision)
             # "auto" can depend on what is free just now; what was identified is what is loaded.
             settings = {"device": device, "dtype": identity["dtype"], "revision": revision}
-            return cls(identity, lambda: load(who, **settings), str(who))
+            found = locate(who)
+            local = not isinstance(found, str) and found.name != NANO  # a relative path would be another elsewhere
+            return cls(identity, lambda: load(who, **settings), str(found.folder) if local else str(who))
         snapshot, model = getattr(who, "snapshot", None), getattr(who, "model", None)
         dtype, on = (getattr(who, "dtype", getattr(model, "dtype", None)), getattr(model, "device", None))
         identity = {

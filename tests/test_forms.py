@@ -1,0 +1,286 @@
+"""Every published repository, in every form that its files may have: loads by each of its names, and answers right."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from forms import (
+    BUS,
+    COMMIT,
+    FORMS,
+    QUESTION,
+    TEXTS,
+    TOKENS,
+    base_size,
+    kit_ids,
+    oracle_for,
+    prompts,
+    published_answer,
+    published_ends,
+    published_ids,
+    published_pixels,
+    published_tokenizer,
+    put_in_cache,
+    sentencepiece_model,
+    write_tokenizer,
+)
+from oracle import change_json
+
+import imp_kit
+from imp_kit.published import index_bytes, published_tensors
+from imp_kit.registry import PUBLISHED
+from imp_kit.tokens import TextTokenizer
+
+
+@pytest.fixture(scope="module", params=FORMS, ids=str)
+def published(request, tmp_path_factory):
+    """A form, the cache that holds it, and its snapshot."""
+    cache = tmp_path_factory.mktemp("cache")
+    return request.param, cache, put_in_cache(request.param, cache)
+
+
+@pytest.fixture
+def offline(published, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(published[1]))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def load(checkpoint):
+    return imp_kit.load(checkpoint, device="cpu", dtype="fp32")
+
+
+def test_the_forms_cover_what_is_published():
+    assert {form.name for form in FORMS} == PUBLISHED.keys()
+
+
+def test_every_name_of_a_checkpoint_answers_as_transformers_does(published, offline, tmp_path, monkeypatch):
+    form, _, snapshot = published
+    hub_id = PUBLISHED[form.name].hub_id
+    dotted = tmp_path / hub_id  # a folder called as the repository, dots and all
+    dotted.parent.mkdir()
+    dotted.symlink_to(snapshot)
+    known = [form.name, hub_id, f"{hub_id}/", hub_id.lower(), f"{form.name}/", snapshot, f"{snapshot}/"]
+    expected = published_answer(form, snapshot, published_ends(form))
+    assert len(set(expected)) > 3, "an answer of one token over and over would tell little"
+    for spelling in [*known, dotted, f"{dotted}/", Path(dotted.name), f"./{dotted.name}/"]:
+        if spelling not in known:
+            monkeypatch.chdir(dotted.parent)
+        reply = load(spelling).ask(BUS, QUESTION, max_new_tokens=TOKENS)
+        assert list(reply.token_ids) == expected, spelling
+        if spelling in known:
+            assert (reply.checkpoint, reply.revision) == (hub_id, COMMIT)
+
+
+def test_prompt_stops_and_picture_are_the_published_ones(published):
+    form, _, snapshot = published
+    imp = load(snapshot)
+    tokenizer = published_tokenizer(form, snapshot)
+    first, second = kit_ids(imp)
+    assert first == published_ids(tokenizer, prompts(form.family)[0])
+    assert second == published_ids(tokenizer, prompts(form.family)[1])
+    assert imp.stop_ids == published_ends(form)
+    assert imp.model.config.vision.num_patches == form.positions
+    pad = {"imp-v1.5-4b-phi3": True}.get(form.name, form.config.get("image_aspect_ratio") == "pad")
+    assert imp.model.config.pad == pad
+
+
+def test_a_chat_goes_on_as_the_same_text_at_once(published):
+    """The second turn's answer is that of transformers' classes to the whole conversation, beginning token once."""
+    form, _, snapshot = published
+    imp, oracle = load(snapshot), oracle_for(form)
+    chat = imp.chat(BUS)
+    first, second = (chat.say(question, max_new_tokens=8).token_ids for question in (QUESTION, "And the sky?"))
+    encode = imp.tokenizer.encode_pieces
+    before, after = encode(imp.template.open(), begins=True), encode(imp.template.ask(QUESTION, first=True))
+    after = [*after, *first, *encode(imp.template.ask("And the sky?", first=False))]
+    with torch.inference_mode():
+        greedy = oracle.greedy(oracle.embed(before, published_pixels(form), after), 8)
+    assert list(second) == greedy[: next((place for place, id in enumerate(greedy) if id in imp.stop_ids), None)]
+    assert imp.ask_many([(BUS, QUESTION)], max_new_tokens=8, progress=False)[0].token_ids == first
+
+
+def test_a_question_without_a_picture_begins_as_the_tokenizer_asks(published):
+    form, _, snapshot = published
+    imp = load(snapshot)
+    pieces = imp.template.ask_alone("a?")
+    tokenizer = published_tokenizer(form, snapshot)
+    assert imp.tokenizer.encode_pieces(pieces, begins=True) == tokenizer("".join(pieces))["input_ids"]
+    one = imp.ask(None, "a?", max_new_tokens=6).token_ids
+    assert imp.ask_many([(None, "a?"), (None, "a longer one?")], max_new_tokens=6, progress=False)[0].token_ids == one
+
+
+# The sizes that public pages show ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "shards"),
+    [("imp-v1-3b", 88_515, 7), ("imp-v1.5-2b-qwen1.5", 76_606, 5), ("imp-v1.5-3b-196", 79_631, 7)],
+)
+def test_the_index_has_the_published_length(name, published, shards):
+    """The hub shows 88.5 kB, 76.6 kB, and 79.6 kB for imp-v1-3b before April 2024, in the 196's names."""
+    tensors = published_tensors(name)
+    assert index_bytes(tensors, shards) == published
+    shown = PUBLISHED[name].files["model.safetensors.index.json"]
+    assert shown is None or abs(published - shown) <= 50
+    short = dict(list(tensors.items())[:-1])
+    assert index_bytes(short, shards) < published - 50, "one key less would show"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_registry_agrees_with_itself(name):
+    entry, tensors = PUBLISHED[name], published_tensors(name)
+    size = 2
+    for shape in tensors.values():
+        count = 1
+        for side in shape:
+            count *= side
+        size += 2 * count
+    assert size - 2 == entry.weight_bytes
+    shards = [bytes_ for file, bytes_ in entry.files.items() if file.endswith(".safetensors")]
+    if None not in shards:
+        assert sum(shards) == pytest.approx(entry.weight_bytes, rel=0.003)
+    assert set(entry.inferred) | set(entry.contents) <= entry.files.keys()
+    assert not set(entry.possible) & entry.files.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "size"),
+    [
+        ("imp-v1-3b", "config.json", 1843),
+        ("imp-v1-3b", "generation_config.json", 119),
+        ("imp-v1-3b", "special_tokens_map.json", 441),
+        ("imp-v1-3b", "added_tokens.json", 1117),
+        ("imp-v1.5-2b-qwen1.5", "config.json", 1407),
+        ("imp-v1.5-2b-qwen1.5", "generation_config.json", 164),
+        ("imp-v1.5-2b-qwen1.5", "special_tokens_map.json", 367),
+        ("imp-v1.5-2b-qwen1.5", "added_tokens.json", 80),
+        ("imp-v1.5-4b-phi3", "special_tokens_map.json", 569),
+        ("imp-v1.5-4b-phi3", "added_tokens.json", 313),
+    ],
+)
+def test_the_registrys_contents_have_the_published_length(name, file, size):
+    """Written as transformers writes them, they are as long as the hub says."""
+    text = json.dumps(PUBLISHED[name].contents[file], indent=2) + "\n"
+    assert len(text.encode()) == size
+
+
+# Slow tokenizers ---------------------------------------------------------------------------------------------
+
+
+def strings(count: int, seed: int = 0) -> list[str]:
+    """Texts of several scripts, digits, emoji, runs of blanks, and what looks like control tokens but is none."""
+    chance = random.Random(seed)
+    parts = [
+        *(word for text in TEXTS for word in text.split(" ")),
+        *(" ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", "     ", "\u3000", "\xa0"),
+        *("0", "7", "42", "2024", "٣", "五", "½", "²"),
+        *("🚌", "👩‍🚀", "🇯🇵", "e\u0301", "ﬁ", "Ａ", "\u200b", "\ufeff", "ß", "İ", "が", "\u304b\u3099"),
+        *("</ s>", "<|im_end", "<image >", "<s", "<|end|", "'s", "'LL", "I'm", "don't", "_", "__init__", "a_b"),
+    ]
+    return ["".join(chance.choice(parts) for _ in range(chance.randint(1, 12))) for _ in range(count)]
+
+
+SLOW = {form.family: form for form in FORMS if not form.fast and not form.config and not form.drop}
+
+
+@pytest.mark.parametrize("family", ["imp", "imp_qwen2", "imp_phi3"])
+def test_slow_tokenizers_give_the_ids_of_the_slow_class(family, tmp_path):
+    import transformers
+
+    form = SLOW[family]
+    write_tokenizer(tmp_path, form)
+    names = {"imp": "CodeGenTokenizer", "imp_qwen2": "Qwen2Tokenizer", "imp_phi3": "LlamaTokenizer"}
+    theirs = getattr(transformers, names[family]).from_pretrained(tmp_path)
+    ours = TextTokenizer(tmp_path)
+    different = []
+    for text in strings(2000):
+        ids = [*ours.prefix, *ours.encode(text), *ours.suffix]
+        if ids != theirs(text)["input_ids"]:
+            different.append(text)
+    assert different == []
+
+
+def test_sentencepiece_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    import sys
+
+    write_tokenizer(tmp_path, SLOW["imp_phi3"])
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(imp_kit.CheckpointError, match="pip install sentencepiece"):
+        TextTokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", "half"])
+def test_a_damaged_tokenizer_model(tmp_path, content):
+    write_tokenizer(tmp_path, SLOW["imp_phi3"])
+    whole = sentencepiece_model()
+    (tmp_path / "tokenizer.model").write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(imp_kit.CheckpointError, match=r"tokenizer\.model"):
+        TextTokenizer(tmp_path)
+
+
+# What stands around a prompt -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "prefix", "suffix"),
+    [
+        ({}, (1,), ()),
+        ({"add_bos_token": None}, (1,), ()),  # LLaMA's class adds it unless told otherwise
+        ({"add_bos_token": False}, (), ()),
+        ({"add_eos_token": True}, (1,), (base_size("imp_phi3"),)),
+        ({"add_bos_token": False, "add_eos_token": True}, (), (base_size("imp_phi3"),)),
+    ],
+)
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_settings_say_what_stands_around_a_prompt(tmp_path, changes, prefix, suffix, fast):
+    form = next(form for form in FORMS if form.family == "imp_phi3" and form.fast == fast)
+    write_tokenizer(tmp_path, form)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8")) | changes
+    settings = {name: value for name, value in settings.items() if value is not None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    ours = TextTokenizer(tmp_path)
+    assert (ours.prefix, ours.suffix) == (prefix, suffix)
+    theirs = published_tokenizer(form, tmp_path)
+    assert [*prefix, *ours.encode("a bus"), *suffix] == theirs("a bus")["input_ids"]
+
+
+def test_a_post_processor_counts_where_no_setting_does(tmp_path):
+    form = next(form for form in FORMS if form.family == "imp_phi3" and form.fast)
+    write_tokenizer(tmp_path, form)
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert TextTokenizer(tmp_path).prefix == (1,)
+    change_json(tmp_path, lambda data: data.update(post_processor=None), "tokenizer.json")
+    assert TextTokenizer(tmp_path).prefix == ()
+
+
+def test_a_beginning_token_that_is_not_there(tmp_path):
+    form = next(form for form in FORMS if form.family == "imp_phi3" and form.fast)
+    write_tokenizer(tmp_path, form)
+    change_json(tmp_path, lambda settings: settings.update(bos_token="<begin>"), "tokenizer_config.json")
+    with pytest.raises(imp_kit.CheckpointError, match=r"tokenizer_config\.json asks for a bos_token.*'<begin>'"):
+        TextTokenizer(tmp_path)
+
+
+def test_an_end_token_behind_the_prompt_leaves_with_the_next_turn(tmp_path):
+    """Each turn's answer is that to the whole conversation with one end token, behind it."""
+    form = next(form for form in FORMS if form.family == "imp_phi3" and form.fast)
+    snapshot = put_in_cache(form, tmp_path)
+    settings = json.loads((snapshot / "tokenizer_config.json").read_text("utf-8")) | {"add_eos_token": True}
+    (snapshot / "tokenizer_config.json").unlink()
+    (snapshot / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    imp = load(snapshot)
+    assert imp.tokenizer.suffix
+    from imp_kit.batches import converse
+    from imp_kit.images import open_image
+    from imp_kit.sampling import Sampling
+
+    chat = imp.chat(BUS)
+    questions = [QUESTION, "And the sky?", "Why?"]
+    said = [chat.say(question, max_new_tokens=6).token_ids for question in questions]
+    for count in (1, 2, 3):
+        (alone,) = converse(imp, [open_image(BUS)], [questions[:count]], Sampling(6))
+        assert alone.token_ids == said[count - 1]
