@@ -1,6 +1,7 @@
 """python -m imp_kit: the verbs of the kit in a shell."""
 
 import argparse
+import codecs
 import os
 import sys
 from collections.abc import Iterator
@@ -222,12 +223,30 @@ def see_doctor(args: argparse.Namespace) -> int:
         findings = examine()
         print(*findings, sep="\n")
         return int(any(finding.level == "FAIL" for finding in findings))
-    text = sys.stdin.read() if args.why == "-" else args.why
+    text = _piped() if args.why == "-" else args.why
     if not text.strip():
         raise PromptError("There is no error to explain; give its text.")
     explanation = explain(text)
     print(explanation or UNKNOWN)
     return 0 if explanation else 1
+
+
+def _piped() -> str:
+    """What stands on stdin, as UTF-8 or as the UTF-16 in which Windows' shells write files."""
+    if sys.stdin is None:
+        return ""
+    if not hasattr(sys.stdin, "buffer"):  # a stream of text that a caller put there
+        return sys.stdin.read()
+    data = sys.stdin.buffer.read()
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in data[:100]:
+        encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    else:
+        encoding = "utf-8-sig"
+    return data.decode(encoding, "replace")
 
 
 def measure_speed(args: argparse.Namespace) -> None:

@@ -4,6 +4,10 @@
 class ImpKitError(Exception):
     """Parent of every error that the kit raises on purpose."""
 
+    def __init__(self, message: str):
+        # The name of a file may hold bytes that are no UTF-8, which a notebook or a record could not show.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
+
 
 class CheckpointError(ImpKitError):
     """A checkpoint cannot be found, cannot be read, or does not fit the architecture."""

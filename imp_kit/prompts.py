@@ -1,6 +1,7 @@
 """Chat templates and stop strings of each family: pure functions from turns to pieces of a prompt."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from imp_kit.errors import PromptError
@@ -15,6 +16,9 @@ LOCATE = "Please provide the bounding box coordinate of the region this sentence
 DESCRIBE_REGION = "Please provide a short description for this region: {}."
 
 
+FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol by their kind, blank in every face
+
+
 class Control(str):
     """A piece of a prompt that is one control token, never letters; any other `str` is letters only."""
 
@@ -22,11 +26,16 @@ class Control(str):
 IMAGE = Control("<image>")  # where the picture's features go
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: blanks, controls, what has no width, marks that belong to a letter before them."""
+    return all(unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cc", "Cf", "Mn") or c in FILLERS for c in text)
+
+
 def check_question(question: str) -> None:
     """Raise PromptError for what cannot be asked."""
     if not isinstance(question, str):
         raise PromptError(f"A question is text, not {type(question).__name__}.")
-    if not question.strip():
+    if is_blank(question):
         raise PromptError("The question is empty; ask something about the picture.")
     try:
         question.encode()
@@ -39,7 +48,7 @@ def check_question(question: str) -> None:
 def check_phrase(phrase: str) -> str:
     """What to look for, without a full stop at its end. Raises PromptError where nothing is named."""
     named = phrase.strip().rstrip(".") if isinstance(phrase, str) else ""
-    if not named:
+    if is_blank(named):
         raise PromptError(f"The phrase is {phrase!r}; name what to look for, such as 'the bus'.")
     return named
 

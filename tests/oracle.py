@@ -94,7 +94,7 @@ CONTROL = {  # the control tokens of each family's tokenizer
 
 
 def sizes_of(config: Mapping) -> dict:
-    """The language model's sizes in a checkpoint's config.json, of old or new names, as transformers' classes take them."""
+    """The language model's sizes in config.json, whichever names it uses, as transformers' classes take them."""
     width, heads = (config.get(name, config.get(OLD_NAMES[name])) for name in ("hidden_size", "num_attention_heads"))
     defaults = {"intermediate_size": 4 * width, "rope_theta": 10000.0, "num_key_value_heads": heads, "pad_token_id": 0}
     if "rotary_dim" in config:

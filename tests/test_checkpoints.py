@@ -1,5 +1,7 @@
 """Names, hub ids and folders; the hub is a cache folder laid out as the hub lays it out."""
 
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -114,3 +116,108 @@ def test_half_a_download_names_the_missing_file(hub):
     (folder / "config.json").unlink()
     with pytest.raises(imp_kit.CheckpointError, match=r"has no config\.json"):
         imp_kit.load("imp-v1-3b", device="cpu")
+
+
+# What a folder is called, and what is in it ---------------------------------------------------------------------
+
+
+def test_every_way_to_a_folder_gives_one_identity(tmp_path, monkeypatch):
+    """Relative, with dots, with a slash, by a link: one name and one digest."""
+    plain = tmp_path / "here" / "my-imp"
+    shutil.copytree(NANO_FOLDER, plain)
+    (plain / "sub").mkdir()
+    expected = imp_kit.identify(plain, device="cpu")
+    assert expected["checkpoint"] == "my-imp"
+    monkeypatch.chdir(plain)
+    assert imp_kit.identify(".", device="cpu") == expected
+    monkeypatch.chdir(plain / "sub")
+    assert imp_kit.identify("..", device="cpu") == imp_kit.identify("../../my-imp/", device="cpu") == expected
+    monkeypatch.chdir(tmp_path)
+    for way in ("here/my-imp", "./here/my-imp/", "here/../here/my-imp", "here/my-imp/sub/.."):
+        assert imp_kit.identify(way, device="cpu") == expected
+        assert find(way).folder == plain
+    (tmp_path / "deep").symlink_to(plain / "sub")  # what ".." leaves is where the link leads
+    assert find("deep/..").folder == plain
+
+
+def test_the_digest_is_of_the_files_that_are_loaded(tmp_path):
+    plain = tmp_path / "my-imp"
+    shutil.copytree(NANO_FOLDER, plain)
+    digest = find(plain).digest()
+    for name in ("notes.txt", "merges.txt", "vocab.json", "README.md", "evaluation.json", "other.json", "a.py"):
+        (plain / name).write_text("not loaded", "utf-8")
+        assert find(plain).digest() == digest, name
+    for name in ("config.json", "tokenizer.json"):
+        text = (plain / name).read_text("utf-8")
+        (plain / name).write_text(text + "\n", "utf-8")
+        assert find(plain).digest() != digest, name
+        (plain / name).write_text(text, "utf-8")
+    (plain / "generation_config.json").write_text("{}", "utf-8")
+    assert find(plain).digest() != digest
+
+
+NO_UTF8 = os.fsdecode(b"imp-\xff\xfe")
+
+
+def test_a_folder_whose_name_is_no_utf8(tmp_path, capsys):
+    folder = tmp_path / NO_UTF8
+    try:
+        shutil.copytree(NANO_FOLDER, folder)
+    except OSError:
+        pytest.skip("this disk takes UTF-8 only")
+    found = imp_kit.identify(folder, device="cpu")
+    assert found["checkpoint"] == "imp-\\xff\\xfe"
+    assert json.dumps(found, ensure_ascii=False).encode()
+    imp = imp_kit.load(folder, device="cpu", dtype="fp32")
+    answer = imp.ask(BUS, "What is this?")
+    for text in (repr(imp), answer.summary, answer._repr_html_()):
+        assert text.encode()
+    (folder / "config.json").unlink()
+    with pytest.raises(imp_kit.CheckpointError) as caught:
+        imp_kit.load(folder, device="cpu")
+    assert "imp-\\udcff" in str(caught.value)
+    assert str(caught.value).encode()
+
+
+def test_a_run_about_a_folder_whose_name_is_no_utf8(tmp_path):
+    from PIL import Image
+
+    from imp_kit.experiments import record
+
+    folder, out = tmp_path / NO_UTF8, tmp_path / os.fsdecode(b"run-\xff")
+    try:
+        shutil.copytree(NANO_FOLDER, folder)
+    except OSError:
+        pytest.skip("this disk takes UTF-8 only")
+    case = record.Case("one", Image.new("RGB", (20, 20)), "What is this?", {}, {}, 1)
+    for _ in range(2):  # and goes on
+        subject = record.Subject.of(str(folder), device="cpu")
+        (done,) = record.run("trial", [case], subject, out, settings={"max_new_tokens": 2})
+        assert done["status"] == "ok"
+    assert record.read_head(out)["place"] == str(folder)
+
+
+def test_an_object_whose_name_is_no_utf8(tmp_path):
+    from PIL import Image
+
+    from imp_kit.experiments import record
+
+    class Somebody:
+        name = NO_UTF8
+
+        def ask(self, picture, question, **settings):
+            return NO_UTF8
+
+    case = record.Case("one", Image.new("RGB", (20, 20)), "What is this?", {}, {}, 1)
+    for _ in range(2):
+        (done,) = record.run("trial", [case], record.Subject.of(Somebody()), tmp_path / "run")
+        assert (done["status"], done["answer"]) == ("ok", NO_UTF8)
+
+
+def test_a_run_keeps_the_whole_path_of_its_checkpoint(tmp_path, monkeypatch):
+    from imp_kit.experiments import record
+
+    shutil.copytree(NANO_FOLDER, tmp_path / "my-imp")
+    monkeypatch.chdir(tmp_path)
+    assert record.Subject.of("my-imp", device="cpu").place == str(tmp_path / "my-imp")
+    assert record.Subject.of("imp-nano", device="cpu").place == "imp-nano"

@@ -255,7 +255,7 @@ def test_a_copied_cache_reaches_no_other_file(whole, tmp_path, target):
     assert "SECRET" not in error
 
 
-def test_links_that_are_right_are_followed(whole, tmp_path):
+def test_links_that_are_right_are_followed(whole, tmp_path, monkeypatch):
     """A folder that is a link, files inside it, the hub's cache in all its forms, folders of links into it."""
     expected = load(whole).ask(BUS, "a?", max_new_tokens=3).token_ids
 
@@ -282,12 +282,81 @@ def test_links_that_are_right_are_followed(whole, tmp_path):
     blob.rename(shared)
     blob.symlink_to(os.path.relpath(shared, blob.parent))
     assert answers(snapshot)
-    # A folder of links into the cache, as older clients made for local_dir.
+    # A folder of links into this machine's cache, as older clients made for local_dir.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     mine = tmp_path / "mine"
     mine.mkdir()
     for file in snapshot.iterdir():
         (mine / file.name).symlink_to(os.path.realpath(file))
     assert answers(mine)
+
+
+@pytest.mark.parametrize("moved", ["the repository", "its blobs", "one blob", "the cache"])
+def test_a_cache_whose_parts_were_moved_to_another_disk(whole, offline, tmp_path, moved):
+    """What the owner of the cache linked elsewhere loads by its name and by its path."""
+    snapshot = put_in_cache(whole, offline)
+    repository = snapshot.parent.parent
+    part = {
+        "the repository": repository,
+        "its blobs": repository / "blobs",
+        "one blob": Path(os.path.realpath(snapshot / "model.safetensors")),
+        "the cache": offline,
+    }[moved]
+    (tmp_path / "disk").mkdir()
+    part.rename(tmp_path / "disk" / "moved")
+    part.symlink_to(tmp_path / "disk" / "moved")
+    assert imp_kit.load("imp-v1-3b", device="cpu", dtype="fp32").name == "MILVLG/imp-v1-3b"
+    assert load(snapshot).snapshot.revision == COMMIT
+
+
+@pytest.mark.parametrize("moved", ["its blobs", "one blob", "by the name of a cache"])
+def test_a_strangers_folder_laid_out_as_a_cache_leads_nowhere(whole, offline, tmp_path, moved):
+    """The same links in a folder that is not this machine's cache: trust does not follow from names."""
+    snapshot = put_in_cache(whole, tmp_path / "unpacked")
+    repository = snapshot.parent.parent
+    elsewhere = tmp_path / "models--somebody--secret" / "blobs"
+    elsewhere.parent.mkdir()
+    if moved == "its blobs":
+        (repository / "blobs").rename(elsewhere)
+        (repository / "blobs").symlink_to(elsewhere)
+    else:
+        elsewhere.mkdir()
+        file = snapshot / "config.json"
+        blob = Path(os.path.realpath(file)).rename(elsewhere / "secret")
+        link = file if moved == "by the name of a cache" else repository / "blobs" / os.path.basename(os.readlink(file))
+        link.unlink(missing_ok=True)
+        link.symlink_to(blob)
+    refused(snapshot, "outside its folder")
+
+
+def test_a_link_out_of_the_cache_that_is_no_blob_is_refused(whole, offline, tmp_path):
+    """Even in this machine's cache a snapshot's file leads to a blob or nowhere."""
+    snapshot = put_in_cache(whole, offline)
+    (tmp_path / "elsewhere").write_text("SECRET")
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(tmp_path / "elsewhere")
+    assert "SECRET" not in refused(snapshot, "config.json", "outside its folder")
+
+
+@pytest.mark.parametrize("name", ["._model.safetensors", ".hidden.safetensors", "._config.json", ".DS_Store", ".git"])
+def test_files_whose_names_begin_with_a_dot_are_nobodys(whole, name):
+    """macOS puts a "._" file beside each on a disk of another kind."""
+    before = load(whole).ask(BUS, "a?", max_new_tokens=3).token_ids
+    digest = imp_kit.checkpoints.find(whole).digest()
+    (whole / name).write_bytes(b"\0\5\26\7no tensors")
+    assert load(whole).ask(BUS, "a?", max_new_tokens=3).token_ids == before
+    assert imp_kit.checkpoints.find(whole).digest() == digest
+    (whole / "model.safetensors").unlink()
+    refused(whole, "no *.safetensors")
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_lora_adapters_alone(whole, config):
+    (whole / "model.safetensors").rename(whole / "adapter_model.safetensors")
+    (whole / "adapter_config.json").write_text('{"peft_type": "LORA"}', "utf-8")
+    if not config:
+        (whole / "config.json").unlink()
+    refused(whole, str(whole), "LoRA adapters alone", "merge_and_unload")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -753,7 +822,8 @@ def test_a_question_of_control_tokens_is_answered_and_a_picture_mark_refused(tmp
     folder = write_checkpoint(make_oracle(0, family), tmp_path / "tiny", layout, max_position_embeddings=2048)
     if family == "imp":
         change_json(folder, lambda config: config.update(n_positions=2048))
-    write_family_tokenizer(folder, family)
+    tokenizer = write_family_tokenizer(folder, family)
+    change_json(folder, lambda config: config.update(eos_token_id=tokenizer.control["<|endoftext|>"]))
     chat = load(folder).chat(BUS)
     for token in TYPED:
         answer = chat.say(f"a {token} a", max_new_tokens=2)

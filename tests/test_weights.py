@@ -409,8 +409,9 @@ def test_an_index_that_is_none(sharded, text):
     refused(sharded, INDEX)
 
 
-def test_links_into_a_cache_are_followed(sharded, tmp_path):
+def test_links_into_the_cache_are_followed(sharded, tmp_path, monkeypatch):
     """The hub's cache keeps the files elsewhere and links to them."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     blobs = tmp_path / "models--MILVLG--imp-v1-3b" / "blobs"
     blobs.mkdir(parents=True)
     for file in list(sharded.iterdir()):

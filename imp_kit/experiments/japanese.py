@@ -393,7 +393,7 @@ def write_form(chosen: Sequence[Sample], file: str | os.PathLike, seed: int = 0)
 def read_ratings(chosen: Sequence[Sample], file: str | os.PathLike) -> list[tuple[Sample, int]]:
     """The samples that have a rating in the table, with it. Raises SettingError for one that is not 0 to 3."""
     by_id, rated = {_reply_id(s): s for s in chosen}, []
-    with open(file, newline="", encoding="utf-8") as table:
+    with open(file, newline="", encoding="utf-8-sig") as table:  # Excel puts a mark before the text
         rows = csv.DictReader(table)
         if not {"reply_id", "rating"} <= set(rows.fieldnames or ()):
             raise SettingError(f"{file} has no columns reply_id and rating; delete it for a new form.")

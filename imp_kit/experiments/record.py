@@ -184,7 +184,7 @@ def _open(folder: Path, head: dict, place: str | None) -> None:
                 raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
             folder.mkdir(parents=True, exist_ok=True)
             whole = {**head, "place": place}
-            file.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            file.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", "utf-8", ESCAPED)
         return
     before = read_head(folder)
     different = [name for name in head if before.get(name) != head[name]]
@@ -196,7 +196,7 @@ def _open(folder: Path, head: dict, place: str | None) -> None:
 def _key(case: Case, identity: dict, settings: dict) -> str:
     """A hash of everything that can change the answer."""
     parts = [_digest(case.picture), case.question, identity, settings, __version__]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode(errors=ESCAPED)).hexdigest()
 
 
 def _digest(picture: Image.Image | None) -> str | None:
@@ -275,7 +275,7 @@ def _outcome(reply) -> dict:
     if isinstance(reply, Answer):
         outcome |= {
             "prompt": reply.prompt,
-            "prompt_sha256": hashlib.sha256(reply.prompt.encode()).hexdigest(),
+            "prompt_sha256": hashlib.sha256(reply.prompt.encode(errors=ESCAPED)).hexdigest(),
             "token_ids": list(reply.token_ids),
             "tokens": reply.tokens,
             "finish": reply.finish,

@@ -74,12 +74,12 @@ class _Page:
         self.name = head["checkpoint"]
         self.ask = None  # an object was asked, by code that a report does not know
         if head.get("place"):
-            options = {"checkpoint": head["place"], "out": folder}
+            options = {"checkpoint": head["place"], "out": folder.absolute()}
             options |= {key: head.get(key) for key in ("revision", "size", "seed", "dtype", "device")}
             chosen = (f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
             self.ask = f"python -m imp_kit probe {head['experiment']}{''.join(chosen)}"
-        self.draw = f"python -m imp_kit report {shlex.join(map(str, folders))}"
-        self.draw += f" --out {shlex.quote(str(out))}" if out else ""
+        self.draw = f"python -m imp_kit report {shlex.join(str(each.absolute()) for each in folders)}"
+        self.draw += f" --out {shlex.quote(str(out.absolute()))}" if out else ""
 
     def heading(self, records: Sequence[dict]) -> str:
         failed = sum(record["status"] == "error" for record in records)
