@@ -12,7 +12,7 @@ from pathlib import Path
 
 from imp_kit.errors import CheckpointError
 from imp_kit.registry import PUBLISHED
-from imp_kit.stored import check_weights, file_names, find_tensors, follow, readable, shown
+from imp_kit.stored import check_adapters, check_weights, file_names, find_tensors, follow, readable, shown
 from imp_kit.tokenizer_files import TOKENIZER_FILES, tokenizer_names
 
 NANO = "imp-nano"
@@ -73,6 +73,7 @@ def find(checkpoint: str | os.PathLike, revision: str | None = None) -> Snapshot
     if revision is not None and revision != place.revision:
         what = "comes with the kit" if place.folder == NANO_FOLDER else "is a folder on this machine"
         raise CheckpointError(f"A revision, {revision!r}, belongs to a hub id; {str(checkpoint)!r} {what}.")
+    check_adapters(str(place.folder), file_names(place.folder))
     return place
 
 
@@ -190,8 +191,12 @@ def hub_told(hub_id: str, revision: str | None) -> Iterator[None]:
         ) from error
 
 
-def _unreachable(wanted: str) -> CheckpointError:
-    return CheckpointError(
+class UnreachableError(CheckpointError):
+    """A checkpoint is not on this machine, and the hub cannot be reached."""
+
+
+def _unreachable(wanted: str) -> UnreachableError:
+    return UnreachableError(
         f"{wanted} is not on this machine and the hub cannot be reached. "
         f"Go online once, or copy the checkpoint's folder here and give its path; {NANO!r} needs neither."
     )

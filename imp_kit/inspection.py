@@ -4,12 +4,14 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from imp_kit.checkpoints import cached, find, hub_told, locate
+from imp_kit.checkpoints import HUB_IDS, UnreachableError, cached, find, hub_told, locate, needed_files
 from imp_kit.errors import CheckpointError
 from imp_kit.fitting import Plan, plan
+from imp_kit.published import published_tensors
+from imp_kit.registry import PUBLISHED
 from imp_kit.stored import Stored, check_name, check_weights, find_tensors, read_json
 
 
@@ -22,6 +24,8 @@ class Inspection:
     found: dict[str, Stored]
     plan: Plan | None
     refusal: str | None
+    files: dict[str, float | None] = field(default_factory=dict)  # what a download brings -> bytes, None if unknown
+    note: str = ""
 
     @property
     def loads(self) -> bool:
@@ -46,13 +50,21 @@ class Inspection:
     def lines(self) -> Iterator[str]:
         """The whole report, a line a tensor in the order of their names."""
         yield f"{self.name}" + (f" at {self.revision}" if self.revision else "")
-        files = {stored.file.name for stored in self.found.values()}
+        if self.note:
+            yield self.note
+        files = {file for file in self.files if file.endswith(".safetensors")}
+        files = files or {stored.file.name for stored in self.found.values()}
         yield f"{len(self.found)} tensors, {self.size / 1e9:.3g} GB, {len(files)} file{'s' * (len(files) != 1)}"
+        if self.files:
+            small = sum(size or 0 for name, size in self.files.items() if not name.endswith(".safetensors"))
+            total = (self.size + small) / 1e9
+            yield f"to download: {len(self.files)} files, {total:.3g} GB ({', '.join(map(_sized, self.files.items()))})"
         if self.plan:
             decoder, vision = self.plan.model.config.decoder, self.plan.model.config.vision
             yield (
                 f"{self.plan.model.config.family}: {decoder.num_layers} layers of width {decoder.hidden_size}, "
                 f"{decoder.num_heads} heads, vocabulary {decoder.vocab_size}, {decoder.max_positions} positions"
+                + (f", of which each sees the last {decoder.window}" if decoder.window else "")
             )
             yield (
                 f"tower: {vision.used_layers} layers of width {vision.hidden_size} are used, pictures of "
@@ -78,34 +90,53 @@ class Inspection:
 def inspect(checkpoint: str | os.PathLike, revision: str | None = None) -> Inspection:
     """Read config.json and the headers of the safetensors files of a checkpoint, which may be anything `find` takes.
 
-    Of a checkpoint that is neither a folder nor complete in the hub cache, only these parts are downloaded.
-    Raises CheckpointError.
+    Of a checkpoint that is neither a folder nor complete in the hub cache, only these parts are downloaded; where the
+    hub cannot be reached, a published one is told as the registry has it. Raises CheckpointError.
     """
-    place = locate(checkpoint)
+    place, files, note = locate(checkpoint), {}, ""
     if isinstance(place, str) and not cached(place, revision):
-        name, commit, raw, found, where = _from_hub(place, revision)
+        try:
+            name, commit, raw, found, where, files = _from_hub(place, revision)
+        except UnreachableError as error:
+            if revision is not None or place not in HUB_IDS.values():
+                raise
+            name, commit, raw, found, where, files = _from_registry(place)
+            note = f"{error} What follows is as published at commit {commit}, by the kit's registry."
     else:
         snapshot = find(checkpoint, revision)
         name, commit, where = snapshot.name, snapshot.revision, str(snapshot.folder)
         raw, found = read_json(snapshot.folder / "config.json"), find_tensors(snapshot.folder)
     try:
-        return Inspection(name, commit, found, plan(raw, found, where), None)
+        return Inspection(name, commit, found, plan(raw, found, where), None, files, note)
     except CheckpointError as error:  # the keys and shapes are worth seeing all the same
-        return Inspection(name, commit, found, None, str(error))
+        return Inspection(name, commit, found, None, str(error), files, note)
 
 
-def _from_hub(hub_id: str, revision: str | None) -> tuple[str, str, dict, dict[str, Stored], str]:
-    """Name, commit, config.json, tensors and place of a checkpoint on the hub; headers come by range request."""
+Found = tuple[str, str, dict, dict[str, Stored], str, dict[str, float | None]]
+
+
+def _from_registry(hub_id: str) -> Found:
+    """The same of a published checkpoint without the hub; which file a tensor is in is not known."""
+    name = next(name for name in HUB_IDS if HUB_IDS[name] == hub_id)
+    entry, place = PUBLISHED[name], Path("model.safetensors")
+    found = {key: Stored(place, shape, entry.dtype) for key, shape in published_tensors(name).items()}
+    files = {file: entry.files[file] for file in sorted(needed_files(entry.files))}
+    return hub_id, entry.commit, entry.config, found, hub_id, files
+
+
+def _from_hub(hub_id: str, revision: str | None) -> Found:
+    """Name, commit, config.json, tensors, place and files of a checkpoint; headers come by range request."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import NotASafetensorsRepoError
 
     api = HfApi()
     with hub_told(hub_id, revision):
-        info = api.model_info(hub_id, revision=revision)
+        info = api.model_info(hub_id, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size for file in info.siblings or ()}
         try:
             headers = api.get_safetensors_metadata(hub_id, revision=info.sha)
         except NotASafetensorsRepoError:
-            check_weights(hub_id, (file.rfilename for file in info.siblings or ()))
+            check_weights(hub_id, sizes)
             raise
         config = Path(hf_hub_download(hub_id, "config.json", revision=info.sha))
     for header in headers.files_metadata.values():
@@ -116,7 +147,23 @@ def _from_hub(hub_id: str, revision: str | None) -> tuple[str, str, dict, dict[s
         for file, header in headers.files_metadata.items()
         for name, tensor in header.tensors.items()
     }
-    return hub_id, info.sha, read_json(config), found, hub_id
+    return (
+        hub_id,
+        info.sha,
+        read_json(config),
+        found,
+        hub_id,
+        {name: sizes[name] for name in sorted(needed_files(sizes))},
+    )
+
+
+def _sized(file: tuple[str, float | None]) -> str:
+    """A file's name and size, in the decimal units of the hub's pages."""
+    name, size = file
+    if size is None:
+        return name
+    unit, letters = next((unit for unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size >= unit[0]), (1, "bytes"))
+    return f"{name} {size / unit:.3g} {letters}"
 
 
 def _bytes(dtype: str) -> int:

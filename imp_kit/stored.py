@@ -197,8 +197,8 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
     return found
 
 
-def check_weights(where: str, names: Iterable[str]) -> None:
-    """Raise CheckpointError for a place whose files, `names`, do not hold a model's weights as safetensors."""
+def check_adapters(where: str, names: Iterable[str]) -> None:
+    """Raise CheckpointError for a place whose files, `names`, are LoRA adapters without a model."""
     names = set(names)
     weights = {name for name in names if name.endswith(".safetensors")}
     if "adapter_config.json" in names and weights <= {"adapter_model.safetensors"}:
@@ -207,18 +207,27 @@ def check_weights(where: str, names: Iterable[str]) -> None:
             "that they were trained on, then load the result: peft's PeftModel.from_pretrained(model, folder)"
             ".merge_and_unload().save_pretrained(new_folder)."
         )
+
+
+def check_weights(where: str, names: Iterable[str]) -> None:
+    """Raise CheckpointError for a place whose files, `names`, do not hold a model's weights as safetensors."""
+    names = set(names)
+    check_adapters(where, names)
+    if any(name.endswith(".safetensors") for name in names):
+        return
     pickles = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in PICKLES))
-    if pickles and not weights:
+    if pickles:
         raise CheckpointError(
             f"{where} holds its weights only as pickles ({', '.join(pickles)}). A pickle can run any code, so the kit "
             "refuses it; convert it to safetensors where you trust it."
         )
-    if not weights:
-        raise CheckpointError(f"{where} holds no *.safetensors file. {INCOMPLETE}")
+    raise CheckpointError(f"{where} holds no *.safetensors file. {INCOMPLETE}")
 
 
 def _header(file: Path) -> Iterator[tuple[str, Stored]]:
     target = follow(file)
+    if readable(str(target)) != str(target):
+        raise CheckpointError(f"{file}: bytes in this path are no UTF-8, and safetensors cannot open it. Rename it.")
     try:
         with target.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

@@ -160,7 +160,7 @@ def test_a_question_of_bytes_that_are_no_text_is_refused(capsys):
 
 
 def test_a_phrase_and_a_revision_without_sense_are_told_before_anything_is_loaded(capsys, monkeypatch):
-    monkeypatch.setattr("imp_kit.assistant.load_weights", None)
+    monkeypatch.setattr("imp_kit.assistant.fill", None)
     for arguments, told in (
         (["locate", BUS, " . "], "name what to look for"),
         (["ask", BUS, COLORS, "--checkpoint", "imp-nano", "--revision", "main"], "'imp-nano' comes with the kit"),

@@ -1,96 +1,32 @@
 """Downloading, from a small hub of our own on this machine: what is asked for, what breaks, what goes on."""
 
 import json
-import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from loopback_hub import COMMIT, serve
 
 from imp_kit.checkpoints import NANO_FOLDER
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BUS = Path(__file__).parent.parent / "images" / "bus.png"
 FILES = {file.name: file.read_bytes() for file in NANO_FOLDER.iterdir()}
 ASK = ("ask", str(BUS), "What is this?", "--checkpoint")
 FILES |= {"modeling_imp.py": b"raise SystemExit('code of the hub ran')", "pytorch_model.bin": b"\x80pickle"}
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The routes of the hub that a download and an inspection use, for the one repository MILVLG/imp-v1-3b."""
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body: bool):
-        path = self.path.split("?")[0]
-        self.server.asked.append(path)
-        if path in ("/api/models/MILVLG/imp-v1-3b", f"/api/models/MILVLG/imp-v1-3b/revision/{self.server.revision}"):
-            siblings = [{"rfilename": name} for name in self.server.files]
-            return self.give(json.dumps({"id": "MILVLG/imp-v1-3b", "sha": COMMIT, "siblings": siblings}).encode(), body)
-        if path == f"/api/models/MILVLG/imp-v1-3b/tree/{COMMIT}":  # what the hub's client asks for since its version 2
-            files = self.server.files.items()
-            tree = [{"type": "file", "path": name, "size": len(data), "oid": name} for name, data in files]
-            return self.give(json.dumps(tree).encode(), body)
-        name = path.rsplit("/", 1)[-1]
-        if path == f"/MILVLG/imp-v1-3b/resolve/{COMMIT}/{name}":
-            if name in self.server.files:
-                cut = self.server.cut and name == "model.safetensors"
-                return self.give(self.server.files[name], body, cut, etag=name)
-            return self.refuse("EntryNotFound")
-        self.refuse("RevisionNotFound" if "/imp-v1-3b/revision" in path else "RepoNotFound")
-
-    def refuse(self, code: str):
-        self.send_response(404)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def give(self, content: bytes, body: bool, cut: bool = False, etag: str = "x"):
-        wanted = self.headers.get("Range")
-        if wanted:
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
-            content = content[int(first) : int(last) + 1 if last else None]
-        self.send_response(206 if wanted else 200)
-        self.send_header("ETag", f'"{etag}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.server.sent[etag] = self.server.sent.get(etag, 0) + len(content)
-            self.wfile.write(content[:1000] if cut else content)
-            if cut:
-                self.close_connection = True
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def hub(tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked, server.sent, server.files, server.cut, server.revision = [], {}, dict(FILES), False, "main"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HUB_CACHE": str(tmp_path),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0",
-    }
+    files = dict(FILES)
+    with serve({"MILVLG/imp-v1-3b": files}, tmp_path) as (server, environment):
+        server.files = files
 
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "imp_kit", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        def run(*arguments: str) -> subprocess.CompletedProcess:
+            command = [sys.executable, "-m", "imp_kit", *arguments]
+            return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    yield server, run
-    server.shutdown()
+        yield server, run
 
 
 def test_a_name_downloads_weights_settings_and_tokenizer_and_no_code(hub, tmp_path):
@@ -104,15 +40,47 @@ def test_a_name_downloads_weights_settings_and_tokenizer_and_no_code(hub, tmp_pa
     assert not [file for file in tmp_path.rglob("*") if file.suffix in (".py", ".bin")]
 
 
+def test_only_what_is_needed_comes_and_its_size_is_told_before(hub, tmp_path):
+    server, run = hub
+    needless = ("tower/config.json", "tower/model.safetensors", "notes.txt", "other.json", "._config.json")
+    server.files |= dict.fromkeys(needless, b"not needed")
+    done = run(*ASK, "imp-v1-3b")
+    assert done.returncode == 0, done.stderr
+    needed = ("config.json", "model.safetensors", "tokenizer.json")
+    size = sum(len(server.files[name]) for name in needed)
+    assert f"MILVLG/imp-v1-3b comes from the hub: 3 files, {size / 1e9:.3g} GB." in done.stderr
+    got = {path.split(f"/resolve/{COMMIT}/")[1] for path in server.asked if "/resolve/" in path}
+    assert got == set(needed)
+    assert "comes from the hub" not in run(*ASK, "imp-v1-3b").stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "LoRA adapters alone"),
+        ({"config.json": b"{}", "pytorch_model.bin": b"x"}, "only as pickles (pytorch_model.bin)"),
+        ({"config.json": b"{}"}, "holds no *.safetensors file"),
+    ],
+)
+def test_a_repository_without_a_models_weights_is_refused_before_anything_comes(hub, files, words):
+    server, run = hub
+    server.files.clear()
+    server.files |= files
+    done = run(*ASK, "imp-v1-3b")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert not [path for path in server.asked if "/resolve/" in path]
+
+
 def test_a_download_that_breaks_is_told_and_goes_on(hub):
     server, run = hub
-    server.cut = True
+    server.cut = {"model.safetensors"}
     broken = run(*ASK, "imp-v1-3b")
     assert (broken.returncode, broken.stdout) == (2, "")
     assert "imp-kit: " in broken.stderr
     assert "Traceback" not in broken.stderr
     assert "goes on where it stopped" in broken.stderr
-    server.cut = False
+    server.cut = set()
     assert run(*ASK, "imp-v1-3b").returncode == 0
 
 
@@ -140,6 +108,7 @@ def test_inspecting_downloads_no_weights(hub, tmp_path):
     here = run("checkpoints", "inspect", "imp-nano").stdout.splitlines()
     told = done.stdout.splitlines()
     assert told[0] == f"MILVLG/imp-v1-3b at {COMMIT}"
+    assert told.pop(2).startswith("to download: 3 files, 0.0148 GB (config.json 838 bytes, ")
     assert told[1:] == here[1:]
     assert "The kit would load it." in told
     header = int.from_bytes(FILES["model.safetensors"][:8], "little")

@@ -1,10 +1,14 @@
-"""Compare the kit with the code of Imp's authors, token by token, on the real checkpoints.
+"""Compare the kit with what is published: the hub's files with its registry, then its answers with the authors' code.
 
     python tests/verify_real.py --trust-remote-code imp-v1-3b
 
-For whoever has the hub, or its cache, and a GPU. It runs code from the hub: read that code first, and name the commit
-that you read with `--revision NAME=COMMIT`. Each route has a process of its own, so that the memory of one is free for
-the other. The report is Markdown. Exit status: 0 all answers have equal tokens, 1 all were compared and some differ,
+For whoever has the hub. Its first minute downloads no weights and runs no code: it reads the settings, the tokenizer
+and the headers of every checkpoint, tells what differs from the kit's registry, and writes that as JSON to paste into
+an issue. Without `--trust-remote-code` it ends there.
+
+The rest is for whoever has a GPU, too. It runs code from the hub: read that code first, and name the commit that you
+read with `--revision NAME=COMMIT`. Each route has a process of its own, so that the memory of one is free for the
+other. The report is Markdown. Exit status: 0 all answers have equal tokens, 1 all were compared and some differ,
 2 something that was asked for could not be compared.
 """
 
@@ -17,13 +21,18 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import zip_longest
 from pathlib import Path
 
+from published_files import look, table
+from tqdm import tqdm
+
+import imp_kit
 from imp_kit.checkpoints import HUB_IDS, cached, hub_told
 from imp_kit.errors import CheckpointError, MemoryLimitError
+from imp_kit.registry import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 TASKS = (
@@ -193,6 +202,20 @@ def named_commit(text: str) -> tuple[str, str]:
     return name, commit
 
 
+def first_minute(names: list[str], out: Path) -> None:
+    """Print what differs from the registry, and write it as JSON."""
+    print(
+        "Comparing the hub's files with the kit's registry; no weights are downloaded and no code is run.", flush=True
+    )
+    looks = [look(name) for name in tqdm(names, unit="checkpoint")]
+    print(table(looks))
+    file = out / time.strftime("%Y%m%d-%H%M%S-files.json")
+    versions = {"imp-kit": imp_kit.__version__, "huggingface_hub": installed("huggingface_hub")}
+    told = {"versions": versions, "checkpoints": [asdict(look) for look in looks]}
+    file.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    print(f"to paste into an issue: {file}", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = f"{', '.join(HUB_IDS)} (default: all that fit in memory)"
@@ -205,9 +228,11 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := [name for name in args.checkpoints if name not in HUB_IDS]:
         parser.error(f"unknown checkpoint {unknown[0]!r}; choose from {', '.join(HUB_IDS)}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    first_minute(args.checkpoints or list(PUBLISHED), args.out)
     if not args.trust_remote_code:
         parser.error(
-            "this runs Python code from the hub on your machine. Read it, then pass --trust-remote-code "
+            "the rest runs Python code from the hub on your machine. Read it, then pass --trust-remote-code "
             "(with make: make verify-real TRUST_REMOTE_CODE=1)"
         )
     commits = dict(args.revision)
@@ -216,7 +241,6 @@ def main() -> int:
         result = compare(name, commits.get(name), args.device, args.dtype)
         print(f"{name}: {told(result)}", flush=True)
         results.append(result)
-    args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / time.strftime("%Y%m%d-%H%M%S.md")
     file.write_text(report(results, args.dtype), "utf-8")
     print(f"report: {file}")
