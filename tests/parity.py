@@ -12,7 +12,9 @@ from types import MethodType
 
 import numpy as np
 import torch
+import transformers
 from oracle import DECODER, FAMILIES, TOWER, Oracle, SiglipImageProcessor, make_oracle, write_checkpoint
+from packaging import version
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +27,21 @@ from imp_kit.model.weights import load_weights
 from imp_kit.sampling import Sampling
 
 STEPS = 64
-LAYOUTS = {"old": "imp", "new": "imp", "qwen": "imp_qwen2", "phi3": "imp_phi3"}  # -> family
+# What fine-tunes on newer language models have: name -> family, layout, sizes. The windows are shorter than a prompt.
+# transformers before 5 gives all of Qwen2's layers the window, whatever max_window_layers says.
+ALL_LAYERS = {"use_sliding_window": True, "max_window_layers": 0}
+VARIANTS = {
+    "qwen, shared keys": ("imp_qwen2", "qwen", {"num_key_value_heads": 2}),
+    "qwen, window": ("imp_qwen2", "qwen", {"sliding_window": 11, **ALL_LAYERS}),
+    "phi3, one key": ("imp_phi3", "phi3", {"num_key_value_heads": 1}),
+    "phi3, window": ("imp_phi3", "phi3", {"sliding_window": 7}),
+    "phi3, both": ("imp_phi3", "phi3", {"num_key_value_heads": 2, "sliding_window": 19}),
+}
+if version.parse(transformers.__version__).major >= 5:
+    LATER = {"sliding_window": 9, "use_sliding_window": True, "max_window_layers": 1, "num_key_value_heads": 2}
+    VARIANTS["qwen, window in the later layers"] = ("imp_qwen2", "qwen", LATER)
+# Name of a checkpoint -> its oracle's.
+LAYOUTS = {"old": "imp", "new": "imp", "qwen": "imp_qwen2", "phi3": "imp_phi3"} | {name: name for name in VARIANTS}
 # Largest absolute difference of logits that counts as the same network, and what a mutation must exceed.
 SAME, CAUGHT = 1e-4, 1e-3
 # Text before the picture and after it, of different lengths, so that a batch of all three is padded.
@@ -49,8 +65,19 @@ class Prompt:
 
 
 @cache
-def oracle(family: str = "imp") -> Oracle:
-    return make_oracle(0, family)
+def oracle(name: str = "imp") -> Oracle:
+    """A family's, or that of a variant."""
+    if name not in VARIANTS:
+        return make_oracle(0, name)
+    family, _, changes = VARIANTS[name]
+    made = Oracle(family, FAMILIES[family][2] | changes)
+    made.randomise(0)
+    return made
+
+
+def write(name: str, folder: Path) -> Path:
+    """The checkpoint of one of LAYOUTS."""
+    return write_checkpoint(oracle(LAYOUTS[name]), folder, VARIANTS[name][1] if name in VARIANTS else name)
 
 
 @cache
@@ -314,6 +341,26 @@ def mlp_beside_attention(model: ImpModel) -> None:
         layer.forward = MethodType(forward, layer)
 
 
+def window_ignored(model: ImpModel) -> None:
+    model.decoder.config = dataclasses.replace(model.decoder.config, window=None)
+
+
+def window_one_longer(model: ImpModel) -> None:
+    model.decoder.config = dataclasses.replace(model.decoder.config, window=model.decoder.config.window + 1)
+
+
+def window_in_one_layer_more_or_less(model: ImpModel) -> None:
+    first = model.decoder.config.window_from
+    model.decoder.config = dataclasses.replace(model.decoder.config, window_from=1 if first == 0 else 0)
+
+
+def shared_keys_in_another_order(model: ImpModel) -> None:
+    config = model.decoder.config
+    for layer in model.decoder.layers:
+        keys = layer.attention.qkv.weight[config.hidden_size :].view(2, config.num_kv_heads, config.head_dim, -1)
+        keys.copy_(keys.flip(1))
+
+
 def mean_taken_off_in_norm(model: ImpModel) -> None:
     for layer in model.decoder.layers:
         norm = layer.mlp_norm
@@ -368,6 +415,10 @@ CASES = (
     *(("old", mutate) for mutate in MUTATIONS),
     ("qwen", no_bias_in_qkv),
     *((layout, mutate) for layout in ("qwen", "phi3") for mutate in LLAMA_MUTATIONS),
+    *(("qwen, window", mutate) for mutate in (window_ignored, window_one_longer, window_in_one_layer_more_or_less)),
+    *(("phi3, window", mutate) for mutate in (window_ignored, window_one_longer, window_in_one_layer_more_or_less)),
+    ("qwen, shared keys", shared_keys_in_another_order),
+    ("phi3, both", shared_keys_in_another_order),
 )
 
 
@@ -393,9 +444,7 @@ def preprocessing_difference(size: int) -> float:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as root:
-        folders = {
-            layout: write_checkpoint(oracle(family), Path(root) / layout, layout) for layout, family in LAYOUTS.items()
-        }
+        folders = {layout: write(layout, Path(root) / layout) for layout in LAYOUTS}
         print("| layout | prompts | cache | largest difference of logits | equal greedy tokens |")
         print("| --- | --- | --- | --- | --- |")
         for layout, folder in folders.items():

@@ -649,3 +649,20 @@ def test_why(doctor):
 def test_an_explanation_needs_no_torch():
     code = "import sys; from imp_kit.doctor import explain; explain('Killed'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_an_error_on_stdin_in_any_unicode(encoding):
+    """PowerShell writes what it redirects as UTF-16."""
+    text = "ModuleNotFoundError: No module named 'transformers_modules.Imp-v1'\n"
+    command = [sys.executable, "-m", "imp_kit", "doctor", "--why", "-"]
+    done = subprocess.run(command, input=text.encode(encoding), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"has a dot" in done.stdout
+
+
+def test_no_stdin_at_all_is_told():
+    command = f"exec 0<&-; {sys.executable} -m imp_kit doctor --why -"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 2
+    assert done.stderr == "imp-kit: There is no error to explain; give its text.\n"

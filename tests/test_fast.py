@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from parity import write
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -233,11 +234,16 @@ def test_keys_and_values_that_do_not_fit_are_refused_before_they_are_made(imp, m
 # A step as a graph --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["imp-nano", "qwen, shared keys", "phi3, window", "phi3, both"])
 @pytest.mark.parametrize("pads", [None, [0, 3, 1]], ids=["alone", "padded"])
 @torch.inference_mode()
-def test_a_step_at_fixed_addresses_is_the_plain_step(plain, pads):
+def test_a_step_at_fixed_addresses_is_the_plain_step(plain, pads, name, tmp_path):
     """What a GPU captures, run on the CPU: the place in the cache is a tensor, and all of the memory is looked at."""
-    model = plain.model
+    model = (
+        plain.model
+        if name == "imp-nano"
+        else load_weights(write(name, tmp_path), torch.device("cpu"), torch.float32)[0]
+    )
     torch.manual_seed(0)
     rows, length, steps = len(pads or [0]), 40, 12
     padding = Padding(torch.tensor(pads), start=9) if pads else None
@@ -249,7 +255,7 @@ def test_a_step_at_fixed_addresses_is_the_plain_step(plain, pads):
     step = StepGraph(model, caches[1].store.tensor, padding)
     step.prepare(torch.zeros(rows, dtype=torch.long), length)
     for _ in range(steps):
-        ids = torch.randint(800, (rows,))
+        ids = torch.randint(min(800, model.config.decoder.vocab_size), (rows,))
         step.ids.copy_(ids)
         expected = model.decoder(model.decoder.embed_tokens(ids)[:, None], caches[0], padding)
         torch.testing.assert_close(step.run(), expected, rtol=0, atol=2e-5)

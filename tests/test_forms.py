@@ -2,6 +2,8 @@
 
 import json
 import random
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,14 +26,19 @@ from forms import (
     published_tokenizer,
     put_in_cache,
     sentencepiece_model,
+    write,
     write_tokenizer,
 )
 from oracle import change_json
 
 import imp_kit
+from imp_kit.checkpoints import needed_files
+from imp_kit.experiments.tokenized import BYTE_LETTERS
 from imp_kit.published import index_bytes, published_tensors
 from imp_kit.registry import PUBLISHED
-from imp_kit.tokens import TextTokenizer
+from imp_kit.tokens import GrowingText, TextTokenizer
+
+WHOLE = [form for form in FORMS if form.what in ("main", "main without tokenizer.json")]  # one a repository
 
 
 @pytest.fixture(scope="module", params=FORMS, ids=str)
@@ -66,7 +73,8 @@ def test_every_name_of_a_checkpoint_answers_as_transformers_does(published, offl
     known = [form.name, hub_id, f"{hub_id}/", hub_id.lower(), f"{form.name}/", snapshot, f"{snapshot}/"]
     expected = published_answer(form, snapshot, published_ends(form))
     assert len(set(expected)) > 3, "an answer of one token over and over would tell little"
-    for spelling in [*known, dotted, f"{dotted}/", Path(dotted.name), f"./{dotted.name}/"]:
+    spellings = [*known, dotted, f"{dotted}/", Path(dotted.name), f"./{dotted.name}/"]
+    for spelling in spellings if form in WHOLE else (form.name, dotted):
         if spelling not in known:
             monkeypatch.chdir(dotted.parent)
         reply = load(spelling).ask(BUS, QUESTION, max_new_tokens=TOKENS)
@@ -101,6 +109,15 @@ def test_a_chat_goes_on_as_the_same_text_at_once(published):
         greedy = oracle.greedy(oracle.embed(before, published_pixels(form), after), 8)
     assert list(second) == greedy[: next((place for place, id in enumerate(greedy) if id in imp.stop_ids), None)]
     assert imp.ask_many([(BUS, QUESTION)], max_new_tokens=8, progress=False)[0].token_ids == first
+
+
+def test_rows_of_a_batch_answer_as_if_alone(published):
+    """Padding stands between a picture and its question, and a window must not count it."""
+    imp = load(published[2])
+    questions = ["a?", QUESTION, "Is there a very long question here, with many words in it, or not? " * 2]
+    alone = [imp.ask(BUS, question, max_new_tokens=8).token_ids for question in questions]
+    batch = imp.ask_many([(BUS, question) for question in questions], max_new_tokens=8, progress=False)
+    assert [answer.token_ids for answer in batch] == alone
 
 
 def test_a_question_without_a_picture_begins_as_the_tokenizer_asks(published):
@@ -284,3 +301,94 @@ def test_an_end_token_behind_the_prompt_leaves_with_the_next_turn(tmp_path):
     for count in (1, 2, 3):
         (alone,) = converse(imp, [open_image(BUS)], [questions[:count]], Sampling(6))
         assert alone.token_ids == said[count - 1]
+
+
+# Damaged forms -------------------------------------------------------------------------------------------------
+
+OTHERS = {"imp": "imp-v1.5-4b-phi3", "imp_qwen2": "imp-v1-3b", "imp_phi3": "imp-v1.5-2b-qwen1.5"}
+NEEDLESS = {  # without them the checkpoint is whole: the other files say the same, or nothing that an answer needs
+    ("missing", "generation_config.json"),
+    ("missing", "special_tokens_map.json"),
+    ("missing", "tokenizer_config.json"),
+    ("missing", "model.safetensors.index.json"),
+    ("missing", "added_tokens.json"),
+    ("another's", "special_tokens_map.json"),
+}
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory):
+    place = tmp_path_factory.mktemp("whole")
+    return {form.name: write(form, place / form.name) for form in WHOLE}
+
+
+def damages():
+    for form in WHOLE:
+        with tempfile.TemporaryDirectory() as place:
+            write_tokenizer(Path(place), form)
+            names = {file.name for file in Path(place).iterdir()} | {"config.json", "generation_config.json"}
+        shard = next(name for name in PUBLISHED[form.name].files if name.endswith(".safetensors"))
+        for file in sorted(needed_files(names) | {shard, "model.safetensors.index.json"}):
+            for damage in ("missing", "empty", "truncated", "another's"):
+                yield pytest.param(form, file, damage, id=f"{form.name}, {file}, {damage}")
+
+
+@pytest.mark.parametrize(("form", "file", "damage"), damages())
+def test_one_damaged_file_is_one_clear_error(wholes, tmp_path, form, file, damage):
+    """Each file of each repository: not there, empty, cut in half, or that of a repository of another family."""
+    folder = shutil.copytree(wholes[form.name], tmp_path / "imp")
+    target, content = folder / file, (folder / file).read_bytes()
+    if damage == "another's":
+        other = wholes[OTHERS[form.family]]
+        theirs = other / file
+        if file.endswith(".safetensors"):
+            theirs = min(other.glob("*.safetensors"))
+        if not theirs.exists():
+            pytest.skip("that repository has no such file")
+        target.write_bytes(theirs.read_bytes())
+    elif damage == "missing":
+        target.unlink()
+    else:
+        target.write_bytes(content[: 0 if damage == "empty" else len(content) // 2])
+    try:
+        load(folder).ask(BUS, QUESTION, max_new_tokens=3)
+    except imp_kit.CheckpointError as error:
+        told = str(error)
+    else:
+        assert (damage, file) in NEEDLESS, "a damage that nobody noticed"
+        return
+    assert len(told) < 900
+    assert file in told or (damage != "truncated" and "tokens" in file), told
+    assert "\n" not in told
+    advice = ("ownload", "online", "JSON", "knows only", "has no", "is not", "calls for", "no layout", "names that")
+    assert any(word in told for word in advice), told
+
+
+# Texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "text"),
+    [
+        ("男".encode()[:2], "\ufffd"),
+        ("🚌".encode()[:3], "\ufffd"),
+        (b"a" + "🚌".encode() + "🚌".encode()[:1], "a🚌\ufffd"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"<0x0A>", "<0x0A>"),
+        ("🚌🚌".encode(), "🚌🚌"),
+    ],
+)
+@pytest.mark.parametrize("family", ["imp", "imp_phi3"])
+def test_bytes_are_read_as_python_reads_them(family, tmp_path, bytes_, text):
+    """Half a character is one mark, whatever it is spelled with; what follows and what precedes it is kept."""
+    write_tokenizer(tmp_path, SLOW[family])
+    tokenizer = TextTokenizer(tmp_path)
+    if family == "imp_phi3":
+        ids = [tokenizer.backend.token_to_id(f"<0x{byte:02X}>") for byte in bytes_]
+    else:
+        spelled = {value: letter for letter, value in BYTE_LETTERS.items()}
+        ids = [tokenizer.backend.token_to_id(spelled[byte]) for byte in bytes_]
+    assert tokenizer.decode(ids) == bytes_.decode("utf-8", "replace") == text
+    grown = GrowingText(tokenizer, ())
+    pieces = [grown.add(id) for id in ids]
+    assert "".join([*pieces, grown.finish()]) == text

@@ -11,6 +11,7 @@ from parity import (
     LAYOUTS,
     SAME,
     STEPS,
+    VARIANTS,
     difference,
     embed,
     equal_tokens,
@@ -21,6 +22,7 @@ from parity import (
     pad,
     preprocessing_difference,
     prompts,
+    write,
 )
 
 from imp_kit.errors import SettingError
@@ -35,7 +37,7 @@ cached = pytest.mark.parametrize("cached", [True, False], ids=["cache", "no-cach
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("checkpoints")
-    return {layout: write_checkpoint(oracle(family), root / layout, layout) for layout, family in LAYOUTS.items()}
+    return {layout: write(layout, root / layout) for layout in LAYOUTS}
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +78,26 @@ def test_phi3_is_compared_with_transformers_own_class():
     phi3 = getattr(transformers, "Phi3ForCausalLM", None)
     assert (phi3 is None) == (version.parse(transformers.__version__) < version.parse("4.41"))
     assert type(oracle("imp_phi3").language) is (phi3 or transformers.MistralForCausalLM)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variants_oracle_is_another_network(name):
+    """A window that transformers ignored, or heads that it did not share, would prove nothing."""
+    truth, changes = oracle(name), VARIANTS[name][2]
+    if "sliding_window" in changes:
+        embeddings = torch.randn(1, 40, DECODER["hidden_size"], generator=torch.Generator().manual_seed(0))
+        moved = embeddings.clone()
+        moved[0, 0] += 1
+        layers = DECODER["num_hidden_layers"] - changes.get("max_window_layers", 0)
+        # Through each layer with a window the first position reaches window - 1 further.
+        reach = layers * (changes["sliding_window"] - 1) if layers == DECODER["num_hidden_layers"] else 39
+        gap = (truth.logits(embeddings) - truth.logits(moved)).abs().amax(-1)[0]
+        assert (gap[: min(reach, 39) + 1] > 0).any()
+        assert (gap[reach + 1 :] == 0).all()
+    if "num_key_value_heads" in changes:
+        sizes = {tuple(value.shape) for key, value in truth.language.state_dict().items() if "k_proj.weight" in key}
+        heads = changes["num_key_value_heads"] * DECODER["hidden_size"] // DECODER["num_attention_heads"]
+        assert sizes in ({(heads, DECODER["hidden_size"])}, set())
 
 
 # The network ----------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 
 from imp_kit.errors import PromptError
-from imp_kit.prompts import IMAGE, PHI2, PHI3, QWEN, SYSTEM, TEMPLATES, Control
+from imp_kit.prompts import IMAGE, PHI2, PHI3, QWEN, SYSTEM, TEMPLATES, Control, check_phrase, check_question
 
 FIRST = {
     PHI2: f"{SYSTEM} USER: <image>\nWhat is this? ASSISTANT:",
@@ -68,3 +68,33 @@ def test_typed_control_tokens_stay_letters(template):
 def test_a_question_that_cannot_be_asked(template, question):
     with pytest.raises(PromptError):
         template.ask(question, first=True)
+
+
+BLANK = [
+    "",
+    " ",
+    "\n\t",
+    "\u200b",
+    "\ufeff",
+    "\u200b \ufeff\u2060",
+    "\u3000",
+    "\u00ad",
+    "\u202e",
+    "\u3164",
+    "\u2800",
+    "\u0301\ufe0f",
+]
+
+
+@pytest.mark.parametrize("text", BLANK)
+def test_a_text_that_shows_nothing_is_no_question(text):
+    with pytest.raises(PromptError, match="empty"):
+        check_question(text)
+    with pytest.raises(PromptError, match="name what to look for"):
+        check_phrase(text)
+
+
+@pytest.mark.parametrize("text", ["?", "\u200ba", "\ufeffWhat?", "🚌", "男", "é", "\u0627"])
+def test_a_text_that_shows_something_is_one(text):
+    check_question(text)
+    assert check_phrase(text)

