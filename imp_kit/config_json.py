@@ -6,7 +6,7 @@ from math import isqrt
 
 from imp_kit.errors import CheckpointError
 from imp_kit.model.config import FAMILIES, DecoderConfig, ImpConfig, VisionConfig
-from imp_kit.stored import Fields, shown
+from imp_kit.stored import MIXED, Fields, shown
 
 # What cannot be read off the tensors, for the tower that the published checkpoints only name.
 # Source: config.json of google/siglip-so400m-patch14-384 as transformers' SiglipVisionConfig reads it.
@@ -110,7 +110,7 @@ def read_ends(raw: Mapping, vocab_size: int, where: str) -> tuple[int, ...]:
     given = raw.get("eos_token_id")
     ends = tuple(given) if isinstance(given, list) else () if given is None else (given,)
     if not all(type(id) is int and 0 <= id < vocab_size for id in ends):
-        raise CheckpointError(f"{where}: eos_token_id is {shown(given)}; expected ids below {vocab_size}.")
+        raise CheckpointError(f"{where}: eos_token_id is {shown(given)}; expected ids below {vocab_size}. {MIXED}")
     return ends
 
 

@@ -17,7 +17,7 @@ from imp_kit.layouts import LAYOUTS, SPARE, Layout
 from imp_kit.linears import kept_itemsize
 from imp_kit.model.config import DecoderConfig
 from imp_kit.model.imp import ImpModel
-from imp_kit.stored import Stored, find_tensors, read_json
+from imp_kit.stored import MIXED, Stored, find_tensors, read_json
 
 FLOATS = ("F16", "BF16", "F32")
 
@@ -115,7 +115,10 @@ def plan(raw: Mapping, found: dict[str, Stored], where: str, generation: Mapping
     layout = next((layout for layout in layouts if layout.sign in found), None)
     if layout is None:
         signs = " or ".join(layout.sign for layout in layouts)
-        raise CheckpointError(f"{where} does not hold {signs}: its tensors have names that the kit does not know.")
+        raise CheckpointError(
+            f"{where} does not hold {signs}, which its config.json calls for ({raw['model_type']}): its tensors have "
+            f"names that the kit does not know, or are another checkpoint's. {MIXED}"
+        )
     towers = {
         name.removeprefix(layout.tower): stored.shape for name, stored in found.items() if name.startswith(layout.tower)
     }

@@ -115,9 +115,9 @@ def read_json(file: Path) -> dict:
             f"{file.parent} has no {file.name}; it is not a checkpoint's folder, or not a whole one. {INCOMPLETE}"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON ({error}).") from error
+        raise CheckpointError(f"{file} cannot be read as JSON ({error}). Correct it, or download it again.") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds no JSON object.")
+        raise CheckpointError(f"{file} holds no JSON object. Correct it, or download it again.")
     return value
 
 
@@ -187,12 +187,12 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
     for file in files:
         for name, stored in _header(file):
             if name in found:
-                raise CheckpointError(f"Tensor {name} stands in both {found[name].file.name} and {file.name}.")
+                raise CheckpointError(f"Tensor {name} stands in both {found[name].file.name} and {file.name}. {MIXED}")
             found[name] = stored
     for name, file_name in weight_map.items():
         if name not in found or found[name].file.name != file_name:
             raise CheckpointError(
-                f"{index.name} says that {shown(name)} is in {shown(file_name)}, but it is not there."
+                f"{index.name} says that {shown(name)} is in {shown(file_name)}, but it is not there. {MIXED}"
             )
     return found
 

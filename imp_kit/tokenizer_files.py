@@ -23,6 +23,7 @@ CLASSES = {"imp": "CodeGenTokenizer", "imp_qwen2": "Qwen2Tokenizer", "imp_phi3":
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+MARKS = 16  # words of a vocabulary that no merge makes, such as "<|endoftext|>"; more are missing merges
 BLANK = "▁"  # how LLaMA's pieces write a blank
 # A text with everything in which a converted tokenizer.model could differ from its original.
 TRIAL = " A  bus,\n\tthe 男 🚌 of 2024 ▁ café\u3000é "
@@ -88,31 +89,49 @@ def _merges_as_texts(data: dict) -> None:
 
 def _convert(folder: Path, kind: str, settings: Mapping) -> tuple[Path, dict]:
     """The older forms: vocab.json and merges.txt, or LLaMA's tokenizer.model."""
-    model, vocabulary, merges = (folder / name for name in ("tokenizer.model", "vocab.json", "merges.txt"))
-    if kind.endswith("LlamaTokenizer") and os.path.lexists(model):
-        return model, json.loads(_sentencepiece(model).to_str())
-    missing = [file.name for file in (vocabulary, merges) if not os.path.lexists(file)]
-    if missing:
-        lacks = "tokenizer.model" if kind.endswith("LlamaTokenizer") else " and ".join(missing)
+    llama = kind.endswith("LlamaTokenizer")
+    if not llama and not kind.endswith(("Qwen2Tokenizer", "GPT2Tokenizer", "CodeGenTokenizer")):
         raise CheckpointError(
-            f"{folder} holds no tokenizer: neither tokenizer.json nor the files of a {shown(kind)}; it lacks {lacks}. "
-            f"{INCOMPLETE}"
+            f"{folder} has no tokenizer.json, and tokenizer_config.json names a {shown(kind)}, whose older form is not "
+            "known. Save it as tokenizer.json: "
+            "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
         )
-    tokenizer = Tokenizer(models.BPE.from_file(str(text_file(vocabulary)), str(text_file(merges))))
+    files = [folder / name for name in (("tokenizer.model",) if llama else ("vocab.json", "merges.txt"))]
+    missing = [file.name for file in files if not os.path.lexists(file)]
+    if missing:
+        raise CheckpointError(
+            f"{folder} holds no tokenizer: neither tokenizer.json nor {' and '.join(missing)}, of which a "
+            f"{shown(kind)} is made (as tokenizer_config.json or the family says). {INCOMPLETE}"
+        )
+    tokenizer = _sentencepiece(files[0]) if llama else _byte_level(*files, kind, settings)
+    return files[0], json.loads(tokenizer.to_str())
+
+
+def _byte_level(vocabulary: Path, merges: Path, kind: str, settings: Mapping) -> Tokenizer:
+    """GPT-2's byte-level BPE, or Qwen2's, which normalizes a text and splits it otherwise beforehand."""
+    try:
+        words, pairs = models.BPE.read_file(str(text_file(vocabulary)), str(text_file(merges)))
+        model = models.BPE(words, pairs)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise CheckpointError(
+            f"{vocabulary} and {merges.name} make no tokenizer ({shown(str(error))}). {MIXED}"
+        ) from error
+    made = {"".join(pair) for pair in pairs}
+    unmade = sum(len(word) > 1 and word not in made for word in words)
+    if unmade > MARKS:
+        raise CheckpointError(
+            f"{merges} makes {len(words) - unmade} of the {len(words)} words in {vocabulary.name}. {MIXED}"
+        )
+    tokenizer = Tokenizer(model)
     tokenizer.decoder = decoders.ByteLevel()
     if kind.endswith("Qwen2Tokenizer"):
         tokenizer.normalizer = normalizers.NFC()
         split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated")
         letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, letters])
-    elif kind in ("GPT2Tokenizer", "CodeGenTokenizer"):
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.get("add_prefix_space") is True)
     else:
-        raise CheckpointError(
-            f"{folder} has a {shown(kind)} in its older form. Save it as tokenizer.json: "
-            "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
-        )
-    return vocabulary, json.loads(tokenizer.to_str())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.get("add_prefix_space") is True)
+    return tokenizer
 
 
 def _sentencepiece(file: Path) -> Tokenizer:

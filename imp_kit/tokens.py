@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from imp_kit.errors import CheckpointError
 from imp_kit.prompts import IMAGE, Control
-from imp_kit.stored import shown
+from imp_kit.stored import MIXED, shown
 from imp_kit.tokenizer_files import read_tokenizer
 
 REPLACEMENT = "\ufffd"  # what bytes that are no whole UTF-8 character decode to
@@ -43,7 +43,7 @@ class TextTokenizer:
             if self._tokenizer.token_to_id(content) != id:
                 raise CheckpointError(
                     f"{self.file} gives {shown(content)} the id {id}, but its place in the vocabulary is "
-                    f"{self._tokenizer.token_to_id(content)}."
+                    f"{self._tokenizer.token_to_id(content)}. {MIXED}"
                 )
         for token in self.control:
             self.encode(token)
@@ -119,7 +119,9 @@ class TextTokenizer:
         except (CheckpointError, KeyboardInterrupt, GeneratorExit, SystemExit):
             raise
         except BaseException as error:  # tokenizers raises plain Exception, and a panic in Rust is not even that
-            raise CheckpointError(f"{self.file} is no tokenizer that can be read: {shown(str(error))}.") from error
+            raise CheckpointError(
+                f"{self.file} is no tokenizer that can be read: {shown(str(error))}. Download it again."
+            ) from error
 
 
 def _letters(tokens: Iterator[str]) -> str:

@@ -129,12 +129,13 @@ FORMS = (
 
 
 @cache
-def byte_level() -> tuple[dict[str, int], list[str]]:
-    """Vocabulary and merges of a small byte-level BPE; the last entry is "<|endoftext|>" in Phi-2's alone."""
+def byte_level(family: str) -> tuple[dict[str, int], list[str]]:
+    """Vocabulary and merges of a small byte-level BPE, another one for each family."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    size = 420 if family == "imp_qwen2" else 400
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(TEXTS * 2, trainer)
     data = json.loads(tokenizer.to_str())["model"]
     return data["vocab"], [m if isinstance(m, str) else " ".join(m) for m in data["merges"]]
@@ -166,7 +167,7 @@ def base_size(family: str) -> int:
     """How many ids there are below those of the added tokens."""
     if family == "imp_phi3":
         return 520
-    return len(byte_level()[0]) + (family == "imp")
+    return len(byte_level(family)[0]) + (family == "imp")
 
 
 def small_id(family: str, id: int) -> int:
@@ -183,7 +184,7 @@ def write_tokenizer(folder: Path, form: Form) -> None:
     _dump(folder / "added_tokens.json", added)
     specials = entry.contents.get("special_tokens_map.json") or {"eos_token": "</s>", "bos_token": "<|endoftext|>"}
     _dump(folder / "special_tokens_map.json", specials)
-    vocabulary, merges = byte_level()
+    vocabulary, merges = byte_level(family)
     if family == "imp":
         vocabulary = {**vocabulary, "<|endoftext|>": len(vocabulary)}
     _dump(folder / "vocab.json", vocabulary)

@@ -8,6 +8,8 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import islice, product
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,17 @@ def letters(family: str) -> dict[str, int]:
     alphabet = ["▁", "a"] if family == "imp_phi3" else sorted(pre_tokenizers.ByteLevel.alphabet())
     last = ["<|endoftext|>"] if family == "imp" else []
     count = FIRST_ADDED[family] - len(start) - len(alphabet) - len(last)
-    return {token: id for id, token in enumerate([*start, *alphabet, *(f"#{n}" for n in range(count)), *last])}
+    if family == "imp_phi3":
+        words = [f"#{n}" for n in range(count)]
+    else:
+        words = ["".join(pair) for pair in islice(merges(alphabet), count)]
+    return {token: id for id, token in enumerate([*start, *alphabet, *words, *last])}
+
+
+def merges(alphabet: list[str]) -> Iterator[tuple[str, str]]:
+    """Each word of two letters, then of three."""
+    yield from product(alphabet, alphabet)
+    yield from ((first + second, third) for first, second, third in product(alphabet, repeat=3))
 
 
 def tokenizer_json(family: str, added: dict[str, int]) -> bytes:
@@ -81,7 +93,11 @@ def repository(name: str) -> dict[str, bytes]:
         {"tokenizer_class": kind, "bos_token": "<s>" if family == "imp_phi3" else None}
     )
     files.setdefault("special_tokens_map.json", dump({"eos_token": "</s>"}))
-    files |= {"vocab.json": dump(letters(family)), "merges.txt": b"#version: 0.2\n", "README.md": b"# Imp"}
+    words = letters(family)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = [f"{left} {right}" for left, right in islice(merges(alphabet), len(words)) if left + right in words]
+    lines = "\n".join(["#version: 0.2", *made, ""])
+    files |= {"vocab.json": dump(words), "merges.txt": lines.encode(), "README.md": b"# Imp"}
     if "tokenizer.json" in entry.files:
         files["tokenizer.json"] = tokenizer_json(family, added)
     if family == "imp_phi3":
