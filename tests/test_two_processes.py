@@ -9,7 +9,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from test_hub import ASK, BUS, COMMIT, Hub, hub  # noqa: F401 - the fixture
+from loopback_hub import COMMIT, Hub
+from test_hub import ASK, BUS, hub  # noqa: F401 - the fixture
 
 from imp_kit.checkpoints import NANO_FOLDER
 
