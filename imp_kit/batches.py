@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from imp_kit.answers import Answer, Seconds
-from imp_kit.errors import ImpKitError, MemoryLimitError, PromptError, SettingError
+from imp_kit.errors import CheckpointError, ImpKitError, MemoryLimitError, PromptError, SettingError
 from imp_kit.images import check_square, open_image, to_pixels
 from imp_kit.machine import free_memory, memory_told, peak_memory
 from imp_kit.model.decoder import KVCache, Padding
@@ -177,7 +177,7 @@ class _Row:
     def __init__(self, opening: tuple[str, ...]):
         self.ids: list[int] = []  # behind the picture
         self.pieces: tuple[str, ...] = opening
-        self.error: PromptError | None = None
+        self.error: ImpKitError | None = None
         self.finished = False
 
     def ask(self, imp, question: str, room: int, stops: tuple[str, ...]) -> None:
@@ -186,7 +186,11 @@ class _Row:
         alone = not self.pieces
         asked = imp.template.ask_alone(question) if alone else imp.template.ask(question, first=not self.ids)
         self.pieces += asked
-        self.ids = [*self.ids, *imp.tokenizer.encode_pieces(asked, begins=alone)]
+        try:
+            self.ids = [*self.ids, *imp.tokenizer.encode_pieces(asked, begins=alone)]
+        except CheckpointError as error:  # of a tokenizer that forges a control token out of this question
+            self.error = error
+            return
         self.text = GrowingText(imp.tokenizer, (*stops, imp.template.stop))
         self.tokens, self.finish, self.finished = 0, "length", False
         length = len(self.ids) + len(imp.tokenizer.suffix)

@@ -50,7 +50,8 @@ def loaded_files(folder: Path) -> set[str]:
     """The names of the files from which a folder's checkpoint is made. Raises CheckpointError."""
     names = file_names(folder)
     weights = {stored.file.name for stored in find_tensors(folder).values()}
-    return weights | needed_files(names) & names - {name for name in names if name.endswith(".safetensors")}
+    unread = {name for name in names if name.endswith(".safetensors")} | {"adapter_config.json"}
+    return weights | needed_files(names) - unread
 
 
 def needed_files(names: Iterable[str]) -> set[str]:
@@ -81,7 +82,7 @@ def locate(checkpoint: str | os.PathLike) -> Snapshot | str:
     """What `find` takes -> a folder on this machine, or an id of the hub. Raises CheckpointError for neither."""
     if not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint).strip():
         raise CheckpointError(f"A checkpoint is a name, a hub id or a folder, not {checkpoint!r}.")
-    text = str(checkpoint).strip()
+    text = checkpoint.strip() if isinstance(checkpoint, str) else os.fspath(checkpoint)
     name = text.rstrip("/")
     known = {**HUB_IDS, **{hub_id.lower(): hub_id for hub_id in HUB_IDS.values()}}
     # os.path's functions say no where Path's own raise: a name too long, a home that nobody has.
@@ -103,7 +104,8 @@ def _local(folder: Path) -> Snapshot:
     # A link keeps the name that its owner gave it, but what stands before ".." may be a link to anywhere.
     folder = Path(os.path.realpath(folder) if ".." in folder.parts else os.path.abspath(folder))
     repository = folder.parent.parent.name
-    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+    commit = re.fullmatch("[0-9a-f]{40}", folder.name)
+    if commit and folder.parent.name == "snapshots" and repository.startswith("models--"):
         # A folder inside a hub cache, models--OWNER--NAME/snapshots/COMMIT, tells what it is.
         hub_id = repository.removeprefix("models--").replace("--", "/")
         return Snapshot(readable(hub_id), folder, readable(folder.name))

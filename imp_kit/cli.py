@@ -242,8 +242,8 @@ def _piped() -> str:
         encoding = "utf-32"
     elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
-    elif b"\0" in data[:100]:
-        encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    elif data.count(0) > len(data) // 10:  # without a mark; Latin letters have a zero in front or behind
+        encoding = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
     else:
         encoding = "utf-8-sig"
     return data.decode(encoding, "replace")

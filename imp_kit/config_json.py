@@ -24,6 +24,7 @@ VISION_KEYS = (
     *("hidden_size", "intermediate_size", "patch_size", "image_size"),
     *("num_attention_heads", "num_hidden_layers", "layer_norm_eps", "hidden_act"),
 )
+EPSILONS = {False: ("layer_norm_eps", "layer_norm_epsilon"), True: ("rms_norm_eps",)}  # by `gated`
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 # Far above any model of these families; a forged number must neither build layers without end nor overflow a size.
 MAX_LAYERS, MAX_WIDTH = 1000, 100_000
@@ -74,7 +75,7 @@ def parse_config(
     if heads % kv_heads:
         raise CheckpointError(f"{where}: {heads} attention heads cannot share {kv_heads} of keys and values.")
     read.expect((hidden // heads,), "head_dim", default=hidden // heads)
-    rotary, theta = _parse_rotary(read, hidden // heads, share=1.0 if gated else 0.4)
+    rotary, theta = _parse_rotary(read, hidden // heads, gated)
     positions = read.number("max_position_embeddings", "n_positions")
     window, window_from = _parse_window(read, family, positions)
     decoder = DecoderConfig(
@@ -87,7 +88,7 @@ def parse_config(
         max_positions=positions,
         rotary_dim=rotary,
         rope_theta=theta,
-        eps=read.number("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", default=1e-5, kind=float),
+        eps=read.number(*EPSILONS[gated], default=1e-6 if family == "imp_qwen2" else 1e-5, kind=float),
         window=window,
         window_from=window_from,
         **FAMILIES[family],
@@ -114,16 +115,18 @@ def read_ends(raw: Mapping, vocab_size: int, where: str) -> tuple[int, ...]:
     return ends
 
 
-def _parse_rotary(read: Fields, head: int, share: float) -> tuple[int, float]:
+def _parse_rotary(read: Fields, head: int, gated: bool) -> tuple[int, float]:
     """Rotary dimensions of a head and their base, also where transformers 5 keeps them: in `rope_parameters`."""
     rope: dict = {}
     for name in ("rope_scaling", "rope_parameters"):
         given = read.value(name, default={})
         plain = isinstance(given, dict) and not any(isinstance(value, dict) for value in given.values())
-        if not plain or given.get("rope_type", given.get("type", "default")) != "default":
+        kinds = {given[key] for key in ("rope_type", "type") if key in given} if plain else {None}
+        clash = [key for key in given if key in rope and rope[key] != given[key]]
+        if not kinds <= {"default"} or clash:
             raise CheckpointError(f"{read.where}: {name} is {shown(given)}; this kit knows only the default rope_type.")
         rope |= given
-    values = {}
+    values, share = {}, 1.0 if gated else 0.4
     for name, default in (("rope_theta", 10000.0), ("partial_rotary_factor", share)):
         inner = Fields(rope, f"{read.where}, rope_parameters")
         values[name] = (inner if inner.value(name) is not None else read).number(name, default=default, kind=float)
@@ -131,7 +134,11 @@ def _parse_rotary(read: Fields, head: int, share: float) -> tuple[int, float]:
             raise CheckpointError(
                 f"{read.where}: {name} is {shown(read.value(name))}, but {values[name]} in rope_parameters."
             )
-    rotary = read.value("rotary_dim", default=int(values["partial_rotary_factor"] * head))
+    rotary = int(values["partial_rotary_factor"] * head)
+    if not gated and read.value("rotary_dim") is not None:  # beside other families' settings it is left over from Phi-2
+        if read.value("partial_rotary_factor", default=rope.get("partial_rotary_factor")) is not None:
+            read.expect((rotary,), "rotary_dim")
+        rotary = read.value("rotary_dim")
     if not isinstance(rotary, int) or not 0 < rotary <= head or rotary % 2:
         raise CheckpointError(f"{read.where}: {shown(rotary)} rotary dimensions do not fit heads of {head}.")
     return rotary, values["rope_theta"]
@@ -139,16 +146,20 @@ def _parse_rotary(read: Fields, head: int, share: float) -> tuple[int, float]:
 
 def _parse_window(read: Fields, family: str, positions: int) -> tuple[int | None, int]:
     """How far back a position sees, and from which layer on: as each family's own code reads config.json."""
-    first = 0
-    if family == "imp_qwen2":
+    window, first, raw = None, 0, read.raw
+    if family == "imp_phi3" and read.value("sliding_window") is not None:
+        window = read.number("sliding_window")
+    elif family == "imp_qwen2":
         read.expect((True, False), "use_sliding_window", default=False)
-        if not read.value("use_sliding_window", default=False):
-            return None, 0
-        first = 0 if read.raw.get("max_window_layers") == 0 else read.number("max_window_layers", default=28)
-    if family == "imp" or read.value("sliding_window") is None:
-        return None, 0
-    window = read.number("sliding_window")
-    return (window, first) if window < positions else (None, 0)
+        if read.value("use_sliding_window") and raw.get("sliding_window", 0) is not None:
+            window = read.number("sliding_window", default=4096)
+            zero = raw.get("max_window_layers") == 0 and raw["max_window_layers"] is not False
+            first = 0 if zero else read.number("max_window_layers", default=28)
+    if read.value("layer_types") is not None:  # how transformers 5 spells the same
+        layers = read.number("num_hidden_layers", limit=MAX_LAYERS)
+        near = layers if window is None else min(first, layers)
+        read.expect((["full_attention"] * near + ["sliding_attention"] * (layers - near),), "layer_types")
+    return (window, first) if window is not None and window < positions else (None, 0)
 
 
 def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str) -> VisionConfig:

@@ -99,10 +99,15 @@ class Plan:
 
 
 def plan_folder(folder: Path) -> Plan:
-    """`plan` for a checkpoint on disk, with the end tokens of its generation_config.json, too."""
-    ends = folder / "generation_config.json"
-    raw, generation = read_json(folder / "config.json"), read_json(ends) if os.path.lexists(ends) else {}
+    """`plan` for a checkpoint on disk."""
+    raw, generation = read_configs(folder)
     return plan(raw, find_tensors(folder), str(folder), generation)
+
+
+def read_configs(folder: Path) -> tuple[dict, dict]:
+    """config.json, and generation_config.json if there is one. Raises CheckpointError."""
+    ends = folder / "generation_config.json"
+    return read_json(folder / "config.json"), read_json(ends) if os.path.lexists(ends) else {}
 
 
 def plan(raw: Mapping, found: dict[str, Stored], where: str, generation: Mapping | None = None) -> Plan:

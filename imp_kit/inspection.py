@@ -9,10 +9,11 @@ from pathlib import Path
 
 from imp_kit.checkpoints import HUB_IDS, UnreachableError, cached, find, hub_told, locate, needed_files
 from imp_kit.errors import CheckpointError
-from imp_kit.fitting import Plan, plan
+from imp_kit.fitting import Plan, plan, read_configs
 from imp_kit.published import published_tensors
 from imp_kit.registry import PUBLISHED
-from imp_kit.stored import Stored, check_name, check_weights, find_tensors, read_json
+from imp_kit.stored import Stored, check_name, check_weights, find_tensors
+from imp_kit.tokens import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -96,23 +97,25 @@ def inspect(checkpoint: str | os.PathLike, revision: str | None = None) -> Inspe
     place, files, note = locate(checkpoint), {}, ""
     if isinstance(place, str) and not cached(place, revision):
         try:
-            name, commit, raw, found, where, files = _from_hub(place, revision)
+            name, commit, raw, ends, found, where, files = _from_hub(place, revision)
         except UnreachableError as error:
             if revision is not None or place not in HUB_IDS.values():
                 raise
-            name, commit, raw, found, where, files = _from_registry(place)
+            name, commit, raw, ends, found, where, files = _from_registry(place)
             note = f"{error} What follows is as published at commit {commit}, by the kit's registry."
     else:
         snapshot = find(checkpoint, revision)
         name, commit, where = snapshot.name, snapshot.revision, str(snapshot.folder)
-        raw, found = read_json(snapshot.folder / "config.json"), find_tensors(snapshot.folder)
+        raw, ends, found = *read_configs(snapshot.folder), find_tensors(snapshot.folder)
     try:
-        return Inspection(name, commit, found, plan(raw, found, where), None, files, note)
+        if not files:
+            TextTokenizer(Path(where))
+        return Inspection(name, commit, found, plan(raw, found, where, ends), None, files, note)
     except CheckpointError as error:  # the keys and shapes are worth seeing all the same
         return Inspection(name, commit, found, None, str(error), files, note)
 
 
-Found = tuple[str, str, dict, dict[str, Stored], str, dict[str, float | None]]
+Found = tuple[str, str, dict, dict, dict[str, Stored], str, dict[str, float | None]]
 
 
 def _from_registry(hub_id: str) -> Found:
@@ -121,11 +124,11 @@ def _from_registry(hub_id: str) -> Found:
     entry, place = PUBLISHED[name], Path("model.safetensors")
     found = {key: Stored(place, shape, entry.dtype) for key, shape in published_tensors(name).items()}
     files = {file: entry.files[file] for file in sorted(needed_files(entry.files))}
-    return hub_id, entry.commit, entry.config, found, hub_id, files
+    return hub_id, entry.commit, entry.config, entry.contents["generation_config.json"], found, hub_id, files
 
 
 def _from_hub(hub_id: str, revision: str | None) -> Found:
-    """Name, commit, config.json, tensors, place and files of a checkpoint; headers come by range request."""
+    """Name, commit, both configs, tensors, place and files of a checkpoint; headers come by range request."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import NotASafetensorsRepoError
 
@@ -138,7 +141,9 @@ def _from_hub(hub_id: str, revision: str | None) -> Found:
         except NotASafetensorsRepoError:
             check_weights(hub_id, sizes)
             raise
-        config = Path(hf_hub_download(hub_id, "config.json", revision=info.sha))
+        folder = Path(hf_hub_download(hub_id, "config.json", revision=info.sha)).parent
+        if "generation_config.json" in sizes:
+            hf_hub_download(hub_id, "generation_config.json", revision=info.sha)
     for header in headers.files_metadata.values():
         for name in header.tensors:
             check_name(name, hub_id)
@@ -147,14 +152,8 @@ def _from_hub(hub_id: str, revision: str | None) -> Found:
         for file, header in headers.files_metadata.items()
         for name, tensor in header.tensors.items()
     }
-    return (
-        hub_id,
-        info.sha,
-        read_json(config),
-        found,
-        hub_id,
-        {name: sizes[name] for name in sorted(needed_files(sizes))},
-    )
+    files = {name: sizes[name] for name in sorted(needed_files(sizes))}
+    return hub_id, info.sha, *read_configs(folder), found, hub_id, files
 
 
 def _sized(file: tuple[str, float | None]) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+MOST_LINKS = 10  # one behind the other
 TEXT_LIMIT = 32_000_000  # bytes of a JSON file or a header; more is no checkpoint's, and would only fill the memory
 MIXED = "Files of two checkpoints are mixed, or one is missing: download them again."
 INCOMPLETE = "If its download was cut short, load it by its name once more while online."
@@ -27,13 +28,13 @@ def follow(file: Path) -> Path:
     """The file that a checkpoint's `file` is or links to; every file of a checkpoint is opened through here.
 
     A link may lead to a file inside its own folder; from a hub cache's snapshot, wherever it was copied to, into the
-    blobs beside it; and wherever this machine's own hub cache leads. Any other is refused: a folder from elsewhere must
-    not make the kit read this machine's own files, whose text could show up in an error.
+    blobs beside it; and to a blob in this machine's own hub cache, wherever its owner keeps that. Any other is refused:
+    a folder from elsewhere must not make the kit read this machine's other files, whose text an error could show.
     Raises CheckpointError; a file that is not there passes.
     """
     target = Path(os.path.realpath(file))
     own = target.is_relative_to(os.path.realpath(file.parent))
-    if not (own or _in_blobs(Path(os.path.realpath(file.parent)), target) or _in_own_cache(file, target)):
+    if not (own or _in_blobs(Path(os.path.realpath(file.parent)), target) or _in_own_cache(file)):
         raise CheckpointError(
             f"{file} is a link to {target}, outside its folder, and the kit does not follow it. "
             "Put a copy or a hard link in its place, or give the folder that holds the file itself."
@@ -53,20 +54,24 @@ def _in_blobs(folder: Path, target: Path) -> bool:
     return bool(target.parent == repository / "blobs" or shared)
 
 
-def _in_own_cache(file: Path, target: Path) -> bool:
-    """Whether this machine's hub cache holds the target, or leads there: its owner may link parts to another disk."""
+def _in_own_cache(file: Path) -> bool:
+    """Whether a file is a blob in this machine's hub cache, or links to one; the blob itself may be a link again."""
     from huggingface_hub import constants
 
     cache = Path(os.path.realpath(constants.HF_HUB_CACHE))
-    place = target.relative_to(cache).parts if target.is_relative_to(cache) else ()
-    if "blobs" in place[:2]:  # REPOSITORY/blobs/FILE, or blobs/<2 digits>/FILE
-        return True
-    # Of a snapshot in the cache, the first step must lead to its repository's blobs; what lies there is the owner's.
-    folder = Path(os.path.abspath(file.parent))
-    repository = folder.parent.parent
-    if folder.parent.name != "snapshots" or Path(os.path.realpath(repository.parent)) != cache or not file.is_symlink():
-        return False
-    return Path(os.path.normpath(folder / os.readlink(file))).parent == repository / "blobs"
+    step = Path(os.path.realpath(file.parent), file.name)
+    for _ in range(MOST_LINKS):
+        place = step.relative_to(cache).parts if step.is_relative_to(cache) else ()
+        # REPOSITORY/blobs/FILE, or shared by repositories: blobs/<2 digits>/<64 digits>.
+        own = len(place) == 3 and place[0].startswith("models--") and place[1] == "blobs"
+        if own or (len(place) == 3 and place[0] == "blobs" and re.fullmatch(r"[0-9a-f]{64}", place[2])):
+            return True
+        if not step.is_symlink():
+            return False
+        link = Path(os.path.normpath(step.parent / os.readlink(step)))
+        # Within the cache as it is written there, since its folders may be links to another disk.
+        step = link if link.is_relative_to(cache) else Path(os.path.realpath(link.parent), link.name)
+    return False
 
 
 def file_names(folder: Path) -> set[str]:

@@ -23,6 +23,7 @@ CLASSES = {"imp": "CodeGenTokenizer", "imp_qwen2": "Qwen2Tokenizer", "imp_phi3":
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+MOST_TOKENS = 10_000_000  # far more than any tokenizer has
 MARKS = 16  # words of a vocabulary that no merge makes, such as "<|endoftext|>"; more are missing merges
 BLANK = "▁"  # how LLaMA's pieces write a blank
 # A text with everything in which a converted tokenizer.model could differ from its original.
@@ -57,11 +58,13 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     kind = kind.removesuffix("Fast")
     file = folder / "tokenizer.json"
     if os.path.lexists(file):
-        data = json.loads(text_file(file).read_text("utf-8"))
+        data = read_json(file)
+        if not isinstance(data.get("model"), dict) or not _are_tokens(data.get("added_tokens")):
+            raise CheckpointError(f"{file} is no tokenizer: it lacks its model or its added tokens. Download it again.")
         _merges_as_texts(data)
     else:
         file, data = _convert(folder, kind, settings)
-    _add_tokens(data, file, folder, settings, specials)
+    _add_tokens(data, file, folder, settings)
     for token in data["added_tokens"]:
         # Phi-2 adds runs of blanks as tokens. Any other added token is a mark, called special or not.
         token["special"] = not token["content"].isspace()
@@ -72,6 +75,14 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     kind = kind if named or file.name == "tokenizer.model" else ""
     prefix, suffix = _around(tokenizer, kind, settings, specials, folder / "tokenizer_config.json")
     return TokenizerFiles(file, data, tokenizer, within, prefix, suffix)
+
+
+def _are_tokens(value) -> bool:
+    fields = {"id": int, "content": str}
+    return isinstance(value, list) and all(
+        isinstance(token, dict) and all(type(token.get(name)) is kind for name, kind in fields.items())
+        for token in value
+    )
 
 
 def _optional(file: Path) -> dict:
@@ -109,8 +120,16 @@ def _convert(folder: Path, kind: str, settings: Mapping) -> tuple[Path, dict]:
 
 def _byte_level(vocabulary: Path, merges: Path, kind: str, settings: Mapping) -> Tokenizer:
     """GPT-2's byte-level BPE, or Qwen2's, which normalizes a text and splits it otherwise beforehand."""
+    words = read_json(vocabulary)
+    if not all(type(id) is int for id in words.values()) or sorted(words.values()) != list(range(len(words))):
+        raise CheckpointError(f"{vocabulary} does not number its {len(words)} words from 0 on. Download it again.")
+    text = text_file(merges).read_text("utf-8").rstrip("\n")
+    lines = [line for line in text.split("\n") if text and not line.startswith("#version")]
+    pairs = [tuple(line.split(" ")) for line in lines]
+    for line, pair in zip(lines, pairs, strict=True):
+        if len(pair) != 2:
+            raise CheckpointError(f"{merges} holds {shown(line)}, which is no pair of parts. Download it again.")
     try:
-        words, pairs = models.BPE.read_file(str(text_file(vocabulary)), str(text_file(merges)))
         model = models.BPE(words, pairs)
     except Exception as error:  # tokenizers raises nothing narrower
         raise CheckpointError(
@@ -153,6 +172,7 @@ def _sentencepiece(file: Path) -> Tokenizer:
     size = pieces.get_piece_size()
     vocabulary = {pieces.id_to_piece(id): id for id in range(size)}
     special = [id for id in range(size) if pieces.is_control(id) or pieces.is_unknown(id)]
+    texts = [TRIAL, *(piece.replace(BLANK, " ") for id, piece in enumerate(vocabulary) if id not in special)]
     plain = {
         vocabulary[piece]: piece
         for piece in vocabulary
@@ -172,7 +192,8 @@ def _sentencepiece(file: Path) -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
     steps = [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(steps)
-    if tokenizer.encode(TRIAL, add_special_tokens=False).ids != pieces.encode(TRIAL):
+    ours = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    if ours != pieces.encode(texts):
         raise CheckpointError(
             f"{file} is another kind of tokenizer than LLaMA's. Save it as tokenizer.json: "
             "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
@@ -184,8 +205,9 @@ def _sentencepiece(file: Path) -> Tokenizer:
 def _within(data: dict) -> dict:
     """The same tokenizer for a text that others stand before."""
     data = copy.deepcopy(data)
-    steps = data.get("pre_tokenizer") or {}
-    for step in (steps, *steps.get("pretokenizers", ())):
+    steps = [data.get("pre_tokenizer") or {}]
+    for step in steps:
+        steps += step.get("pretokenizers", ())
         if step.get("prepend_scheme") == "first":
             step["prepend_scheme"] = "never"
     return data
@@ -197,31 +219,31 @@ def _halves(piece: str, vocabulary: Mapping) -> Iterator[tuple[str, str]]:
             yield piece[:cut], piece[cut:]
 
 
-def _add_tokens(data: dict, file: Path, folder: Path, settings: Mapping, specials: Mapping) -> None:
+def _add_tokens(data: dict, file: Path, folder: Path, settings: Mapping) -> None:
     """Put the added tokens that other files name beside those of tokenizer.json; each has one id in all of them."""
     known = {token["content"]: token["id"] for token in data["added_tokens"]}
     plain = data["model"].get("vocab")
     plain = plain if isinstance(plain, dict) else {}
-    named = {name for value in specials.values() for name in _contents(value)}
     others: dict[str, dict] = {}
     for source, content, id, flags in _named_elsewhere(folder, settings):
+        if type(id) is not int or not 0 <= id < MOST_TOKENS:
+            raise CheckpointError(f"{folder / source}: {shown(content)} has the id {shown(id)}. Download it again.")
         here = others.get(content, {}).get("id", known.get(content, plain.get(content)))
-        if type(id) is not int or here not in (None, id):
+        if here not in (None, id):
             raise CheckpointError(
                 f"{folder / source} gives {shown(content)} the id {shown(id)}, but {file.name} says {here}. {MIXED}"
             )
         if content not in known:
-            blank = content.isspace()
-            default = {"special": not blank or content in named, "normalized": blank}
-            plainest = dict.fromkeys(("single_word", "lstrip", "rstrip"), False) | default
-            told = {name: value for name, value in flags.items() if name in plainest and type(value) is bool}
-            others.setdefault(content, {"id": id, "content": content, **plainest, **told})
+            default = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
+            default["normalized"] = content.isspace()
+            told = {name: value for name, value in flags.items() if name in default and type(value) is bool}
+            others.setdefault(content, {"id": id, "content": content, **default, **told})
     data["added_tokens"] = sorted([*data["added_tokens"], *others.values()], key=lambda token: token["id"])
 
 
 def _named_elsewhere(folder: Path, settings: Mapping) -> Iterator[tuple[str, str, int, Mapping]]:
     """File, content, id and flags of each added token that tokenizer_config.json or added_tokens.json names."""
-    decoder = settings.get("added_tokens_decoder", {})
+    decoder = settings.get("added_tokens_decoder") or {}
     whole = isinstance(decoder, dict) and all(
         id.isdecimal() and isinstance(token, dict) and isinstance(token.get("content"), str) and token["content"]
         for id, token in decoder.items()
@@ -251,14 +273,19 @@ def _around(
     bare, whole = (tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
     start = next((place for place in range(len(whole)) if whole[place : place + len(bare)] == bare), 0)
     found = (tuple(whole[:start]), tuple(whole[start + len(bare) :]))
-    defaults = (True, False) if kind.endswith("LlamaTokenizer") else (None, None)
+    llama = kind.endswith("LlamaTokenizer")
     ids: list[tuple[int, ...]] = []
-    for name, own, default in zip(("bos", "eos"), found, defaults, strict=True):
-        asked = settings.get(f"add_{name}_token", default)
-        if asked is None:
+    for name, own, default in (("bos", found[0], "<s>"), ("eos", found[1], "</s>")):
+        asked = settings.get(f"add_{name}_token")
+        if asked not in (True, False, None):
+            raise CheckpointError(f"{file}: add_{name}_token is {shown(asked)}, not true or false. Correct it.")
+        if asked is None and llama:
+            asked = name == "bos"
+        if asked is None or kind.endswith("Qwen2Tokenizer"):  # whose class knows no such setting
             ids.append(own)
             continue
         tokens = _contents(settings.get(f"{name}_token")) or _contents(specials.get(f"{name}_token"))
+        tokens = tokens or [default] * llama
         id = tokenizer.token_to_id(tokens[0]) if tokens else None
         if asked and id is None:
             raise CheckpointError(

@@ -11,9 +11,10 @@ from tokenizers import Tokenizer
 from imp_kit.errors import CheckpointError
 from imp_kit.prompts import IMAGE, Control
 from imp_kit.stored import MIXED, shown
-from imp_kit.tokenizer_files import read_tokenizer
+from imp_kit.tokenizer_files import BLANK, read_tokenizer
 
 REPLACEMENT = "\ufffd"  # what bytes that are no whole UTF-8 character decode to
+HELD = "\U0010fffe"  # no character: stands in for one while others are replaced
 BYTE = re.compile("<0x([0-9A-F]{2})>")  # a byte-fallback tokenizer's token for one byte
 
 
@@ -25,7 +26,7 @@ class TextTokenizer:
     """
 
     def __init__(self, folder: Path):
-        self.file = folder / "tokenizer.json"
+        self.file = folder
         with self._told():
             files = read_tokenizer(folder)
             self.file, self.prefix, self.suffix = files.file, files.prefix, files.suffix
@@ -35,6 +36,7 @@ class TextTokenizer:
                 tokenizer.encode_special_tokens = True
                 tokenizer.no_truncation()
                 tokenizer.no_padding()
+        self._byte_fallback = bool(files.data["model"].get("byte_fallback"))
         marks = [token for token in files.data["added_tokens"] if token["special"]]
         self.control = {token["content"]: token["id"] for token in marks}
         self._control_ids = frozenset(self.control.values())
@@ -42,8 +44,8 @@ class TextTokenizer:
             content, id = token["content"], token["id"]
             if self._tokenizer.token_to_id(content) != id:
                 raise CheckpointError(
-                    f"{self.file} gives {shown(content)} the id {id}, but its place in the vocabulary is "
-                    f"{self._tokenizer.token_to_id(content)}. {MIXED}"
+                    f"{self.file}: the added token {shown(content)} should have the id {id}, but the next free one is "
+                    f"{self._tokenizer.token_to_id(content)}: a token before it is missing. {MIXED}"
                 )
         for token in self.control:
             self.encode(token)
@@ -101,15 +103,14 @@ class TextTokenizer:
         """The text of some ids, spaces as they are; control tokens are left out."""
         letters = [id for id in ids if id not in self._control_ids]
         with self._told():
-            tokens = [self._tokenizer.id_to_token(id) for id in letters]
-            if not any(token and BYTE.fullmatch(token) for token in tokens):
+            if not self._byte_fallback:
                 return self._tokenizer.decode(letters, skip_special_tokens=False)
             # The library's decoder gives a mark for each byte of a run that is no whole character.
-            runs = groupby((token for token in tokens if token), key=lambda token: bool(BYTE.fullmatch(token)))
-            # Letter by letter: what the bytes spell may look like a byte's token.
-            return self._tokenizer.decoder.decode(
-                [text for odd, run in runs for text in (_letters(run) if odd else run)]
-            )
+            tokens = filter(None, map(self._tokenizer.id_to_token, letters))
+            runs = groupby(tokens, key=lambda token: bool(BYTE.fullmatch(token)))
+            # Letter by letter: what the bytes spell may look like a byte's token. A BLANK that they spell is no blank.
+            spelled = [text for odd, run in runs for text in (_letters(run).replace(BLANK, HELD) if odd else run)]
+            return self._tokenizer.decoder.decode(spelled).replace(HELD, BLANK)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -141,25 +141,23 @@ def byte_level(family: str) -> tuple[dict[str, int], list[str]]:
     return data["vocab"], [m if isinstance(m, str) else " ".join(m) for m in data["merges"]]
 
 
-@cache
-def sentencepiece_model() -> bytes:
+def sentencepiece_model(**settings) -> bytes:
     """tokenizer.model of a small BPE as LLaMA's: bytes for unknown characters, blanks kept, <unk>, <s>, </s>."""
     from sentencepiece import SentencePieceTrainer
 
     written = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS * 2),
-        model_writer=written,
-        model_type="bpe",
-        vocab_size=520,
-        byte_fallback=True,
-        character_coverage=0.98,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        minloglevel=2,
-    )
+    as_llama = {
+        "model_type": "bpe",
+        "vocab_size": 520,
+        "byte_fallback": True,
+        "character_coverage": 0.98,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "split_digits": True,
+        "allow_whitespace_only_pieces": True,
+        "minloglevel": 2,
+    }
+    SentencePieceTrainer.train(sentence_iterator=iter(TEXTS * 2), model_writer=written, **(as_llama | settings))
     return written.getvalue()
 
 

@@ -654,7 +654,7 @@ def test_an_explanation_needs_no_torch():
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_an_error_on_stdin_in_any_unicode(encoding):
     """PowerShell writes what it redirects as UTF-16."""
-    text = "ModuleNotFoundError: No module named 'transformers_modules.Imp-v1'\n"
+    text = "エラーが起きました。\nModuleNotFoundError: No module named 'transformers_modules.Imp-v1'\n"
     command = [sys.executable, "-m", "imp_kit", "doctor", "--why", "-"]
     done = subprocess.run(command, input=text.encode(encoding), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

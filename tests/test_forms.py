@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -376,6 +377,7 @@ def test_one_damaged_file_is_one_clear_error(wholes, tmp_path, form, file, damag
         (b"\xff\xfe", "\ufffd\ufffd"),
         (b"<0x0A>", "<0x0A>"),
         ("🚌🚌".encode(), "🚌🚌"),
+        ("▁ ▁".encode(), "▁ ▁"),
     ],
 )
 @pytest.mark.parametrize("family", ["imp", "imp_phi3"])
@@ -392,3 +394,105 @@ def test_bytes_are_read_as_python_reads_them(family, tmp_path, bytes_, text):
     grown = GrowingText(tokenizer, ())
     pieces = [grown.add(id) for id in ids]
     assert "".join([*pieces, grown.finish()]) == text
+
+
+# Odd tokenizer files -----------------------------------------------------------------------------------------------
+
+
+def edit(folder, file, change):
+    """Change a file's JSON, or write a text in its place."""
+    if callable(change):
+        data = json.loads((folder / file).read_text("utf-8"))
+        change(data)
+        change = json.dumps(data)
+    (folder / file).write_text(change, "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("fast", "file", "change", "words"),
+    [
+        (False, "vocab.json", lambda v: v.update(far=10**9), "does not number its 402 words from 0 on"),
+        (False, "vocab.json", lambda v: v.update(far=3), "does not number its"),
+        (False, "vocab.json", lambda v: v.update(far="3"), "does not number its"),
+        (False, "vocab.json", lambda v: v.update(far=-1), "does not number its"),
+        (False, "vocab.json", "[]", "holds no JSON object"),
+        (False, "merges.txt", "#version: 0.2\na b\n\nc d\n", "holds '', which is no pair"),
+        (False, "merges.txt", "#version: 0.2\na b c\n", "holds 'a b c', which is no pair"),
+        (False, "tokenizer_config.json", lambda s: s.update(tokenizer_class="EvilTokenizer"), "EvilTokenizer"),
+        (True, "tokenizer.json", "[]", "tokenizer.json holds no JSON object"),
+        (True, "tokenizer.json", lambda d: d.pop("added_tokens"), "lacks its model or its added tokens"),
+        (True, "tokenizer.json", lambda d: d.update(model=None), "lacks its model or its added tokens"),
+        (True, "tokenizer.json", lambda d: d["added_tokens"].append({"id": "3", "content": "a"}), "lacks its model or"),
+        (True, "added_tokens.json", '{"<a>": null}', "added_tokens.json: '<a>' has the id None"),
+        (True, "added_tokens.json", '{"<a>": -1}', "has the id -1"),
+        (True, "added_tokens.json", '{"<a>": 1e9}', "has the id 1000000000.0"),
+        (True, "added_tokens.json", '{"<a>": 500}', "should have the id 500, but the next free one is 441"),
+        (True, "added_tokens.json", '{"</s>": 441}', "gives '</s>' the id 441, but tokenizer.json says 439"),
+        (True, "tokenizer_config.json", lambda s: s.update(added_tokens_decoder=[]), None),
+        (True, "tokenizer_config.json", lambda s: s.update(added_tokens_decoder=None), None),
+        (True, "tokenizer_config.json", lambda s: s.update(added_tokens_decoder={"x": {}}), "not ids and tokens"),
+        (True, "tokenizer_config.json", lambda s: s.update(added_tokens_decoder={"3": None}), "not ids and tokens"),
+        (True, "tokenizer_config.json", lambda s: s.update(add_bos_token="false"), "add_bos_token is 'false'"),
+        (True, "tokenizer_config.json", lambda s: s.update(add_eos_token=[]), "add_eos_token is []"),
+    ],
+)
+def test_odd_tokenizer_files(tmp_path, fast, file, change, words):
+    """One clear error, at once, or the tokenizer that the other files make."""
+    form = next(form for form in FORMS if form.family == "imp" and form.fast == fast)
+    write_tokenizer(tmp_path, form)
+    expected = TextTokenizer(tmp_path).encode(QUESTION)
+    edit(tmp_path, file, change)
+    if words is None:
+        assert TextTokenizer(tmp_path).encode(QUESTION) == expected
+        return
+    with pytest.raises(imp_kit.CheckpointError, match=re.escape(words)) as caught:
+        TextTokenizer(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_qwens_class_puts_nothing_around_a_prompt(tmp_path):
+    """Whatever its settings say: transformers' Qwen2Tokenizer does not read them."""
+    write_tokenizer(tmp_path, SLOW["imp_qwen2"])
+    edit(tmp_path, "tokenizer_config.json", lambda s: s.update(add_bos_token=True, bos_token="<|endoftext|>"))
+    assert TextTokenizer(tmp_path).prefix == ()
+
+
+def test_a_tokenizer_model_alone_has_llamas_own_marks(tmp_path):
+    """Without any settings the class puts "<s>" before each prompt."""
+    (tmp_path / "config.json").write_text('{"model_type": "imp_phi3"}', "utf-8")
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model())
+    tokenizer = TextTokenizer(tmp_path)
+    assert (tokenizer.prefix, tokenizer.suffix) == ((1,), ())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"user_defined_symbols": ["<|mark|>"]}, {"model_type": "unigram", "vocab_size": 370}]
+)
+def test_another_kind_of_tokenizer_model_is_refused(tmp_path, settings):
+    (tmp_path / "config.json").write_text('{"model_type": "imp_phi3"}', "utf-8")
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(**settings))
+    with pytest.raises(imp_kit.CheckpointError, match="another kind of tokenizer than LLaMA's"):
+        TextTokenizer(tmp_path)
+
+
+def test_a_token_that_looks_like_a_byte_is_none_without_byte_fallback(tmp_path):
+    write_tokenizer(tmp_path, next(form for form in FORMS if form.family == "imp" and form.fast))
+    edit(tmp_path, "tokenizer.json", lambda d: d["model"]["vocab"].update({"<0x41>": 400}))
+    edit(tmp_path, "tokenizer.json", lambda d: d["model"]["vocab"].pop("<|endoftext|>"))
+    edit(tmp_path, "tokenizer.json", lambda d: d.update(added_tokens=[]))
+    for file in ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"):
+        (tmp_path / file).unlink()
+    assert TextTokenizer(tmp_path).decode([400]) == "<0x41>"
+
+
+def test_inspect_refuses_what_load_refuses(tmp_path):
+    from imp_kit.inspection import inspect
+
+    folder = write(WHOLE[0], tmp_path / "imp")
+    assert list(inspect(folder).lines())[-1] == "The kit would load it."
+    for file, content in (("generation_config.json", '{"eos_token_id": 9999}'), ("tokenizer.json", "{}")):
+        kept = (folder / file).read_text("utf-8")
+        (folder / file).write_text(content, "utf-8")
+        assert not inspect(folder).loads
+        assert "The kit would refuse it" in list(inspect(folder).lines())[-1]
+        (folder / file).write_text(kept, "utf-8")

@@ -307,6 +307,21 @@ def test_a_cache_whose_parts_were_moved_to_another_disk(whole, offline, tmp_path
     part.symlink_to(tmp_path / "disk" / "moved")
     assert imp_kit.load("imp-v1-3b", device="cpu", dtype="fp32").name == "MILVLG/imp-v1-3b"
     assert load(snapshot).snapshot.revision == COMMIT
+    (tmp_path / "mine").symlink_to(snapshot)  # a folder of one's own that leads there, and one whose files do
+    load(tmp_path / "mine")
+    (tmp_path / "files").mkdir()
+    for file in snapshot.iterdir():
+        (tmp_path / "files" / file.name).symlink_to(file)
+    load(tmp_path / "files")
+
+
+@pytest.mark.parametrize("place", ["models--a--b/blobs/deep/x", "blobs/private.txt", "other/blobs/x", "blobs/ab/x"])
+def test_what_lies_in_the_cache_and_is_no_blob_is_not_read(whole, offline, place):
+    target = offline / place
+    target.parent.mkdir(parents=True)
+    (whole / "config.json").rename(target)
+    (whole / "config.json").symlink_to(target)
+    refused(whole, "config.json", "outside its folder")
 
 
 @pytest.mark.parametrize("moved", ["its blobs", "one blob", "by the name of a cache"])

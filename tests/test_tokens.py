@@ -99,7 +99,7 @@ def test_a_folder_without_tokenizer(tmp_path):
 
 def test_a_damaged_tokenizer(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "added_tokens": []}')
-    with pytest.raises(CheckpointError, match="no tokenizer that can be read"):
+    with pytest.raises(CheckpointError, match="is no tokenizer: it lacks its model"):
         TextTokenizer(tmp_path)
 
 

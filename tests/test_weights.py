@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import struct
 import time
@@ -559,3 +560,106 @@ def test_the_tensors_tell_the_picture_size_of_the_196_checkpoint(tower):
     }
     vision = parse_config({**PHI2_NEW, "mm_vision_tower": tower}, shapes).vision
     assert (vision.image_size, vision.num_patches, vision.used_layers, vision.num_heads) == (196, 196, 26, 16)
+
+
+# How each family's own code reads config.json ----------------------------------------------------------------------
+
+GATED = {
+    **{name: value for name, value in PHI2_NEW.items() if name not in ("layer_norm_eps", "partial_rotary_factor")},
+    "model_type": "imp_phi3",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-3,
+}
+QWEN = GATED | {"model_type": "imp_qwen2", "eos_token_id": None}
+FULL, NEAR = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "expected"),
+    [
+        (GATED, {"activation_function": "gelu_new"}, {}),  # left over from Phi-2, as in the published 4B
+        (GATED, {"layer_norm_eps": 1e-6, "rotary_dim": 8}, {"eps": 1e-3, "rotary_dim": 80}),
+        (GATED, {"num_key_value_heads": 8}, {"num_kv_heads": 8}),
+        (GATED, {"sliding_window": 2047}, {"window": 2047, "window_from": 0, "max_positions": 3072}),
+        (GATED, {"sliding_window": 3072}, {"window": None}),
+        (GATED, {"sliding_window": None}, {"window": None}),
+        (GATED, {"sliding_window": 9, "layer_types": [NEAR] * 32}, {"window": 9}),
+        (
+            GATED,
+            {"rope_theta": None, "rope_parameters": {"rope_theta": 5e4, "rope_type": "default"}},
+            {"rope_theta": 5e4},
+        ),
+        (GATED, {"rope_parameters": {"partial_rotary_factor": 0.5, "rope_type": "default"}}, {"rotary_dim": 40}),
+        (GATED, {"rope_scaling": {"type": "default"}}, {"rope_theta": 1e4}),
+        (QWEN, {"rms_norm_eps": None}, {"eps": 1e-6}),
+        (QWEN, {"sliding_window": 9}, {"window": None}),  # use_sliding_window is false by default
+        (QWEN, {"use_sliding_window": True, "sliding_window": None}, {"window": None}),
+        (QWEN | {"max_position_embeddings": 9000}, {"use_sliding_window": True}, {"window": 4096, "window_from": 28}),
+        (
+            QWEN,
+            {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0},
+            {"window": 9, "window_from": 0},
+        ),
+        (
+            QWEN,
+            {
+                "use_sliding_window": True,
+                "sliding_window": 9,
+                "max_window_layers": 30,
+                "layer_types": [FULL] * 30 + [NEAR] * 2,
+            },
+            {"window": 9, "window_from": 30},
+        ),
+        (PHI2_NEW, {"partial_rotary_factor": None, "rotary_dim": 16}, {"rotary_dim": 16}),
+        (PHI2_NEW, {"rotary_dim": 32}, {"rotary_dim": 32}),
+        (PHI2_NEW, {"dtype": "float16", "torch_dtype": None}, {}),
+    ],
+)
+def test_settings_are_read_as_the_familys_code_reads_them(full_tower, base, changes, expected):
+    """A default that is not written, a name that only another family reads, the spellings of transformers 5."""
+    raw = {name: value for name, value in {**base, **changes}.items() if value is not None or name == "sliding_window"}
+    decoder = parse_config(raw, full_tower).decoder
+    assert {name: getattr(decoder, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "word"),
+    [
+        (GATED, {"hidden_act": "gelu"}, "hidden_act"),
+        (GATED, {"hidden_act": None, "activation_function": "gelu_new"}, "hidden_act"),
+        (PHI2_NEW, {"activation_function": "relu"}, "activation_function"),
+        (PHI2_NEW, {"hidden_act": "silu", "activation_function": "gelu_new"}, "hidden_act"),
+        (PHI2_NEW, {"num_key_value_heads": 8}, "num_key_value_heads"),
+        (PHI2_NEW, {"rotary_dim": 16}, "rotary_dim"),
+        (GATED, {"num_key_value_heads": 5}, "cannot share 5"),
+        (GATED, {"head_dim": 128}, "head_dim"),
+        (GATED, {"sliding_window": 0}, "sliding_window"),
+        (GATED, {"sliding_window": 9, "layer_types": [FULL] * 32}, "layer_types"),
+        (GATED, {"layer_types": ["linear_attention"] * 32}, "layer_types"),
+        (QWEN, {"layer_types": [NEAR] * 32}, "layer_types"),
+        (QWEN, {"use_sliding_window": "true"}, "use_sliding_window"),
+        (QWEN, {"use_sliding_window": True, "max_window_layers": False}, "max_window_layers"),
+        (GATED, {"rope_scaling": {"rope_type": "default", "type": "linear", "factor": 2.0}}, "rope_scaling"),
+        (GATED, {"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters"),
+        (GATED, {"rope_parameters": {FULL: {"rope_theta": 1e4}}}, "rope_parameters"),
+        (GATED, {"rope_parameters": {"rope_theta": 5e4}}, "rope_theta"),
+        (GATED, {"rope_scaling": {"rope_theta": 1.0}, "rope_parameters": {"rope_theta": 2.0}}, "rope_parameters"),
+        (GATED, {"rope_parameters": []}, "rope_parameters"),
+        (
+            GATED,
+            {"vision_tower_config": {"num_attention_heads": 8}, "vision_config": {"num_attention_heads": 16}},
+            "says",
+        ),
+        (GATED, {"vision_tower_config": {"hidden_act": "gelu"}}, "hidden_act"),
+        (GATED, {"vision_tower_config": []}, "vision_tower_config"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(full_tower, base, changes, word):
+    with pytest.raises(CheckpointError, match=re.escape(word)):
+        parse_config({**base, **changes}, full_tower)
+
+
+@pytest.mark.parametrize("tower", ["./tower", "siglip-so400m-patch14-384/", None, "checkpoints/vision"])
+def test_a_towers_name_that_says_nothing_is_fine_where_the_tensors_are_the_known_ones(full_tower, tower):
+    vision = parse_config({**PHI2_NEW, "mm_vision_tower": tower}, full_tower).vision
+    assert (vision.num_heads, vision.used_layers, vision.image_size, vision.eps) == (16, 26, 384, 1e-6)

@@ -30,7 +30,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes of the language model, and the two switches that make it Phi-2, Qwen1.5 or Phi-3."""
+    """Sizes of the language model, and what makes it Phi-2, Qwen1.5 or Phi-3."""
 
     vocab_size: int
     hidden_size: int
