@@ -63,8 +63,8 @@ def _fitting(imp, pictures: list, questions: list, sampling: Sampling, stops: tu
     if len(pictures) == 1 or free is None or len(pictures) * _row_bytes(imp, sampling) <= free:
         try:
             return converse(imp, pictures, questions, sampling, stops)
-        except MemoryLimitError as error:
-            if len(pictures) == 1:  # what does not fit alone costs itself, not the others
+        except (CheckpointError, MemoryLimitError) as error:
+            if len(pictures) == 1:  # what fails alone costs itself, not the others
                 return [_bare(error)]
     half = len(pictures) // 2
     parts = ((pictures[:half], questions[:half]), (pictures[half:], questions[half:]))

@@ -18,7 +18,7 @@ from imp_kit.tokens import TextTokenizer
 
 @dataclass(frozen=True)
 class Inspection:
-    """A checkpoint's tensors, and the plan of loading them; without a plan, `refusal` says why there is none."""
+    """A checkpoint's tensors and the plan of loading them; `refusal` says why there is none, or what else is wrong."""
 
     name: str
     revision: str | None
@@ -30,7 +30,7 @@ class Inspection:
 
     @property
     def loads(self) -> bool:
-        return self.plan is not None and not self.plan.faults
+        return self.refusal is None and self.plan is not None and not self.plan.faults
 
     @property
     def size(self) -> int:
@@ -84,8 +84,8 @@ class Inspection:
         yield f"{len(used)} used, {len(self.plan.idle)} not needed, {len(self.plan.spare)} unknown"
         for name in sorted(self.plan.faults.keys() - self.found.keys(), key=_natural):
             yield self.plan.faults[name]
-        wrong = len(self.plan.faults)
-        yield "The kit would load it." if self.loads else f"The kit would refuse it: {wrong} missing or not fitting."
+        wrong = self.refusal or f"{len(self.plan.faults)} missing or not fitting."
+        yield "The kit would load it." if self.loads else f"The kit would refuse it: {wrong}"
 
 
 def inspect(checkpoint: str | os.PathLike, revision: str | None = None) -> Inspection:
@@ -102,17 +102,23 @@ def inspect(checkpoint: str | os.PathLike, revision: str | None = None) -> Inspe
             if revision is not None or place not in HUB_IDS.values():
                 raise
             name, commit, raw, ends, found, where, files = _from_registry(place)
-            note = f"{error} What follows is as published at commit {commit}, by the kit's registry."
+            guessed = ", ".join(next(each for each in PUBLISHED.values() if each.hub_id == place).inferred)
+            note = (
+                f"{error} What follows is the kit's own table of commit {commit}, from public pages of the hub; "
+                f"inferred, not seen whole: {guessed}."
+            )
     else:
         snapshot = find(checkpoint, revision)
         name, commit, where = snapshot.name, snapshot.revision, str(snapshot.folder)
         raw, ends, found = *read_configs(snapshot.folder), find_tensors(snapshot.folder)
+    checked = None
     try:
+        checked = plan(raw, found, where, ends)
         if not files:
             TextTokenizer(Path(where))
-        return Inspection(name, commit, found, plan(raw, found, where, ends), None, files, note)
     except CheckpointError as error:  # the keys and shapes are worth seeing all the same
-        return Inspection(name, commit, found, None, str(error), files, note)
+        return Inspection(name, commit, found, checked, str(error), files, note)
+    return Inspection(name, commit, found, checked, None, files, note)
 
 
 Found = tuple[str, str, dict, dict, dict[str, Stored], str, dict[str, float | None]]
@@ -121,7 +127,7 @@ Found = tuple[str, str, dict, dict, dict[str, Stored], str, dict[str, float | No
 def _from_registry(hub_id: str) -> Found:
     """The same of a published checkpoint without the hub; which file a tensor is in is not known."""
     name = next(name for name in HUB_IDS if HUB_IDS[name] == hub_id)
-    entry, place = PUBLISHED[name], Path("model.safetensors")
+    entry, place = PUBLISHED[name], Path("-")
     found = {key: Stored(place, shape, entry.dtype) for key, shape in published_tensors(name).items()}
     files = {file: entry.files[file] for file in sorted(needed_files(entry.files))}
     return hub_id, entry.commit, entry.config, entry.contents["generation_config.json"], found, hub_id, files

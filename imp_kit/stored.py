@@ -235,7 +235,10 @@ def _header(file: Path) -> Iterator[tuple[str, Stored]]:
         raise CheckpointError(f"{file}: bytes in this path are no UTF-8, and safetensors cannot open it. Rename it.")
     try:
         with target.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
+            start = stream.read(8)
+            if start == b"version ":  # how git stores a large file that it did not fetch
+                raise CheckpointError(f"{file} is a pointer of Git LFS, no weights: run `git lfs pull` in its folder.")
+            length = int.from_bytes(start, "little")
             if length > TEXT_LIMIT:
                 raise SafetensorError(f"a header of {length} bytes")
             header = stream.read(length)

@@ -35,9 +35,7 @@ class TokenizerFiles:
     """What the files say."""
 
     file: Path  # the one to name in an error
-    data: (
-        dict  # tokenizer.json's object, with the added tokens of all the files; but for runs of blanks all are special
-    )
+    data: dict  # tokenizer.json's object, with the added tokens of all the files
     tokenizer: Tokenizer  # of that object, for the text that begins a prompt
     within: Tokenizer  # for every other text, before which a Metaspace for the "first" one puts no blank
     prefix: tuple[int, ...]  # ids before each prompt, such as that of "<s>", and behind it

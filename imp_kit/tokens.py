@@ -26,7 +26,7 @@ class TextTokenizer:
     """
 
     def __init__(self, folder: Path):
-        self.file = folder
+        self.file = folder / "tokenizer.json" if (folder / "tokenizer.json").exists() else folder
         with self._told():
             files = read_tokenizer(folder)
             self.file, self.prefix, self.suffix = files.file, files.prefix, files.suffix

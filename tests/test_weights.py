@@ -663,3 +663,24 @@ def test_settings_that_contradict_each_other_are_refused(full_tower, base, chang
 def test_a_towers_name_that_says_nothing_is_fine_where_the_tensors_are_the_known_ones(full_tower, tower):
     vision = parse_config({**PHI2_NEW, "mm_vision_tower": tower}, full_tower).vision
     assert (vision.num_heads, vision.used_layers, vision.image_size, vision.eps) == (16, 26, 384, 1e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_give_no_numbers_are_an_error(whole, value):
+    """The file is whole, and each header right: only the values are damaged."""
+    import imp_kit
+
+    change_tensors(whole, lambda tensors: tensors["lm_head.ln.weight"].fill_(value))
+    imp = imp_kit.load(whole, device="cpu", dtype="fp32")
+    bus = NANO_FOLDER.parents[2] / "images" / "bus.png"
+    with pytest.raises(CheckpointError, match="scores are no numbers.*damaged, or too large for float32"):
+        imp.ask(bus, "a?")
+    with pytest.warns(UserWarning, match="2 of 2 have no answer"):
+        errors = imp.ask_many([(bus, "a?"), (None, "a?")], progress=False)
+    assert all(isinstance(error, CheckpointError) for error in errors)
+
+
+def test_a_pointer_of_git_lfs_is_named(whole):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
+    (whole / "model.safetensors").write_text(pointer, "utf-8")
+    refused(whole, "model.safetensors", "pointer of Git LFS", "git lfs pull")

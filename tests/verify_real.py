@@ -209,6 +209,9 @@ def first_minute(names: list[str], out: Path) -> None:
     )
     looks = [look(name) for name in tqdm(names, unit="checkpoint")]
     print(table(looks))
+    if all(look.trouble for look in looks):
+        print("nothing could be read, so there is nothing to report", flush=True)
+        return
     file = out / time.strftime("%Y%m%d-%H%M%S-files.json")
     versions = {"imp-kit": imp_kit.__version__, "huggingface_hub": installed("huggingface_hub")}
     told = {"versions": versions, "checkpoints": [asdict(look) for look in looks]}

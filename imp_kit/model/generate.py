@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
+from imp_kit.errors import CheckpointError
 from imp_kit.model.decoder import KVCache, Padding
 from imp_kit.model.graph import StepGraph
 from imp_kit.model.imp import ImpModel
@@ -29,7 +30,7 @@ def generate(
     `embeddings` (batch, n, hidden_size) go behind what `cache` holds. A stop id is yielded, then its row has ended;
     the caller may end others by adding to `ended`. Ends when every row has, after `max_new_tokens` steps, or when the
     cache is full. The cache may hold fewer or more positions than were yielded: the last token is not read yet, and
-    up to a block's may be read that nobody sees.
+    up to a block's may be read that nobody sees. Raises CheckpointError where damaged weights give no numbers.
     """
     generator = sampling.generator(embeddings.device)
     ended = set() if ended is None else ended
@@ -38,7 +39,13 @@ def generate(
     hidden = model.decoder(embeddings, cache, padding)
     step, made, waiting = None, 0, []
     while True:
-        ids = sampling.pick(model.decoder.logits(hidden[:, -1]), generator)
+        scores = model.decoder.logits(hidden[:, -1])
+        if made == 0 and not scores.isfinite().all():
+            raise CheckpointError(
+                "The network's scores are no numbers: the checkpoint's weights are damaged, or too large for "
+                f"{str(model.dtype).removeprefix('torch.')}. Download them again, or choose another dtype."
+            )
+        ids = sampling.pick(scores, generator)
         waiting.append(ids)
         made += 1
         last = made == sampling.max_new_tokens or cache.length == cache.end
