@@ -13,6 +13,7 @@ from forms import (
     BUS,
     COMMIT,
     FORMS,
+    NEW_TRANSFORMERS,
     QUESTION,
     TEXTS,
     TOKENS,
@@ -31,6 +32,7 @@ from forms import (
     write_tokenizer,
 )
 from oracle import change_json
+from sentencepiece import SentencePieceProcessor
 
 import imp_kit
 from imp_kit.checkpoints import needed_files
@@ -212,7 +214,13 @@ def test_slow_tokenizers_give_the_ids_of_the_slow_class(family, tmp_path):
     form = SLOW[family]
     write_tokenizer(tmp_path, form)
     names = {"imp": "CodeGenTokenizer", "imp_qwen2": "Qwen2Tokenizer", "imp_phi3": "LlamaTokenizer"}
-    theirs = getattr(transformers, names[family]).from_pretrained(tmp_path)
+    if family == "imp_phi3" and NEW_TRANSFORMERS:  # which has no slow class left: its library, and "<s>" before it
+        pieces = SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+
+        def theirs(text):
+            return {"input_ids": [1, *pieces.encode(text)]}
+    else:
+        theirs = getattr(transformers, names[family]).from_pretrained(tmp_path)
     ours = TextTokenizer(tmp_path)
     different = []
     for text in strings(2000):
@@ -262,8 +270,9 @@ def test_the_settings_say_what_stands_around_a_prompt(tmp_path, changes, prefix,
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
     ours = TextTokenizer(tmp_path)
     assert (ours.prefix, ours.suffix) == (prefix, suffix)
-    theirs = published_tokenizer(form, tmp_path)
-    assert [*prefix, *ours.encode("a bus"), *suffix] == theirs("a bus")["input_ids"]
+    if not NEW_TRANSFORMERS:  # whose class no longer reads these settings
+        theirs = published_tokenizer(form, tmp_path)
+        assert [*prefix, *ours.encode("a bus"), *suffix] == theirs("a bus")["input_ids"]
 
 
 def test_a_post_processor_counts_where_no_setting_does(tmp_path):

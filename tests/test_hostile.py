@@ -632,7 +632,7 @@ def test_a_huge_or_endlessly_nested_tokenizer(whole):
     file = whole / "tokenizer.json"
     for text in ("[" * 100_000, '{"model":' * 100_000):
         file.write_text(text, "utf-8")
-        refused(whole, "tokenizer.json", "no tokenizer that can be read")
+        refused(whole, "tokenizer.json", "cannot be read as JSON")
     with file.open("wb") as stream:
         stream.truncate(TEXT_LIMIT + 1)
     refused(whole, "tokenizer.json", f"{TEXT_LIMIT + 1} bytes")
