@@ -82,7 +82,7 @@ def locate(checkpoint: str | os.PathLike) -> Snapshot | str:
     """What `find` takes -> a folder on this machine, or an id of the hub. Raises CheckpointError for neither."""
     if not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint).strip():
         raise CheckpointError(f"A checkpoint is a name, a hub id or a folder, not {checkpoint!r}.")
-    text = checkpoint.strip() if isinstance(checkpoint, str) else os.fspath(checkpoint)
+    text = checkpoint.strip() if isinstance(checkpoint, str) else os.fsdecode(checkpoint)
     name = text.rstrip("/")
     known = {**HUB_IDS, **{hub_id.lower(): hub_id for hub_id in HUB_IDS.values()}}
     # os.path's functions say no where Path's own raise: a name too long, a home that nobody has.

@@ -121,9 +121,8 @@ def _parse_rotary(read: Fields, head: int, gated: bool) -> tuple[int, float]:
     for name in ("rope_scaling", "rope_parameters"):
         given = read.value(name, default={})
         plain = isinstance(given, dict) and not any(isinstance(value, dict) for value in given.values())
-        kinds = {given[key] for key in ("rope_type", "type") if key in given} if plain else {None}
-        clash = [key for key in given if key in rope and rope[key] != given[key]]
-        if not kinds <= {"default"} or clash:
+        odd = not plain or any(given.get(key, "default") != "default" for key in ("rope_type", "type"))
+        if odd or any(rope[key] != given[key] for key in rope.keys() & given.keys()):
             raise CheckpointError(f"{read.where}: {name} is {shown(given)}; this kit knows only the default rope_type.")
         rope |= given
     values, share = {}, 1.0 if gated else 0.4

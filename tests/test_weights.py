@@ -645,6 +645,7 @@ def test_settings_are_read_as_the_familys_code_reads_them(full_tower, base, chan
         (GATED, {"rope_parameters": {"rope_theta": 5e4}}, "rope_theta"),
         (GATED, {"rope_scaling": {"rope_theta": 1.0}, "rope_parameters": {"rope_theta": 2.0}}, "rope_parameters"),
         (GATED, {"rope_parameters": []}, "rope_parameters"),
+        (GATED, {"rope_parameters": {"rope_type": ["default"]}}, "rope_parameters"),
         (
             GATED,
             {"vision_tower_config": {"num_attention_heads": 8}, "vision_config": {"num_attention_heads": 16}},
