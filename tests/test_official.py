@@ -134,7 +134,8 @@ def test_what_cannot_be_asked(cache):
 @pytest.mark.usefixtures("cache")
 def test_a_named_commit_is_downloaded_with_its_code(web, tmp_path):  # noqa: F811
     server, _ = web
-    server.files = {file.name: file.read_bytes() for file in put(tmp_path / "there").iterdir()}
+    server.files.clear()
+    server.files |= {file.name: file.read_bytes() for file in put(tmp_path / "there").iterdir()}
     server.files["pytorch_model.bin"] = b"\x80pickle"
     server.revision = COMMIT
     environment = {
