@@ -103,7 +103,7 @@ def bench(
     costs = Costs.of(model)
     imp = Imp(model, tokenizer, snapshot, "you asked for it", quantize)
 
-    before = tokenizer.encode_pieces(imp.template.open())
+    before = tokenizer.encode_pieces(imp.template.open(), begins=True)
     after, later = (tokenizer.encode_pieces(imp.template.ask(question, first=True)) for question in QUESTIONS)
     patches = model.config.vision.num_patches
     seen = len(before) + patches

@@ -125,7 +125,7 @@ Found = tuple[str, str, dict, dict, dict[str, Stored], str, dict[str, float | No
 
 
 def _from_registry(hub_id: str) -> Found:
-    """The same of a published checkpoint without the hub; which file a tensor is in is not known."""
+    """What `_from_hub` gives, of a published checkpoint without the hub; which file a tensor is in is not known."""
     name = next(name for name in HUB_IDS if HUB_IDS[name] == hub_id)
     entry, place = PUBLISHED[name], Path("-")
     found = {key: Stored(place, shape, entry.dtype) for key, shape in published_tensors(name).items()}

@@ -19,7 +19,7 @@ from imp_kit.model.imp import ImpModel
 from imp_kit.prompts import Control
 from imp_kit.registry import PUBLISHED
 
-LAYOUTS = {"old": OLD_PHI, "new": NEW_PHI, "qwen": QWEN, "phi3": PHI3}  # by a registry entry's `layout`
+NAMED_LAYOUTS = {"old": OLD_PHI, "new": NEW_PHI, "qwen": QWEN, "phi3": PHI3}  # by a registry entry's `layout`
 WIDTH, MLP, PATCH, LAYERS = 1152, 4304, 14, 26  # of the tower as the files hold it: without its last layer and head
 
 
@@ -44,7 +44,7 @@ def published_tensors(name: str) -> dict[str, tuple[int, ...]]:
         model = ImpModel(config)
     parameters = dict(model.named_parameters())
     shapes = {}
-    for key, slot in slots(model, LAYOUTS[PUBLISHED[name].layout]).items():
+    for key, slot in slots(model, NAMED_LAYOUTS[PUBLISHED[name].layout]).items():
         rows, *others = parameters[slot.parameter].shape
         shapes[key] = (rows if slot.stop is None else slot.stop - slot.start, *others)
     return shapes

@@ -29,12 +29,6 @@ class Published:
         """config.json."""
         return self.contents["config.json"]
 
-    @property
-    def download_bytes(self) -> int:
-        """What a download takes, about."""
-        small = (size for name, size in self.files.items() if size and not name.endswith(".safetensors"))
-        return self.weight_bytes + int(sum(small))
-
 
 def _read() -> dict[str, Published]:
     table = json.loads(resources.files("imp_kit").joinpath("registry.json").read_text("utf-8"))

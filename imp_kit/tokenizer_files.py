@@ -68,7 +68,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
         token["special"] = not token["content"].isspace()
     tokenizer = within = Tokenizer.from_str(json.dumps(data))
     later = _within(data)
-    if later != data:
+    if later is not data:
         within = Tokenizer.from_str(json.dumps(later))
     kind = kind if named or file.name == "tokenizer.model" else ""
     prefix, suffix = _around(tokenizer, kind, settings, specials, folder / "tokenizer_config.json")
@@ -202,13 +202,13 @@ def _sentencepiece(file: Path) -> Tokenizer:
 
 def _within(data: dict) -> dict:
     """The same tokenizer for a text that others stand before."""
-    data = copy.deepcopy(data)
-    steps = [data.get("pre_tokenizer") or {}]
+    changed = copy.deepcopy(data.get("pre_tokenizer"))
+    steps = [changed or {}]
     for step in steps:
         steps += step.get("pretokenizers", ())
         if step.get("prepend_scheme") == "first":
             step["prepend_scheme"] = "never"
-    return data
+    return data if changed == data.get("pre_tokenizer") else {**data, "pre_tokenizer": changed}
 
 
 def _halves(piece: str, vocabulary: Mapping) -> Iterator[tuple[str, str]]:

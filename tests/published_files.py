@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imp_kit.checkpoints import hub_told, needed_files
 from imp_kit.errors import CheckpointError
-from imp_kit.fitting import plan
+from imp_kit.fitting import plan, read_configs
 from imp_kit.published import index_bytes, published_tensors
 from imp_kit.registry import PUBLISHED
 from imp_kit.stored import Stored, read_json
@@ -115,9 +115,8 @@ def _tensors(name: str, found: dict[str, Stored]) -> Iterator[tuple[str, str, st
 def _loads(name: str, folder: Path, found: dict[str, Stored], facts: dict) -> Iterator[tuple[str, str, str]]:
     """Whether the kit would load it, and what no page shows of its tokenizer."""
     try:
-        ends = folder / "generation_config.json"
-        raw = read_json(folder / "config.json")
-        checked = plan(raw, found, str(folder), read_json(ends) if ends.exists() else None)
+        raw, ends = read_configs(folder)
+        checked = plan(raw, found, str(folder), ends)
         for fault in list(checked.faults.values())[:1]:
             yield "loading", "the kit loads it", fault
         config = checked.model.config
