@@ -40,12 +40,12 @@ from imp_kit.model.weights import fill
 from imp_kit.prompts import CAPTION, DESCRIBE_REGION, LOCATE, TEMPLATES, check_phrase, check_question
 from imp_kit.sampling import Sampling, read_settings
 from imp_kit.stored import MIXED, shown
+from imp_kit.threads import SMALL_MODEL, Threads
 from imp_kit.tokens import GrowingText, TextTokenizer
 
 DEFAULT_NEEDS = 7.5e9  # bytes of a GPU's memory: 6.4 for the weights of imp-v1-3b in 16 bit, the rest to work
 ROOM = 256  # positions behind a picture: as long as question and answer fit in there, nothing is copied
 KEPT_BYTES = 400e6  # of keys and values of pictures already looked at: one of a large Imp's, or hundreds of imp-nano's
-SMALL_MODEL = 100_000_000  # parameters; below, a CPU's caches and overheads decide, not its bandwidth
 
 
 def load(
@@ -132,7 +132,7 @@ def choose_checkpoint(device: torch.device) -> tuple[str, str]:
         absent = not torch.cuda.is_available()
         return NANO, f"there is no GPU here for {DEFAULT}" if absent else "you chose the CPU"
     free = free_memory(device)
-    if free is not None and free < DEFAULT_NEEDS:
+    if free < DEFAULT_NEEDS:
         return NANO, f"{DEFAULT} needs {DEFAULT_NEEDS / 1e9} GB of the GPU's memory and {free / 1e9:.1f} GB are free"
     if not at_hand(HUB_IDS[DEFAULT]):
         return NANO, f"the hub cannot be reached for {DEFAULT}"
@@ -144,7 +144,7 @@ def _cpu_dtype(checked: Plan, device: torch.device) -> torch.dtype:
     if sum(math.prod(stored.shape) for stored in checked.found.values()) <= SMALL_MODEL:
         return torch.float32
     free = free_memory(device)
-    tight = free is not None and checked.needed_bytes(device, torch.float32, frozen=True) > free
+    tight = checked.needed_bytes(device, torch.float32, frozen=True) > free
     return torch.bfloat16 if tight or bf16_pays() else torch.float32
 
 
@@ -160,6 +160,7 @@ class Imp:
     ):
         self.model, self.tokenizer, self.snapshot, self.why = model, tokenizer, snapshot, why
         self.quantize = quantize
+        self.threads = Threads(model)
         self.template = TEMPLATES[model.config.family]
         control = tokenizer.control
         ends = (control.get(self.template.stop), control.get("<|endoftext|>"), *model.config.eos_token_ids)
@@ -238,7 +239,7 @@ class Imp:
         if key in self._looked:
             self._looked.move_to_end(key)
             return self._looked[key]
-        with memory_told("Looking at a picture"):
+        with memory_told("Looking at a picture"), self.threads.use():
             ids = self.tokenizer.encode_pieces(opening, begins=True)
             length = len(ids) + config.vision.num_patches
             capacity = min(length + ROOM, config.decoder.max_positions)
@@ -353,7 +354,7 @@ class Chat:
             embeddings = imp.model.splice([ids])
         steps = generate(imp.model, embeddings, cache, sampling, imp.stop_ids)
         while True:
-            with memory_told("This answer"):
+            with memory_told("This answer"), imp.threads.use():
                 token = next(steps, (None,))[0]
             if token is None:
                 break

@@ -60,7 +60,7 @@ def _fitting(imp, pictures: list, questions: list, sampling: Sampling, stops: tu
     if not pictures:
         return []
     free = free_memory(imp.model.device)
-    if len(pictures) == 1 or free is None or len(pictures) * _row_bytes(imp, sampling) <= free:
+    if len(pictures) == 1 or len(pictures) * _row_bytes(imp, sampling) <= free:
         try:
             return converse(imp, pictures, questions, sampling, stops)
         except (CheckpointError, MemoryLimitError) as error:
@@ -108,7 +108,9 @@ def converse(
         places = [place for place, picture in enumerate(pictures) if (picture is not None) == shown]
         if places:
             chosen = ([pictures[place] for place in places], [conversations[place] for place in places])
-            for place, answer in zip(places, _converse(imp, *chosen, sampling, stops), strict=True):
+            with imp.threads.use(len(places)):
+                answers = _converse(imp, *chosen, sampling, stops)
+            for place, answer in zip(places, answers, strict=True):
                 results[place] = answer
     return results
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from imp_kit import __version__
-from imp_kit.assistant import SMALL_MODEL, Imp, choose_checkpoint, identify, load
+from imp_kit.assistant import Imp, choose_checkpoint, identify, load
 from imp_kit.checkpoints import Snapshot, find
 from imp_kit.config_json import read_family
 from imp_kit.errors import CheckpointError, SettingError
@@ -42,6 +42,7 @@ from imp_kit.model.weights import load_weights
 from imp_kit.published import Words, published_config, random_model
 from imp_kit.sampling import Sampling
 from imp_kit.stored import read_json
+from imp_kit.threads import CpuMeter, is_small
 from imp_kit.tokens import TextTokenizer
 
 QUESTIONS = ("What are the colors of the bus in the image?", "How many windows can you see in the image?")
@@ -71,8 +72,10 @@ def bench(
 
     `checkpoint`, `device`, `dtype`, `revision` and `quantize` as in `imp_kit.load`. `against` "transformers" runs the
     same weights through transformers' classes, in turns with the kit. Every time is the median of `repeats` after a
-    warm-up, with the smallest and the largest; seconds, bytes and operations. `growth` measures longer prompts and
-    larger batches, too. `table`, `draw` and `draw_growth` show the result, which JSON can hold.
+    warm-up, with the smallest and the largest; seconds, bytes and operations. A small model on a CPU is
+    measured with one thread, as it answers a single question; "busy" of the result says if other programs used the
+    CPUs. `growth` measures longer prompts and larger batches, too. `table`, `draw` and `draw_growth` show the result,
+    which JSON can hold.
     Raises SettingError before anything is loaded, CheckpointError or MemoryLimitError.
     """
     place = choose_device(device)
@@ -108,8 +111,7 @@ def bench(
     patches = model.config.vision.num_patches
     seen = len(before) + patches
     length = seen + len(after)
-    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
-    tokens = 128 if place.type == "cuda" else 32 if small else 16
+    tokens = 128 if place.type == "cuda" else 32 if is_small(model) else 16
     ahead = 1 + 2 * BLOCKS.get(place.type, 1)  # steps that are not timed: on a GPU the first ones prepare the others
     side = model.config.vision.image_size
     pictures = iter([_noise(seed) for seed in range(repeats + 3)])
@@ -171,13 +173,16 @@ def bench(
     }
     if theirs:
         result["versions"]["transformers"] = metadata.version("transformers")
-    with tqdm(stages, desc="bench", disable=not progress) as bar:
+    meter = CpuMeter()
+    with imp.threads.use(), tqdm(stages, desc="bench", disable=not progress) as bar:
+        result["threads"] = torch.get_num_threads()
         for path, measure in bar:
             bar.set_description(" ".join(path))
             target = result
             for name in path[:-1]:
                 target = target.setdefault(name, {})
             target[path[-1]] = measure()
+    result["busy"] = meter.warning()
     for group in (result["figures"], *result.get("growth", {}).values()):
         for figure in group.values():
             _judge(figure, result["limits"])
@@ -483,7 +488,6 @@ def _machine(device: torch.device) -> dict:
     return {
         "device": device.type,
         "device_name": name or platform.machine(),
-        "threads": torch.get_num_threads(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"imp-kit": __version__, "Python": platform.python_version(), "torch": torch.__version__},
     }
@@ -523,6 +527,8 @@ def table(result: dict) -> str:
             ratio = "{median:.2f} ({min:.2f}–{max:.2f})".format(**against[name]["ratio"])
             kit, other = (_shown(against[name][side], name == "decode 1") for side in ("kit", "transformers"))
             lines.append(f"| {NAMES[name]} | {kit} | {other} | {ratio} |")
+    if result["busy"]:
+        lines += ["", result["busy"]]
     return "\n".join(lines)
 
 

@@ -200,7 +200,7 @@ def _places(gpu: int | None) -> Iterator[Finding]:
     from imp_kit.machine import free_memory
 
     memory = free_memory(torch.device("cpu"))
-    yield Finding("OK", f"Memory: {'unknown' if memory is None else f'{memory / 1e9:.1f} GB free'}")
+    yield Finding("OK", f"Memory: {memory / 1e9:.1f} GB free")
     cache = Path(constants.HF_HUB_CACHE).absolute()
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     disk = shutil.disk_usage(place).free
@@ -214,7 +214,7 @@ def _places(gpu: int | None) -> Iterator[Finding]:
         level, state, mends = _state(name, hub_id, cache / f"models--{hub_id.replace('/', '--')}", disk)
         needs = f"needs {(SIZES[name] + WORKING) / 1e9:.1f} GB of memory in 16 bit"
         fits = [kind for kind, free in (("GPU", gpu), ("CPU", memory)) if free and free >= SIZES[name] + WORKING]
-        if not fits and memory is not None:
+        if not fits:
             level, needs = "WARN", f"{needs}, more than is free"
             mends.append("Close other programs, or take a smaller checkpoint.")
         where = f", fits the {' and the '.join(fits)}" if fits else ""

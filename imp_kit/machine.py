@@ -1,7 +1,6 @@
 """What this machine has: its device, the dtype that suits it, its memory."""
 
 import ctypes
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 
+import psutil
 import torch
 
 from imp_kit.errors import MemoryLimitError, SettingError
@@ -81,19 +81,12 @@ def return_memory() -> None:
         return
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Free bytes on a device; None where the system does not tell."""
+def free_memory(device: torch.device) -> int:
+    """Free bytes on a device."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
         return torch.cuda.mem_get_info(device)[0] + kept
-    try:  # Linux counts what the file cache would give back, too
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        try:
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        except (ValueError, OSError, AttributeError):
-            return None
+    free = psutil.virtual_memory().available  # with what the system's file cache would give back
     group = Path("/sys/fs/cgroup")  # a container's own limit, as Docker and Kaggle set it
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))

@@ -67,7 +67,7 @@ def random_model(config: ImpConfig, device: torch.device, dtype: torch.dtype) ->
     with torch.device("meta"):
         model = ImpModel(config)
     needed, free = sum(p.numel() for p in model.parameters()) * dtype.itemsize, free_memory(device)
-    if free is not None and needed > free:
+    if needed > free:
         raise MemoryLimitError(f"These weights need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free.")
     generator = torch.Generator(device).manual_seed(0)
     noise = torch.randn(2**22 + 1, generator=generator, device=device).mul_(0.02).half().to(dtype)

@@ -17,7 +17,7 @@ FLOORS = (  # from the ground up; rooms of one floor do not know each other
     ("model.imp",),
     ("fitting", "model.graph"),
     ("published", "model.generate", "model.weights", "answers"),
-    ("batches", "boxes"),
+    ("batches", "boxes", "threads"),
     ("assistant", "inspection"),
     ("official", "experiments.record"),
     ("bench", "doctor"),

@@ -36,7 +36,7 @@ def fill(
         raise CheckpointError(fault)
     model, table, found = checked.model, checked.slots, checked.found
     needed, free = checked.needed_bytes(device, dtype, frozen=frozen, quantize=quantize), free_memory(device)
-    if free is not None and needed > free:
+    if needed > free:
         smaller = "choose dtype='bf16'" if dtype.itemsize > 2 else "choose a smaller checkpoint"
         raise MemoryLimitError(
             f"{checked.where} needs {needed / 1e9:.1f} GB on {device} as {str(dtype).removeprefix('torch.')}, but "

@@ -1,0 +1,115 @@
+"""The threads of a small model, on a machine that other programs use, too: real programs that keep each CPU busy."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import imp_kit
+from imp_kit import threads
+from imp_kit.checkpoints import NANO_FOLDER
+from imp_kit.threads import CpuMeter
+
+BUS = "images/bus.png"
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """What torch has on a machine with two CPUs, whatever this one has."""
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def busy():
+    """As many programs as CPUs, each of which wants a whole one."""
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in CpuMeter().cpus]
+    time.sleep(0.2)
+    yield
+    for program in programs:
+        program.kill()
+        program.wait()
+
+
+def used(imp, call) -> set[int]:
+    """The numbers of threads with which the language model ran."""
+    seen = set()
+    hook = imp.model.decoder.layers[0].register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    call()
+    hook.remove()
+    return seen
+
+
+def questions(count: int) -> list:
+    return [(BUS, f"Where is bus {number}?") for number in range(count)]
+
+
+def test_a_question_of_a_small_model_is_answered_by_one_thread(two_threads):
+    imp = imp_kit.load(NANO_FOLDER, device="cpu")
+    assert used(imp, lambda: imp.ask(BUS, "Where is the bus?", max_new_tokens=3)) == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_a_stream_leaves_its_readers_threads_alone(two_threads):
+    stream = imp_kit.load(NANO_FOLDER, device="cpu").look(BUS).stream("Where is the bus?")
+    assert {torch.get_num_threads() for _ in stream} == {2}
+
+
+@pytest.mark.parametrize("rows", [2, 9])
+def test_a_batch_takes_one_thread_where_other_programs_use_all_cpus(two_threads, busy, rows):
+    imp = imp_kit.load(NANO_FOLDER, device="cpu")
+    ask = lambda: imp.ask_many(questions(rows), batch_size=rows, progress=False, max_new_tokens=3)  # noqa: E731
+    assert used(imp, ask) == {1}
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("free", [0.0, 0.7, 1.0, 1.6, 1.8, 2.0, 8.0])
+def test_a_batch_takes_the_threads_that_are_free_and_at_least_one(two_threads, free):
+    imp = imp_kit.load(NANO_FOLDER, device="cpu")
+    meter = imp.threads._meter
+    meter.cpus = list(range(8))
+    meter._others, meter._before = 8 - free, (time.perf_counter(), 0.0, 0.0)  # measured a moment ago
+    with imp.threads.use(rows=8):
+        assert torch.get_num_threads() == (2 if free >= 1.75 else 1)
+
+
+def test_an_error_in_between_gives_the_threads_back(two_threads):
+    imp = imp_kit.load(NANO_FOLDER, device="cpu")
+    with pytest.raises(ZeroDivisionError), imp.threads.use():
+        1 / 0  # noqa: B018
+    assert torch.get_num_threads() == 2
+
+
+def test_a_number_of_threads_that_was_chosen_is_left_alone(two_threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    imp = imp_kit.load(NANO_FOLDER, device="cpu")
+    assert used(imp, lambda: imp.ask(BUS, "Where is the bus?", max_new_tokens=3)) == {2}
+
+
+def test_a_large_model_has_torchs_threads(two_threads, monkeypatch):
+    monkeypatch.setattr(threads, "SMALL_MODEL", 0)
+    imp = imp_kit.load(NANO_FOLDER, device="cpu")
+    assert used(imp, lambda: imp.ask(BUS, "Where is the bus?", max_new_tokens=3)) == {2}
+
+
+def test_other_programs_are_measured(busy):
+    meter = CpuMeter()
+    count = len(meter.cpus)
+    assert 0.6 * count <= meter.others() <= count
+    assert meter.warning() == (
+        f"This machine is busy: other programs use {meter.others():.1f} of {count} CPUs, so all takes longer."
+    )
+
+
+def test_ones_own_work_is_not_counted():
+    """Whatever else runs here: what this process took, others did not."""
+    meter, start, own = CpuMeter(), time.perf_counter(), time.process_time()
+    while time.perf_counter() < start + 0.6:
+        sum(range(1000))
+    taken = (time.process_time() - own) / (time.perf_counter() - start)
+    assert meter.others() <= len(meter.cpus) - taken + 0.1
