@@ -1,7 +1,7 @@
 """What an Imp gives back: the reply, and how it came about."""
 
 import html
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Seconds:
         return self.look + self.prefill + self.decode
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
-    """A reply and how it came about; `str(answer)` is the text."""
+    """A reply and how it came about; `str(answer)` is the text, and `answer == "a text"` compares it."""
 
     text: str
     token_ids: tuple[int, ...]  # without the stop token or what a stop string cut off
@@ -40,6 +40,23 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to a `str` that is its text, and to an Answer that came about in the same way."""
+        if isinstance(other, str):
+            return self.text == other
+        return asdict(self) == asdict(other) if isinstance(other, Answer) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __contains__(self, text: str) -> bool:
+        return text in self.text
+
+    def to_dict(self) -> dict:
+        """All fields by name, flat, for JSON or a row of a table; times are in seconds, memory in bytes."""
+        values = asdict(self) | {"token_ids": list(self.token_ids)}
+        return values | {f"{part}_seconds": value for part, value in values.pop("seconds").items()}
 
     @property
     def summary(self) -> str:

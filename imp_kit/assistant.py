@@ -1,17 +1,21 @@
 """Imp as a person calls it: load, look, ask, chat."""
 
+import base64
 import hashlib
+import html
+import io
 import math
 import os
-import sys
+import re
 import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
+from PIL import Image
 
 from imp_kit.answers import Answer, Seconds
 from imp_kit.batches import answer_all
@@ -38,12 +42,14 @@ from imp_kit.model.generate import generate
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.weights import fill
 from imp_kit.prompts import CAPTION, DESCRIBE_REGION, LOCATE, TEMPLATES, check_phrase, check_question
-from imp_kit.sampling import Sampling, read_settings
+from imp_kit.sampling import Sampling, Settings, named_settings, read_settings
 from imp_kit.stored import MIXED, shown
 from imp_kit.threads import SMALL_MODEL, Threads
 from imp_kit.tokens import GrowingText, TextTokenizer
 
 DEFAULT_NEEDS = 7.5e9  # bytes of a GPU's memory: 6.4 for the weights of imp-v1-3b in 16 bit, the rest to work
+KNOWN_WORDS = 0.4  # of a question's words: English that imp-nano never saw has more, other languages have fewer
+THUMBNAIL = 240  # pixels of the longer side
 ROOM = 256  # positions behind a picture: as long as question and answer fit in there, nothing is copied
 KEPT_BYTES = 400e6  # of keys and values of pictures already looked at: one of a large Imp's, or hundreds of imp-nano's
 
@@ -74,7 +80,7 @@ def load(
     if checkpoint is None:
         checkpoint, why = choose_checkpoint(device)
         limit = " It knows only simple drawings." if checkpoint == NANO else ""
-        print(f"imp-kit: {checkpoint}, because {why}.{limit}", file=sys.stderr)
+        print(f"imp-kit: {checkpoint}, because {why}.{limit}")  # not stderr, which notebooks show in red
     snapshot = find(checkpoint, revision)
     tokenizer = TextTokenizer(snapshot.folder)
     checked = plan_folder(snapshot.folder)
@@ -148,6 +154,18 @@ def _cpu_dtype(checked: Plan, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if tight or bf16_pays() else torch.float32
 
 
+def _check_order(picture: Any, question: Any) -> None:
+    """Raise PromptError where the picture stands in the question's place, and a text in the picture's."""
+    text = isinstance(picture, str) and not os.path.exists(picture)
+    if isinstance(question, str):
+        image = os.path.isfile(question) or Path(question).suffix.lower() in Image.registered_extensions()
+    else:
+        image = isinstance(question, (os.PathLike, bytes, bytearray)) or hasattr(question, "shape")
+        image = image or isinstance(question, Image.Image)
+    if text and image:
+        raise PromptError(f"The picture comes first: ask(picture, question). {picture!r:.80} stands in its place.")
+
+
 class Imp:
     """A loaded checkpoint, for one thread at a time.
 
@@ -161,6 +179,7 @@ class Imp:
         self.model, self.tokenizer, self.snapshot, self.why = model, tokenizer, snapshot, why
         self.quantize = quantize
         self.threads = Threads(model)
+        self._warned = False
         self.template = TEMPLATES[model.config.family]
         control = tokenizer.control
         ends = (control.get(self.template.stop), control.get("<|endoftext|>"), *model.config.eos_token_ids)
@@ -188,33 +207,45 @@ class Imp:
         """
         return View(self, picture)
 
-    def ask(self, picture, question: str, **settings) -> Answer:
+    @named_settings
+    def ask(self, picture, question: str, **settings: Unpack[Settings]) -> Answer:
         """Answer one question about one picture, or about none (None).
 
         Raises ImageError, PromptError, SettingError or MemoryLimitError.
         """
+        _check_order(picture, question)
         check_question(question)  # what cannot be asked is told before the picture's work is done
         read_settings(settings)
         return self.look(picture).ask(question, **settings)
 
-    def caption(self, picture, **settings) -> Answer:
+    @named_settings
+    def caption(self, picture, **settings: Unpack[Settings]) -> Answer:
         """Describe a picture. Raises as `ask`."""
         return self.ask(picture, CAPTION, **settings)
 
-    def locate(self, picture, phrase: str, **settings) -> Box:
+    @named_settings
+    def locate(self, picture, phrase: str, **settings: Unpack[Settings]) -> Box:
         """Find what `phrase` names ("the bus"): its Box, which also tells if nothing was found. Raises as `ask`."""
+        _check_order(picture, phrase)
         phrase, image = check_phrase(phrase), open_image(picture)
         answer = self.ask(image, LOCATE.format(phrase), **settings)
         return Box(phrase, read_box(answer.text, image.size, self.model.config.pad), image, answer)
 
-    def describe(self, picture, box, **settings) -> Answer:
+    @named_settings
+    def describe(self, picture, box, **settings: Unpack[Settings]) -> Answer:
         """Describe one region: a Box, or its corners (x0, y0, x1, y1) as fractions of the picture. Raises as `ask`."""
         image = open_image(picture)
         corners = region(box, image.size, self.model.config.pad)
         return self.ask(image, DESCRIBE_REGION.format(corners), **settings)
 
+    @named_settings
     def ask_many(
-        self, questions: Iterable[tuple[Any, str]], *, batch_size: int = 8, progress: bool = True, **settings
+        self,
+        questions: Iterable[tuple[Any, str]],
+        *,
+        batch_size: int = 8,
+        progress: bool = True,
+        **settings: Unpack[Settings],
     ) -> list[Answer | ImpKitError]:
         """Answer (picture, question) pairs, `batch_size` at a time, with a progress bar unless `progress` is false.
 
@@ -260,9 +291,32 @@ class Imp:
             self._looked.popitem(last=False)
             kept.pop(0)
 
+    def _warn_of_unknown_words(self, question: str) -> None:
+        """Say once if imp-nano, whose tokens are the words of its lessons, knows few words of a question."""
+        words = () if self._warned or self.name != NANO else re.findall(r"\w+", question)
+        known = sum(len(self.tokenizer.encode_pieces((f" {word.lower()}",))) == 1 for word in words)
+        if known < KNOWN_WORDS * len(words):
+            self._warned = True
+            text = f"{NANO} learned only simple English and knows few words of this question: expect no right answer."
+            warnings.warn_explicit(text, UserWarning, "imp-kit", 1)  # the place in the kit would tell a reader nothing
+
     def chat(self, picture) -> "Chat":
         """Begin a conversation about a picture, in which later questions know the earlier answers. Raises as `look`."""
         return Chat(self.look(picture))
+
+
+def _thumbnail(picture: Image.Image | None) -> str:
+    """A small copy of the picture as HTML that holds it; "" for none."""
+    if picture is None:
+        return ""
+    small, file = picture.copy(), io.BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(file, "PNG")
+    return f"<img src='data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}' alt='the picture'>"
+
+
+def _small(shown: "View | Chat") -> str:
+    return f"<p style='color:gray;font-size:smaller'>{html.escape(repr(shown)[1:-1])}</p>"
 
 
 class View:
@@ -280,16 +334,25 @@ class View:
         self.seconds = time.perf_counter() - start
         self._seconds_to_tell = self.seconds
 
+    def __repr__(self) -> str:
+        seen = "no picture" if self.picture is None else "a picture of {} x {} pixels".format(*self.picture.size)
+        return f"<View: {self.imp.name} has looked at {seen}; ask(question) asks about it>"
+
+    def _repr_html_(self) -> str:
+        return _thumbnail(self.picture) + _small(self)
+
     def _take_seconds(self) -> float:
         """The look's seconds for the first answer that asks, 0 for the later ones: the picture's work is done once."""
         seconds, self._seconds_to_tell = self._seconds_to_tell, 0.0
         return seconds
 
-    def ask(self, question: str, **settings) -> Answer:
+    @named_settings
+    def ask(self, question: str, **settings: Unpack[Settings]) -> Answer:
         """Answer a question about this picture, knowing no other question. Raises PromptError or SettingError."""
         return Chat(self).say(question, **settings)
 
-    def stream(self, question: str, **settings) -> Generator[str, None, Answer]:
+    @named_settings
+    def stream(self, question: str, **settings: Unpack[Settings]) -> Generator[str, None, Answer]:
         """The same answer as `ask`, piece by piece as it is made."""
         return Chat(self).stream(question, **settings)
 
@@ -304,7 +367,17 @@ class Chat:
         self._unread: list[int] = []  # tokens of the last answer that are not in the cache yet
         self._pieces: tuple[str, ...] = () if view.picture is None else view.imp.template.open()
 
-    def say(self, question: str, **settings) -> Answer:
+    def __repr__(self) -> str:
+        return f"<Chat with {self.view.imp.name}: {len(self.turns)} questions asked; say(question) asks the next>"
+
+    def _repr_html_(self) -> str:
+        turns = (
+            f"<p><b>{html.escape(question)}</b><br>{html.escape(str(answer))}</p>" for question, answer in self.turns
+        )
+        return _thumbnail(self.view.picture) + "".join(turns) + _small(self)
+
+    @named_settings
+    def say(self, question: str, **settings: Unpack[Settings]) -> Answer:
         """Ask the next question and wait for the whole answer. Raises PromptError, SettingError or MemoryLimitError."""
         stream = self.stream(question, **settings)
         while True:
@@ -313,13 +386,15 @@ class Chat:
             except StopIteration as end:
                 return end.value
 
-    def stream(self, question: str, **settings) -> Generator[str, None, Answer]:
+    @named_settings
+    def stream(self, question: str, **settings: Unpack[Settings]) -> Generator[str, None, Answer]:
         """Ask the next question; the answer comes piece by piece. Raises as `say`.
 
         A stream that is not read to its end is forgotten; one that is read after another answer came is refused.
         """
         sampling, stops = read_settings(settings)
         imp = self.view.imp
+        imp._warn_of_unknown_words(question)
         alone = self.view.picture is None and not self.turns
         asked = imp.template.ask_alone(question) if alone else imp.template.ask(question, first=not self.turns)
         ids = [*self._unread, *imp.tokenizer.encode_pieces(asked, begins=alone), *imp.tokenizer.suffix]

@@ -1,7 +1,10 @@
 """How the next token is chosen: the settings, checked, and the draw."""
 
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -64,6 +67,29 @@ class Sampling:
         probabilities = probabilities.masked_fill(before >= self.top_p, 0.0)
         drawn = torch.multinomial(probabilities, 1, generator=generator)
         return order.gather(-1, drawn).squeeze(-1)
+
+
+class Settings(TypedDict, total=False):
+    """What every function that asks takes by name, for editors and type checkers; see `Sampling`."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: str | Sequence[str] | None
+
+
+def named_settings(function: Callable) -> Callable:
+    """Name the settings, with their defaults, in the signature that `help` shows instead of `**settings`."""
+    signature = inspect.signature(function)
+    defaults = {**{field.name: field.default for field in fields(Sampling)}, "stop": None}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        *list(signature.parameters.values())[:-1],
+        *(inspect.Parameter(n, keyword, default=defaults[n], annotation=Settings.__annotations__[n]) for n in defaults),
+    ]
+    function.__signature__ = signature.replace(parameters=parameters)
+    return function
 
 
 def read_settings(settings: dict) -> tuple[Sampling, tuple[str, ...]]:
