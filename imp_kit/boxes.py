@@ -6,10 +6,13 @@ LLaVA-1.5's training data, arXiv 2310.03744.)
 """
 
 import io
+import math
 import re
+import unicodedata
+from bisect import bisect
 from dataclasses import dataclass, field
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont, features
 
 from imp_kit.answers import Answer
 from imp_kit.errors import PromptError
@@ -18,6 +21,16 @@ Corners = tuple[float, float, float, float]
 NUMBER = r"\s*(\d+(?:\.\d+)?|\.\d+)\s*"
 WRITTEN = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
 INK = (255, 0, 80)
+FONTS = (  # files that Linux, Windows or macOS come with; Pillow looks for them in the system's folders
+    "DejaVuSans.ttf",
+    "LiberationSans-Regular.ttf",
+    "arial.ttf",
+    "Arial Unicode.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "YuGothM.ttc",
+    "malgun.ttf",
+    "msyh.ttc",
+)
 
 
 @dataclass(frozen=True)
@@ -37,28 +50,30 @@ class Box:
 
     @property
     def pixels(self) -> tuple[int, int, int, int] | None:
-        """The same corners in pixels, as PIL's `crop` takes them; None if not found."""
+        """The same corners in pixels, as PIL's `crop` takes them, at least one pixel apart; None if not found."""
         if self.fractions is None:
             return None
-        return tuple(round(value * self.picture.size[i % 2]) for i, value in enumerate(self.fractions))
+        sides = zip(self.fractions[:2], self.fractions[2:], self.picture.size, strict=True)
+        (x0, x1), (y0, y1) = (_round_side(low * length, high * length, length) for low, high, length in sides)
+        return x0, y0, x1, y1
 
     def draw(self) -> Image.Image:
-        """A copy of the picture with the box and its phrase; without a box if nothing was found."""
+        """A copy of the picture with the box and its phrase; without a box if nothing was found.
+
+        The phrase is cut where the picture is too narrow for it, and left out where the picture is too small or no
+        font at hand (Pillow's own, or one that systems come with) has its letters.
+        """
         copy = self.picture.copy()
         if self:
             x0, y0, x1, y1 = self.pixels
-            pen = ImageDraw.Draw(copy)
-            short = min(copy.size)
-            pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=INK, width=max(2, short // 100))
-            size = max(10, short // 20)
-            pen.text(
-                (x0 + 3, max(0, y0 - size - 6)), self.phrase, INK, font_size=size, stroke_width=2, stroke_fill="white"
-            )
+            width = max(2, min(copy.size) // 100)
+            ImageDraw.Draw(copy).rectangle((x0, y0, x1 - 1, y1 - 1), outline=INK, width=width)
+            _write_label(copy, self.phrase, (x0, y0), width)
         return copy
 
     def __str__(self) -> str:
         if self:
-            return f"{self.phrase}: {', '.join(f'{value:.2f}' for value in self.fractions)}"
+            return f"{self.phrase}: {_write_corners(self.fractions)}"
         return f"{self.phrase}: not found ({self.answer.text})"
 
     def _repr_png_(self) -> bytes:
@@ -103,7 +118,7 @@ def region(box: Box | Corners, size: tuple[int, int], pad: bool) -> str:
             (value * length + before) / max(size)
             for value, (before, length) in zip(corners, _padding(size), strict=True)
         )
-    return "[" + ", ".join(f"{value:.2f}" for value in corners) + "]"
+    return f"[{_write_corners(corners)}]"
 
 
 def _is_box(corners: tuple[float, ...]) -> bool:
@@ -111,6 +126,68 @@ def _is_box(corners: tuple[float, ...]) -> bool:
         return False
     x0, y0, x1, y1 = corners
     return 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+
+
+def _write_corners(corners: Corners) -> str:
+    (x0, x1), (y0, y1) = (_round_side(low, high, 1, 2) for low, high in zip(corners[:2], corners[2:], strict=True))
+    return ", ".join(f"{value:.2f}" for value in (x0, y0, x1, y1))
+
+
+def _round_side(low: float, high: float, end: int, digits: int | None = None) -> tuple[float, float]:
+    """Both ends of a side within 0..end, rounded; outward, where nothing would be left between them."""
+    first, last = round(low, digits), round(high, digits)
+    if first == last:
+        step = 1 if digits is None else 10**-digits
+        first = min(first - step * (low < first), end - step)
+        last = max(last + step * (high > last), first + step)
+    return first, last
+
+
+def _write_label(picture: Image.Image, phrase: str, corner: tuple[int, int], margin: int) -> None:
+    """Write a phrase above a box's upper left corner, or below it at the picture's upper edge."""
+    text = unicodedata.normalize("NFC", " ".join(phrase.split()))
+    size = max(10, min(picture.size) // 20)
+    font = _find_font(text, size)
+    if font is None:
+        return
+    pen = ImageDraw.Draw(picture)
+    halo = max(2, size // 12)
+
+    def measure(shown: str) -> tuple[int, int, int, int]:
+        left, top, right, bottom = pen.textbbox((0, 0), shown, font, stroke_width=halo)
+        return math.floor(left), math.floor(top), math.ceil(right - left), math.ceil(bottom - top)
+
+    if measure(text)[2] > picture.width:
+        lengths = range(len(text))
+        text = text[: bisect(lengths, picture.width, key=lambda length: measure(text[:length] + "…")[2]) - 1]
+        text = text.rstrip() + "…"
+    left, top, width, height = measure(text)
+    if width > picture.width or 2 * height > picture.height:
+        return
+    x = min(corner[0], picture.width - width)
+    above, below = corner[1] - height - margin, corner[1] + 2 * margin
+    y = above if above >= 0 else min(below, picture.height - height)
+    pen.text((x - left, y - top), text, INK, font, stroke_width=halo, stroke_fill="white")
+
+
+def _find_font(text: str, size: int) -> ImageFont.FreeTypeFont | None:
+    """The first font that has every letter of a text; None if there is none."""
+    if not features.check("raqm") and any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text):
+        return None  # without Raqm, Pillow writes from left to right and joins no letters
+    for name in (None, *FONTS):
+        try:
+            font = ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+        except (OSError, ImportError):  # no such file, or a Pillow without FreeType
+            continue
+        missing = _rendering(font, "\U0010ffff")  # which is no character
+        if all(letter == " " or _rendering(font, letter) != missing for letter in text + "…"):
+            return font
+    return None
+
+
+def _rendering(font: ImageFont.FreeTypeFont, letter: str) -> tuple[tuple[int, int], bytes]:
+    mask = font.getmask(letter)
+    return mask.size, bytes(mask)
 
 
 def _padding(size: tuple[int, int]) -> list[tuple[int, int]]:

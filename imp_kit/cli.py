@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("caption", parents=[model], help="describe a picture").set_defaults(run=talk)
     locate = commands.add_parser("locate", parents=[model], help="find a thing in a picture: the corners of its box")
     locate.add_argument("phrase", help='what to look for, such as "the bus"')
-    locate.add_argument("--draw", metavar="FILE", help="save the picture with the box")
+    locate.add_argument("--draw", metavar="FILE", help="save the picture with the box, if it is found")
     locate.set_defaults(run=point)
     commands.add_parser("chat", parents=[model], help="talk about a picture, a question a line").set_defaults(run=talk)
 
@@ -181,11 +181,14 @@ def point(args: argparse.Namespace) -> int:
     box = imp.locate(picture, args.phrase, **_settings(args))
     print(f"{box} (pixels {', '.join(map(str, box.pixels))})" if box else box)
     print(f"[{box.answer.summary}]", file=sys.stderr)
-    if target:
+    if target and not box:
+        print("imp-kit: No picture is written, because nothing was found.", file=sys.stderr)
+    elif target:
         try:
             box.draw().save(target)
         except (OSError, ValueError) as error:
             raise ImageError(f"The picture cannot be saved as {args.draw!r}: {error}.") from error
+        print(f"imp-kit: The picture with the box is in {args.draw}.", file=sys.stderr)
     return 0 if box else 1
 
 

@@ -10,25 +10,53 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from imp_kit.errors import ImageError
+from imp_kit.picture_files import (
+    JPEG,
+    METADATA,
+    ORIENTATION,
+    PNG,
+    explain_unreadable,
+    read_orientation,
+    strip_metadata,
+)
 
 MAX_PIXELS = 100_000_000
 PAD_COLOUR = (127, 127, 127)  # the grey nearest to 0 on the -1..1 scale, rounded down
+UPRIGHT = {  # EXIF's orientation -> what turns the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+DOWNLOAD = "the kit fetches nothing; download it first: curl -L -o picture.jpg URL"
+ADDRESSES = {
+    "file": "give the path alone, without 'file:'",
+    "data": "give the bytes behind the comma, decoded: base64.b64decode(text.partition(',')[2])",
+    **dict.fromkeys(("http", "https", "ftp", "s3", "gs"), DOWNLOAD),
+}
 
 
 def open_image(source) -> Image.Image:
     """Return a new upright RGB image; a PIL image that is passed in stays as it was.
 
     `source` is one of
-      * a path (`str` or `pathlib.Path`) or the content of a picture file (`bytes` or `bytearray`);
+      * a path (`str`, `pathlib.Path` or another `os.PathLike`) or the content of a picture file (`bytes`,
+        `bytearray` or `memoryview`);
+      * an open binary file (anything with `read`, such as `io.BytesIO`): it is read from its start, as PIL does, or
+        from where it stands if it cannot go back, then to its end, and stays open;
       * a `PIL.Image.Image` of any mode (of an animation, the frame it stands at);
       * a numpy array, H x W or H x W x C with C = 1, 3 or 4: uint8, uint16, bool, or floats in 0..1;
       * a torch tensor of the same dtypes, on any device: H x W, C x H x W or H x W x C. Three dimensions
         count as channels first whenever the first of them is 1, 3 or 4.
 
-    EXIF rotation is applied, transparency is laid on white, and an animated file gives its first frame.
+    EXIF rotation (XMP's, where EXIF has none) is applied, transparency is laid on white, and an animated file gives
+    its first frame. Other metadata is not needed, so a file in which it is damaged or too large opens, too.
     16-bit values are divided by 257. PIL's modes I and F do not say which value is white: it is the smallest
     of 1 (mode F only), 255 and 65535 that no value exceeds.
 
@@ -38,19 +66,20 @@ def open_image(source) -> Image.Image:
     name = _describe(source)
     try:
         with warnings.catch_warnings():
-            # PIL warns from a bound of its own on; the one that counts here is MAX_PIXELS.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return _open(source, name)
+            # PIL warns of a bound of its own, where MAX_PIXELS counts, and of metadata that nobody needs.
+            warnings.filterwarnings("ignore", module="PIL")
+            image = _open(source, name)
     except ImageError:
         raise
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not a picture that PIL can read; save it as JPEG or PNG first") from None
     except Image.DecompressionBombError as error:
         claim = str(error).partition(" exceeds")[0]
         raise ImageError(f"{name}: {claim} is over {MAX_PIXELS:,} pixels; shrink it first") from None
     except Exception as error:  # PIL raises almost anything on a damaged file
         reason = getattr(error, "strerror", None) or error  # an OSError's own text would repeat the path
         raise ImageError(f"{name}: cannot be opened ({reason}); is it complete and readable?") from error
+    for key in METADATA:  # which would turn the picture once more
+        image.info.pop(key, None)
+    return image
 
 
 def to_pixels(image, size, pad=False):
@@ -79,13 +108,16 @@ def check_square(image):
 
 def _describe(source):
     """Say in a few words what was given, for the error messages."""
-    if isinstance(source, (str, Path)):
-        text = str(source)
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fsdecode(source)
         return repr(text if len(text) <= 200 else text[:200] + "...")
-    if isinstance(source, (bytes, bytearray)):
+    if isinstance(source, (bytes, bytearray, memoryview)):
         return f"{len(source)} bytes"
     if isinstance(source, Image.Image):
         return f"{source.mode} image of {source.width} x {source.height}"
+    if hasattr(source, "read"):
+        file = getattr(source, "name", None)  # a number, where a file was opened by one
+        return f"{type(source).__name__} {file!r}" if isinstance(file, str) else type(source).__name__
     if hasattr(source, "shape") and hasattr(source, "dtype"):
         return f"{type(source).__name__} of shape {tuple(source.shape)} and dtype {source.dtype}"
     return f"{reprlib.repr(source)} ({type(source).__name__})"
@@ -94,32 +126,33 @@ def _describe(source):
 def _open(source, name):
     torch = sys.modules.get("torch")  # whoever holds a tensor has imported torch already
     if isinstance(source, Image.Image):
-        return _to_rgb(source, name)
-    if isinstance(source, (str, Path)):
-        with _find_file(source, name).open("rb") as file, Image.open(file) as image:
-            return _to_rgb(image, name)
-    if isinstance(source, (bytes, bytearray)):
+        _check_size(*source.size, name)
+        return _to_rgb(source, _orientation_in_memory(source), name)
+    if isinstance(source, (str, os.PathLike)):
+        with _find_file(source, name).open("rb") as file:
+            return _read(file, name)
+    if isinstance(source, (bytes, bytearray, memoryview)):
         if not source:
             raise ImageError(f"{name}: empty; give the whole content of a picture file")
-        with Image.open(io.BytesIO(source)) as image:
-            return _to_rgb(image, name)
+        return _read(io.BytesIO(source), name)
+    if hasattr(source, "read"):
+        return _read(io.BytesIO(_read_stream(source, name)), name)
     if torch is not None and isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = source.float() if source.dtype == torch.bfloat16 else source  # numpy has no bfloat16
         channels_first = source.ndim == 3 and source.shape[0] in (1, 3, 4)
         source = (source.permute(1, 2, 0) if channels_first else source).numpy()
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source, name), name)
-    raise ImageError(f"{name}: give a path, bytes, a PIL image, a numpy array or a torch tensor")
+        return _to_rgb(_from_array(source, name), None, name)
+    raise ImageError(f"{name}: give a path, bytes, an open file, a PIL image, a numpy array or a torch tensor")
 
 
 def _find_file(source, name):
     """Return the `Path` of an existing, non-empty file, or raise an `ImageError` that says what to do."""
+    source = os.fsdecode(source)
     # One slash, of either kind: Path("http://x") drops the other, and Windows turns it round.
-    if address := re.match(r"(https?|ftp|s3|gs|file|data):", str(source), re.IGNORECASE):
-        if address[1].lower() == "file":
-            raise ImageError(f"{name}: give the path alone, without 'file:'")
-        raise ImageError(f"{name}: the kit fetches nothing; download it first: curl -L -o picture.jpg URL")
+    if address := re.match(rf"({'|'.join(ADDRESSES)}):", source, re.IGNORECASE):
+        raise ImageError(f"{name}: {ADDRESSES[address[1].lower()]}")
     path = Path(os.path.expanduser(source))
     if not path.exists():
         files = {file.lower(): file for file in os.listdir(path.parent)} if path.parent.is_dir() else {}
@@ -131,6 +164,83 @@ def _find_file(source, name):
     if path.stat().st_size == 0:
         raise ImageError(f"{name}: an empty file (0 bytes); download or save it again")
     return path
+
+
+def _read_stream(stream, name):
+    """Return what an open file holds, or raise an `ImageError` that says what to do."""
+    if getattr(stream, "closed", False):
+        raise ImageError(f"{name}: closed; open it again")
+    try:
+        stream.seek(0)
+        rewound = True
+    except (AttributeError, OSError):  # such as a pipe, or a server's answer
+        rewound = False
+    try:
+        content = stream.read()
+    except UnicodeDecodeError:
+        content = ""
+    if isinstance(content, str):
+        raise ImageError(f"{name}: opened as text; open it with mode 'rb'")
+    if not isinstance(content, bytes):
+        raise ImageError(f"{name}: its read() gives {type(content).__name__}; give a file whose read() gives bytes")
+    if not content:
+        why = "empty" if rewound else "empty, or already read to its end"
+        raise ImageError(f"{name}: {why}; give the whole content of a picture file")
+    return content
+
+
+def _read(file, name):
+    """Return an open picture file as `open_image` does, or raise an `ImageError` that says what else the file is."""
+    try:
+        return _decode_or_strip(file, name)
+    except UnidentifiedImageError:
+        file.seek(0)
+        raise ImageError(f"{name}: {explain_unreadable(file.read(4096))}") from None
+
+
+def _decode_or_strip(file, name):
+    try:
+        return _decode(file, name)
+    except (ImageError, Image.DecompressionBombError):
+        raise
+    except Exception:  # PIL raises almost anything, also for metadata
+        file.seek(0)
+        head = file.read(8)
+        stripped = strip_metadata(head + file.read()) if head.startswith((PNG, JPEG)) else None
+        if stripped is None:
+            raise
+    content, metadata = stripped
+    return _decode(io.BytesIO(content), name, metadata)
+
+
+def _decode(file, name, metadata=None):
+    """Return an open picture file as `open_image` does; `metadata` is what the file was stripped of."""
+    with Image.open(file) as image:
+        _check_size(*image.size, name)
+        if image.format == "TIFF":
+            _decode_tiff(image)
+            return _to_rgb(image, None, name)
+        image.load()  # a PNG may have its metadata behind its pixels
+        return _to_rgb(image, read_orientation(image.info if metadata is None else metadata), name)
+
+
+def _decode_tiff(image):
+    """Decode a TIFF, which PIL itself turns upright as it does so, from no other entry than the orientation."""
+    if not isinstance(image.info.get("xmp"), (str, bytes)):  # numbers, on which PIL fails
+        image.info.pop("xmp", None)
+    exif = image.getexif()
+    for tag in set(exif) - {ORIENTATION}:  # such as the place of a second directory, where nothing may be
+        del exif[tag]
+    image.load()
+
+
+def _orientation_in_memory(image):
+    """The orientation of a PIL image that was given: as PIL has it, because the caller may have changed it."""
+    image.load()
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # PIL raises almost anything; a damaged block does not say how the picture stands
+        return None
 
 
 def _check_size(width, height, name):
@@ -158,15 +268,10 @@ def _to_uint8(values, white):
     return np.rint(np.multiply(values, 255 / white, dtype=np.float32)).astype(np.uint8)
 
 
-def _to_rgb(image, name):
-    """Return a new upright RGB image; the size is checked before `image` is decoded."""
-    _check_size(*image.size, name)
-    try:
-        image.getexif()
-    except Exception:  # PIL raises almost anything; a damaged block does not say how the picture stands
-        pass
-    else:
-        image = ImageOps.exif_transpose(image)
+def _to_rgb(image, orientation, name):
+    """Return a new upright RGB image."""
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
     if image.mode == "La":  # premultiplied, as some filters leave it
         image = image.convert("LA")
     if image.mode.startswith(("I", "F")):  # I, F and I;16 in its byte orders: PIL's own way clips them at 255

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import imp_kit
@@ -72,13 +73,18 @@ def test_locate_prints_the_box_and_draws_it(tmp_path):
     box = imp_kit.load("imp-nano", device="cpu").locate(BUS, "the bus")
     assert box
     assert (done.returncode, done.stdout) == (0, f"{box} (pixels {', '.join(map(str, box.pixels))})\n")
-    assert open_image(drawn).size == box.picture.size
+    assert np.array_equal(np.asarray(open_image(drawn)), np.asarray(box.draw()))
+    assert f"imp-kit: The picture with the box is in {drawn}.\n" in done.stderr
 
 
-def test_locate_says_what_was_not_found():
-    done = shell("locate", BUS, "the bus", "--checkpoint", "imp-nano", "--device", "cpu", "--max-new-tokens", "1")
+def test_locate_says_what_was_not_found_and_draws_nothing(tmp_path):
+    arguments = ["locate", BUS, "the bus", "--checkpoint", "imp-nano", "--device", "cpu", "--max-new-tokens", "1"]
+    done = shell(*arguments, "--draw", str(tmp_path / "box.png"))
     assert done.returncode == 1
     assert "not found" in done.stdout
+    assert done.stderr.count("No picture is written, because nothing was found.\n") == 1
+    assert not (tmp_path / "box.png").exists()
+    assert "No picture" not in shell(*arguments).stderr
 
 
 def test_a_reader_that_stops_reading_is_no_failure():
