@@ -24,7 +24,7 @@ from imp_kit.checkpoints import DEFAULT, HUB_IDS, NANO, Snapshot, at_hand, find
 from imp_kit.config_json import read_ends
 from imp_kit.errors import CheckpointError, ImpKitError, PromptError
 from imp_kit.fitting import Plan, plan_folder, read_configs
-from imp_kit.images import open_image, to_pixels
+from imp_kit.images import check_order, open_image, to_pixels
 from imp_kit.linears import check_quantize
 from imp_kit.machine import (
     LONG_DTYPES,
@@ -154,18 +154,6 @@ def _cpu_dtype(checked: Plan, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if tight or bf16_pays() else torch.float32
 
 
-def _check_order(picture: Any, question: Any) -> None:
-    """Raise PromptError where the picture stands in the question's place, and a text in the picture's."""
-    text = isinstance(picture, str) and not os.path.exists(picture)
-    if isinstance(question, str):
-        image = os.path.isfile(question) or Path(question).suffix.lower() in Image.registered_extensions()
-    else:
-        image = isinstance(question, (os.PathLike, bytes, bytearray)) or hasattr(question, "shape")
-        image = image or isinstance(question, Image.Image)
-    if text and image:
-        raise PromptError(f"The picture comes first: ask(picture, question). {picture!r:.80} stands in its place.")
-
-
 class Imp:
     """A loaded checkpoint, for one thread at a time.
 
@@ -213,7 +201,7 @@ class Imp:
 
         Raises ImageError, PromptError, SettingError or MemoryLimitError.
         """
-        _check_order(picture, question)
+        check_order(picture, question)
         check_question(question)  # what cannot be asked is told before the picture's work is done
         read_settings(settings)
         return self.look(picture).ask(question, **settings)
@@ -226,7 +214,7 @@ class Imp:
     @named_settings
     def locate(self, picture, phrase: str, **settings: Unpack[Settings]) -> Box:
         """Find what `phrase` names ("the bus"): its Box, which also tells if nothing was found. Raises as `ask`."""
-        _check_order(picture, phrase)
+        check_order(picture, phrase)
         phrase, image = check_phrase(phrase), open_image(picture)
         answer = self.ask(image, LOCATE.format(phrase), **settings)
         return Box(phrase, read_box(answer.text, image.size, self.model.config.pad), image, answer)

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from imp_kit.answers import Answer, Seconds
 from imp_kit.errors import CheckpointError, ImpKitError, MemoryLimitError, PromptError, SettingError
-from imp_kit.images import check_square, open_image, to_pixels
+from imp_kit.images import check_order, check_square, open_image, to_pixels
 from imp_kit.machine import free_memory, memory_told, peak_memory
 from imp_kit.model.decoder import KVCache, Padding
 from imp_kit.model.generate import generate
@@ -36,6 +36,7 @@ def answer_all(
             for place in range(start, min(start + batch_size, len(pairs))):
                 try:
                     picture, question = _pair(pairs[place])
+                    check_order(picture, question)
                     check_question(question)
                     image = None if picture is None else open_image(picture)
                     if image and imp.model.config.pad:

@@ -4,7 +4,6 @@ import difflib
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,7 +123,7 @@ def _download(hub_id: str, revision: str | None) -> Snapshot:
         sizes = _missing(hub_id, revision)
         if sizes:
             total = f"{sum(sizes.values()) / 1e9:.3g} GB"
-            print(f"imp-kit: {hub_id} comes from the hub: {len(sizes)} files, {total}.", file=sys.stderr)
+            print(f"imp-kit: {hub_id} comes from the hub: {len(sizes)} files, {total}.")
         folder = _fetch(hub_id, revision)
     return Snapshot(hub_id, folder, folder.name)
 

@@ -2,13 +2,15 @@
 
 import argparse
 import codecs
+import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from imp_kit import __version__
-from imp_kit.errors import ImpKitError, PromptError, SettingError
+from imp_kit.errors import ImageError, ImpKitError, PromptError, SettingError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,17 +32,24 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--top-p", type=float, default=1.0, help="leave out the least likely words (default: 1, none)")
     model.add_argument("--seed", type=int, help="makes answers by chance repeatable")
     model.add_argument("--stop", action="append", default=[], help="end the answer before this text")
-    model.add_argument("picture", help="a picture file")
+    model.add_argument("--json", action="store_true", help="print each answer as a line of JSON, with all about it")
+    model.add_argument("--quiet", action="store_true", help="print the answers and errors, nothing else")
 
-    ask = commands.add_parser("ask", parents=[model], help="answer a question about a picture")
-    ask.add_argument("question")
-    ask.set_defaults(run=talk)
-    commands.add_parser("caption", parents=[model], help="describe a picture").set_defaults(run=talk)
+    question = commands.add_parser("ask", parents=[model], help="answer a question about pictures, one by one")
+    question.add_argument("pictures", nargs="+", metavar="picture", help="a picture file; several are asked in turn")
+    question.add_argument("question", help="the question; - reads it from stdin")
+    question.set_defaults(run=ask)
+    caption = commands.add_parser("caption", parents=[model], help="describe pictures, one by one")
+    caption.add_argument("pictures", nargs="+", metavar="picture", help="a picture file; several are described in turn")
+    caption.set_defaults(run=ask)
     locate = commands.add_parser("locate", parents=[model], help="find a thing in a picture: the corners of its box")
-    locate.add_argument("phrase", help='what to look for, such as "the bus"')
+    locate.add_argument("picture", help="a picture file")
+    locate.add_argument("phrase", help='what to look for, such as "the bus"; - reads it from stdin')
     locate.add_argument("--draw", metavar="FILE", help="save the picture with the box, if it is found")
     locate.set_defaults(run=point)
-    commands.add_parser("chat", parents=[model], help="talk about a picture, a question a line").set_defaults(run=talk)
+    talk = commands.add_parser("chat", parents=[model], help="talk about a picture, a question a line")
+    talk.add_argument("picture", help="a picture file")
+    talk.set_defaults(run=chat)
 
     checkpoints = commands.add_parser("checkpoints", help="list the names that the kit knows, or inspect one")
     checkpoints.set_defaults(run=list_checkpoints)
@@ -97,8 +106,12 @@ def main(arguments: list[str] | None = None) -> None:
     for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=errors)
+    notes = _Notes(getattr(args, "quiet", False))
     try:
-        status = args.run(args)
+        with warnings.catch_warnings():
+            # One line, as an error is; the place in the kit would tell a reader of a shell nothing.
+            warnings.showwarning = lambda message, *_: print(f"imp-kit: {message}", file=notes)
+            status = args.run(args)
         if sys.stdout:
             sys.stdout.flush()
     except ImpKitError as error:
@@ -124,38 +137,92 @@ def _load(args: argparse.Namespace):
     from imp_kit.assistant import load
 
     names = ("device", "dtype", "revision", "quantize")
-    return load(args.checkpoint, **{name: getattr(args, name) for name in names})
+    with redirect_stdout(_Notes(args.quiet)):  # stdout is for the answers
+        return load(args.checkpoint, **{name: getattr(args, name) for name in names})
 
 
-def talk(args: argparse.Namespace) -> None:
-    """ask, caption and chat: answers go to stdout as they are made, all else to stderr."""
-    from imp_kit.images import open_image
+class _Notes(io.TextIOBase):
+    """What is no answer: to stderr, or nowhere if the user wants quiet."""
+
+    def __init__(self, quiet: bool):
+        self.quiet = quiet
+
+    def write(self, text: str) -> int:
+        return len(text) if self.quiet else sys.stderr.write(text)
+
+
+def _print_json(**values) -> None:
+    import json
+
+    print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+def ask(args: argparse.Namespace) -> int:
+    """ask and caption: an answer for each picture, to stdout as it is made; 2 if one of several has none."""
+    from imp_kit.images import check_order, open_image
     from imp_kit.prompts import CAPTION, check_question
     from imp_kit.sampling import read_settings
 
-    settings = _settings(args)
+    settings, several = _settings(args), len(args.pictures) > 1
     # A slip is told before gigabytes are loaded.
     read_settings(settings)
-    picture = open_image(args.picture)
-    if args.command == "chat":
-        questions = iter(lambda: _read_line("> "), "")
-    else:
-        questions = [CAPTION if args.command == "caption" else args.question]
-        check_question(questions[0])
-    chat = _load(args).chat(picture)
-    if args.command == "chat":
-        print("Ask about the picture; an empty line ends the chat.", file=sys.stderr)
-    for question in questions:
+    question = CAPTION if args.command == "caption" else _typed(args.question)
+    check_order(args.pictures[0], question)
+    check_question(question)
+    if not several:
+        open_image(args.pictures[0])
+    imp, status = _load(args), 0
+    for name in args.pictures:
         try:
-            for piece in chat.stream(question, **settings):
-                print(piece, end="", flush=True)
-        except PromptError as error:
-            if args.command != "chat":
+            chat = imp.chat(name)
+        except ImageError as error:
+            if not several:
                 raise
-            print(f"imp-kit: {error}", file=sys.stderr)  # one bad line does not end a conversation
+            status = 2  # the others have their answers
+            print(f"imp-kit: {error}", file=sys.stderr)
+            if args.json:
+                _print_json(picture=name, question=question, error=str(error))
             continue
-        print(flush=True)
-        print(f"[{chat.turns[-1][1].summary}]", file=sys.stderr)
+        if several and not args.json:
+            print(end=f"{name}: ", flush=True)
+        _say(args, chat, question, settings, picture=name)
+    return status
+
+
+def chat(args: argparse.Namespace) -> None:
+    """A conversation, a question a line; one that cannot be asked does not end it."""
+    from imp_kit.images import open_image
+    from imp_kit.sampling import read_settings
+
+    settings = _settings(args)
+    read_settings(settings)
+    picture = open_image(args.picture)
+    talk = _load(args).chat(picture)
+    notes = _Notes(args.quiet)
+    print("Ask about the picture; an empty line ends the chat.", file=notes)
+    while question := _read_line("> ", notes):
+        try:
+            _say(args, talk, question, settings, picture=args.picture)
+        except PromptError as error:
+            print(f"imp-kit: {error}", file=sys.stderr)
+
+
+def _say(args: argparse.Namespace, talk, question: str, settings: dict, **names) -> None:
+    """Print the next answer of a chat: as letters when they come, or whole as JSON with `names` before it."""
+    for piece in talk.stream(question, **settings):
+        if not args.json:
+            print(end=piece, flush=True)
+    answer = talk.turns[-1][1]
+    if args.json:
+        _print_json(**names, question=question, **answer.to_dict())
+        return
+    print(flush=True)
+    print(f"[{answer.summary}]", file=_Notes(args.quiet))
+
+
+def _typed(text: str) -> str:
+    """A question from the command line, or from stdin where "-" stands for it."""
+    return _piped().strip() if text == "-" else text
 
 
 def point(args: argparse.Namespace) -> int:
@@ -164,13 +231,14 @@ def point(args: argparse.Namespace) -> int:
 
     from PIL import Image
 
-    from imp_kit.errors import ImageError
-    from imp_kit.images import open_image
+    from imp_kit.images import check_order, open_image
     from imp_kit.prompts import check_phrase
     from imp_kit.sampling import read_settings
 
     read_settings(_settings(args))
-    check_phrase(args.phrase)
+    phrase = _typed(args.phrase)
+    check_order(args.picture, phrase)
+    check_phrase(phrase)
     picture = open_image(args.picture)
     target = Path(args.draw) if args.draw else None
     kind = Image.registered_extensions().get(target.suffix.lower()) if target else None
@@ -178,25 +246,29 @@ def point(args: argparse.Namespace) -> int:
         # Told before the work, which a misspelled name should not cost.
         raise ImageError(f"The picture cannot be saved as {args.draw!r}: name a folder that is there and end in .png.")
     imp = _load(args)
-    box = imp.locate(picture, args.phrase, **_settings(args))
-    print(f"{box} (pixels {', '.join(map(str, box.pixels))})" if box else box)
-    print(f"[{box.answer.summary}]", file=sys.stderr)
+    box, notes = imp.locate(picture, phrase, **_settings(args)), _Notes(args.quiet)
+    if args.json:
+        found = {"fractions": box.fractions, "pixels": box.pixels}
+        _print_json(picture=args.picture, phrase=phrase, **found, **box.answer.to_dict())
+    else:
+        print(f"{box} (pixels {', '.join(map(str, box.pixels))})" if box else box)
+        print(f"[{box.answer.summary}]", file=notes)
     if target and not box:
-        print("imp-kit: No picture is written, because nothing was found.", file=sys.stderr)
+        print("imp-kit: No picture is written, because nothing was found.", file=notes)
     elif target:
         try:
             box.draw().save(target)
         except (OSError, ValueError) as error:
             raise ImageError(f"The picture cannot be saved as {args.draw!r}: {error}.") from error
-        print(f"imp-kit: The picture with the box is in {args.draw}.", file=sys.stderr)
+        print(f"imp-kit: The picture with the box is in {args.draw}.", file=notes)
     return 0 if box else 1
 
 
-def _read_line(mark: str) -> str:
-    print(mark, end="", file=sys.stderr, flush=True)
+def _read_line(mark: str, notes: io.TextIOBase) -> str:
+    print(mark, end="", file=notes, flush=True)
     line = sys.stdin.readline()
     if not line:
-        print(file=sys.stderr)  # the input ended behind the mark
+        print(file=notes)  # the input ended behind the mark
     return line.strip()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from imp_kit.errors import ImageError
+from imp_kit.errors import ImageError, PromptError
 from imp_kit.picture_files import (
     JPEG,
     METADATA,
@@ -80,6 +80,18 @@ def open_image(source) -> Image.Image:
     for key in METADATA:  # which would turn the picture once more
         image.info.pop(key, None)
     return image
+
+
+def check_order(picture, question) -> None:
+    """Raise PromptError where the picture stands in the question's place, and a text in the picture's."""
+    text = isinstance(picture, str) and not os.path.exists(picture)
+    if isinstance(question, str):
+        image = os.path.isfile(question) or Path(question).suffix.lower() in Image.registered_extensions()
+    else:
+        image = isinstance(question, (os.PathLike, bytes, bytearray)) or hasattr(question, "shape")
+        image = image or isinstance(question, Image.Image)
+    if text and image:
+        raise PromptError(f"The picture comes first: ask(picture, question). {picture!r:.80} stands in its place.")
 
 
 def to_pixels(image, size, pad=False):

@@ -1,7 +1,11 @@
 """The verbs a user calls, on the bundled checkpoint."""
 
+import base64
 import dataclasses
+import inspect
+import io
 import json
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -279,8 +283,10 @@ def test_every_dtype_answers(dtype):
 
 
 def test_without_a_name_the_choice_is_told(capfd):
+    """On stdout, as notebooks show stderr on red ground."""
     imp = imp_kit.load()
-    told = capfd.readouterr().err
+    told, alarm = capfd.readouterr()
+    assert alarm == ""
     assert imp.name in told
     assert imp.why in told
     assert imp.why in repr(imp)
@@ -398,3 +404,119 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(kind):
 def test_the_likeliest_token_stays_whatever_top_p_is():
     logits = torch.tensor([[0.0, 3.0, 1.0]])
     assert Sampling(temperature=1.0, top_p=1e-46, seed=0).pick(logits, torch.Generator()).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *(getattr(imp_kit.Imp, name) for name in ("ask", "caption", "locate", "describe", "ask_many")),
+        *(imp_kit.View.ask, imp_kit.View.stream, imp_kit.Chat.say, imp_kit.Chat.stream),
+    ],
+    ids=lambda verb: verb.__qualname__,
+)
+def test_help_names_each_setting_with_its_default(verb):
+    """As `Sampling` has them, and one more, which is no part of it."""
+    shown = {name: p.default for name, p in inspect.signature(verb).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    settings = {field.name: field.default for field in dataclasses.fields(Sampling)} | {"stop": None}
+    assert settings.items() <= shown.items()
+    assert "settings" not in inspect.signature(verb).parameters
+
+
+def test_an_answer_compares_with_a_text(imp):
+    answer, again = imp.ask(BUS, COLORS), imp.ask(BUS, COLORS)
+    assert answer == "The bus is red and white."
+    assert answer != "The bus is red."
+    assert "red" in answer
+    assert {answer: 1}["The bus is red and white."] == 1
+    assert answer == dataclasses.replace(answer)
+    assert answer != again  # which took another time
+    assert answer != 1
+
+
+def test_an_answer_is_json_and_a_row_of_a_table(imp):
+    answer = imp.ask(BUS, COLORS)
+    row = answer.to_dict()
+    assert json.loads(json.dumps(row)) == row
+    assert not any(isinstance(value, dict) for value in row.values())
+    fields = {field.name for field in dataclasses.fields(answer)} - {"seconds"}
+    assert row.keys() == fields | {"look_seconds", "prefill_seconds", "decode_seconds"}
+    assert (row["text"], tuple(row["token_ids"])) == (answer.text, answer.token_ids)
+    assert (row["look_seconds"], row["decode_seconds"]) == (answer.seconds.look, answer.seconds.decode)
+
+
+def test_a_view_and_a_chat_show_themselves_in_a_notebook(imp):
+    chat = imp.chat(DOOR)
+    answer = chat.say("Where is the <door>?")
+    for shown in (chat.view, chat):
+        found = re.search(r"<img src='data:image/png;base64,([^']+)'", shown._repr_html_())
+        small = Image.open(io.BytesIO(base64.b64decode(found[1])))
+        assert max(small.size) == 240
+        width, height = chat.view.picture.size
+        assert small.width / small.height == pytest.approx(width / height, rel=0.02)
+        assert "imp-nano" in repr(shown)
+    assert "Where is the &lt;door&gt;?" in chat._repr_html_()
+    assert answer.text in chat._repr_html_()
+    assert "1 questions asked" in repr(chat)
+    assert "no picture" in imp.look(None)._repr_html_()
+    assert "<img" not in imp.chat(None)._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "question", [str(BUS), BUS, BUS.read_bytes(), Image.new("RGB", (8, 8)), np.zeros((8, 8)), "not/there.JPG"]
+)
+def test_swapped_arguments_are_named(imp, question):
+    for ask in (imp.ask, imp.locate):
+        with pytest.raises(imp_kit.PromptError, match="The picture comes first"):
+            ask("Where is the bus?", question)
+    with pytest.warns(UserWarning, match="The picture comes first"):
+        imp.ask_many([("Where is the bus?", question)], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("picture", "question"), [("missing.png", "Where?"), (BUS, 5), ("missing.png", None), (BUS, BUS)]
+)
+def test_other_slips_are_not_called_swapped(imp, picture, question):
+    with pytest.raises(imp_kit.ImpKitError) as told:
+        imp.ask(picture, question)
+    assert "comes first" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "この男は何をしていますか?",
+        "이 남자는 무엇을 하고 있나요?",
+        "Welche Farbe hat der Bus?",
+        "Qu'est-ce que c'est ?",
+        "Что это?",
+    ],
+)
+def test_a_question_in_a_language_that_imp_nano_never_learned_is_warned_of_once(question, recwarn):
+    imp = imp_kit.load("imp-nano", device="cpu")
+    imp.ask(BUS, question, max_new_tokens=1)
+    list(imp.look(BUS).stream(question, max_new_tokens=1))
+    (told,) = recwarn
+    assert "knows few words of this question" in str(told.message)
+
+
+def test_english_and_other_checkpoints_are_not_warned_of(imp, recwarn, tmp_path):
+    for question in (
+        COLORS,
+        "Could you tell me where the dog is?",
+        "How many circles do you see?",
+        "What does it say?",
+    ):
+        imp.ask(BUS, question, max_new_tokens=1)
+    imp_kit.load(imp.snapshot.folder, device="cpu").ask(BUS, "何ですか", max_new_tokens=1)
+    assert not recwarn
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_a_batch_of_one_is_the_single_answer_in_16_bit(dtype):
+    """Where rounding differs with the size of a batch, this is how many questions get exactly what each gets alone."""
+    imp = imp_kit.load("imp-nano", device="cpu", dtype=dtype)
+    questions = [
+        (picture, text) for picture in (BUS, DOOR) for text in (COLORS, "Describe the image in detail.", "Where?")
+    ]
+    alone = [imp.ask(*pair).token_ids for pair in questions]
+    assert [answer.token_ids for answer in imp.ask_many(questions, batch_size=1, progress=False)] == alone

@@ -1,5 +1,6 @@
 """python -m imp_kit, as a person types it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from imp_kit.cli import main
 from imp_kit.images import open_image
 
 IMAGES = Path(__file__).parent.parent / "images"
-BUS = str(IMAGES / "bus.png")
+BUS, DOOR = str(IMAGES / "bus.png"), str(IMAGES / "door.png")
 COLORS = "What are the colors of the bus in the image?"
 
 
@@ -41,6 +42,65 @@ def test_eight_bits(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["ask", BUS, COLORS, "--checkpoint", "imp-nano", "--quantize", "int4"])
     assert "quantize is 'int4'; give 'int8'" in capsys.readouterr().err
+
+
+def test_several_pictures_are_asked_in_turn_and_one_that_fails_does_not_end_it():
+    done = shell("ask", BUS, "missing.png", DOOR, COLORS, "--checkpoint", "imp-nano", "--device", "cpu")
+    imp = imp_kit.load("imp-nano", device="cpu")
+    assert done.returncode == 2
+    assert done.stdout == f"{BUS}: {imp.ask(BUS, COLORS)}\n{DOOR}: {imp.ask(DOOR, COLORS)}\n"
+    assert "imp-kit: 'missing.png': no such file" in done.stderr
+
+
+def test_json_is_a_line_for_each_picture(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["caption", BUS, "missing.png", "--checkpoint", "imp-nano", "--device", "cpu", "--json"])
+    answered, failed = map(json.loads, capsys.readouterr().out.splitlines())
+    expected = imp_kit.load("imp-nano", device="cpu").caption(BUS)
+    assert answered.keys() == {"picture", "question", *expected.to_dict()}
+    assert [answered[name] for name in ("picture", "question", "text")] == [BUS, "Describe the image.", str(expected)]
+    assert failed.keys() == {"picture", "question", "error"}
+    assert "missing.png" in failed["error"]
+
+
+def test_json_of_a_place_and_of_a_chat(capsys):
+    main(["locate", BUS, "the bus", "--checkpoint", "imp-nano", "--device", "cpu", "--json"])
+    box = imp_kit.load("imp-nano", device="cpu").locate(BUS, "the bus")
+    told = json.loads(capsys.readouterr().out)
+    assert (told["phrase"], told["fractions"], told["pixels"]) == ("the bus", [*box.fractions], [*box.pixels])
+    lines = shell("chat", BUS, "--checkpoint", "imp-nano", "--json", typed="Where is the bus?\nWhat is it?\n").stdout
+    asked = [json.loads(line)["question"] for line in lines.splitlines()]
+    assert asked == ["Where is the bus?", "What is it?"]
+
+
+@pytest.mark.parametrize("command", [["ask", BUS, COLORS], ["ask", BUS, "Wo ist er?"], ["locate", BUS, "the bus"]])
+def test_quiet_prints_the_answer_and_nothing_else(command):
+    done = shell(*command, "--quiet", "--device", "cpu")
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
+    assert shell("ask", "missing.png", COLORS, "--quiet").stderr.startswith("imp-kit: 'missing.png'")
+
+
+def test_a_question_or_phrase_may_come_from_stdin():
+    nano = ("--checkpoint", "imp-nano", "--device", "cpu", "--quiet")
+    assert shell("ask", BUS, "-", *nano, typed=f"{COLORS}\n").stdout == "The bus is red and white.\n"
+    assert shell("locate", BUS, "-", *nano, typed="the bus").stdout == shell("locate", BUS, "the bus", *nano).stdout
+    assert "The question is empty" in shell("ask", BUS, "-", *nano).stderr
+
+
+def test_what_the_kit_warns_of_is_one_line():
+    done = shell("ask", BUS, "Wo ist der Bus?", "--checkpoint", "imp-nano", "--device", "cpu")
+    warned, _ = done.stderr.splitlines()
+    assert warned == (
+        "imp-kit: imp-nano learned only simple English and knows few words of this question: expect no right answer."
+    )
+
+
+def test_swapped_arguments_are_named_before_anything_is_loaded(capsys, monkeypatch):
+    monkeypatch.setattr("imp_kit.assistant.fill", None)
+    for command in ("ask", "locate"):
+        with pytest.raises(SystemExit, match="2"):
+            main([command, "Where is the bus?", BUS])
+        assert "The picture comes first" in capsys.readouterr().err
 
 
 def test_chat_answers_as_the_verbs_do_and_ends_with_an_empty_line():
