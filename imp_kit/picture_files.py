@@ -125,7 +125,8 @@ def _strip_jpeg(content):
         end = place + 2 + int.from_bytes(content[place + 2 : place + 4])
         segment = content[place:end]
         if marker == b"\xe1":
-            info.setdefault("exif" if segment[4:].startswith(b"Exif\0\0") else "xmp", segment[4:])
+            key = "exif" if segment[4:].startswith(b"Exif\0\0") else "xmp"
+            info[key] = info.get(key, b"") + segment[4:]
         elif not (b"\xe0" <= marker <= b"\xef" or marker == b"\xfe") or JPEG_ADOBE.match(segment):
             kept.append(segment)
         place = end

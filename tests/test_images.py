@@ -525,6 +525,14 @@ def test_damaged_or_large_metadata_of_a_jpeg(marker, metadata):
     assert np.array_equal(np.asarray(open_image(jpeg_with(marker, metadata, turned))), UPRIGHT[6](stored))
 
 
+def test_xmp_of_a_jpeg_that_is_opened_without_its_metadata():
+    plain = file_bytes(PICTURE, "JPEG", quality=95)
+    spoiled = jpeg_with(0xE0, b"JFIF\0", plain)
+    for segment in (b"http://ns.adobe.com/xap/1.0/\0" + xmp(6), b"of another program"):
+        spoiled = jpeg_with(0xE1, segment, spoiled)
+    assert np.array_equal(np.asarray(open_image(spoiled)), UPRIGHT[6](np.asarray(Image.open(io.BytesIO(plain)))))
+
+
 def test_colours_of_a_jpeg_that_is_opened_without_its_metadata():
     """Adobe's segment says that the numbers are CMYK, and how."""
     plain = file_bytes(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95)
