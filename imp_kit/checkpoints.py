@@ -113,7 +113,11 @@ def _local(folder: Path) -> Snapshot:
 
 def _hint(name: str) -> str:
     names = [known for known in (*HUB_IDS, *HUB_IDS.values(), NANO) if known.lower() != name.lower()]
-    near = difflib.get_close_matches(name.lower(), [name.lower() for name in names], n=1, cutoff=0.4)
+    # A path is not a misspelled name: what is like its letters is not meant.
+    wanted = "" if name.count("/") > 1 or name.startswith((".", "/", "~")) else name.lower()
+    lower = [name.lower() for name in names]
+    begun = [name for name in lower if len(wanted) > 3 and name.startswith(wanted)]
+    near = begun[:1] or difflib.get_close_matches(wanted, lower, n=1, cutoff=0.6)
     meant = next((f" Did you mean {name!r}?" for name in names if [name.lower()] == near), "")
     return f"{meant} The kit knows {', '.join([*HUB_IDS, NANO])}."
 

@@ -7,6 +7,7 @@ import re
 import reprlib
 import sys
 import warnings
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from imp_kit.picture_files import (
 )
 
 MAX_PIXELS = 100_000_000
+MANY_FILES = 1000  # of a folder, beside which no name is looked for that is like a missing one
 PAD_COLOUR = (127, 127, 127)  # the grey nearest to 0 on the -1..1 scale, rounded down
 UPRIGHT = {  # EXIF's orientation -> what turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -167,15 +169,26 @@ def _find_file(source, name):
         raise ImageError(f"{name}: {ADDRESSES[address[1].lower()]}")
     path = Path(os.path.expanduser(source))
     if not path.exists():
-        files = {file.lower(): file for file in os.listdir(path.parent)} if path.parent.is_dir() else {}
-        close = difflib.get_close_matches(path.name.lower(), files, n=1)
-        hint = f"did you mean {str(path.with_name(files[close[0]]))!r}?" if close else "check the path"
-        raise ImageError(f"{name}: no such file; {hint}")
+        raise ImageError(f"{name}: no such file; {_hint(path)}")
     if not path.is_file():
         raise ImageError(f"{name}: {'a folder' if path.is_dir() else 'not a plain file'}; give a picture")
     if path.stat().st_size == 0:
         raise ImageError(f"{name}: an empty file (0 bytes); download or save it again")
     return path
+
+
+def _hint(path):
+    """What to do about a path where nothing is: a picture beside it whose name is much alike, if there is one."""
+    if not path.parent.is_dir():
+        return f"there is no folder {reprlib.repr(str(path.parent))}; check the path"
+    with os.scandir(path.parent) as entries:  # in a folder of 100,000 pictures, the comparisons would take seconds
+        names = [entry.name for entry in islice(entries, MANY_FILES + 1)]
+    pictures = Image.registered_extensions()
+    wanted, files = path.name.lower(), {name.lower(): name for name in names if Path(name).suffix.lower() in pictures}
+    for number in [name for name in files if re.sub(r"\d", "", name) == re.sub(r"\d", "", wanted) and name != wanted]:
+        del files[number]  # another picture of a numbered series is not meant
+    close = difflib.get_close_matches(wanted, files, n=1, cutoff=0.7) if len(names) <= MANY_FILES else ()
+    return f"did you mean {str(path.with_name(files[close[0]]))!r}?" if close else "check the path"
 
 
 def _read_stream(stream, name):

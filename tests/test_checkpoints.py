@@ -1,6 +1,7 @@
 """Names, hub ids and folders; the hub is a cache folder laid out as the hub lays it out."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -92,9 +93,25 @@ def test_whether_the_hub_has_it(hub):
     assert at_hand("MILVLG/imp-v1-3b")
 
 
-def test_an_unknown_name_gets_the_nearest(hub):
-    with pytest.raises(imp_kit.CheckpointError, match=r"Did you mean 'imp-v1\.5-3b-phi2'\?"):
-        find("imp-1.5-3b-phi")
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("imp-1.5-3b-phi", "imp-v1.5-3b-phi2"),
+        ("imp-v1.5-3b", "imp-v1.5-3b-phi2"),
+        ("imp-v1.5-2b", "imp-v1.5-2b-qwen1.5"),
+        ("imp_v1_3b", "imp-v1-3b"),
+        ("nano", "imp-nano"),
+        ("gpt2", None),
+        ("llava", None),
+        ("./imp-v1-3b", None),
+        ("/somewhere/else/imp-v1-3b", None),
+        ("../imp-nano", None),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_and_a_path_none(hub, asked, meant):
+    with pytest.raises(imp_kit.CheckpointError) as told:
+        find(asked)
+    assert re.findall("Did you mean '(.+)'", str(told.value)) == ([meant] if meant else [])
 
 
 @pytest.mark.parametrize("name", ["", "  ", None, 3, ["imp-nano"]])
