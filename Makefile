@@ -1,4 +1,4 @@
-# make run      sets up, asks Imp about the sample pictures, executes every notebook
+# make run      sets up, asks Imp about the sample pictures, executes every notebook; CPU=1 takes torch's build without CUDA
 # make test     sets up, checks style, runs the tests and every notebook
 # make matrix   runs the tests and every notebook on the pinned stack and on the newest one, each with its own Python
 # make resolve  asks pip what it would install: on each Python, and in Google Colab (needs the network)
@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON_NEWEST ?= python3.13
 VENV_NEWEST ?= .venv-newest
+# PyTorch's own builds without CUDA, which spare a Linux machine without a GPU several GB: make run CPU=1
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+# Seconds for one cell of a notebook: a busy machine takes many times as long as a quiet one.
+CELL := 1800
 READY_NEWEST := $(VENV_NEWEST)/.ready
 
 .PHONY: run test matrix resolve parity verify-real clean
@@ -15,6 +19,7 @@ READY_NEWEST := $(VENV_NEWEST)/.ready
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imp-kit: the pinned packages are for Python 3.11 to 3.13; try: make run PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
+	$(if $(filter 1,$(CPU)),$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --index-url $(TORCH_CPU) torch torchvision)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement requirements.txt --editable ".[test]"
 	touch $@
 
@@ -27,12 +32,12 @@ run: $(READY)
 	$(BIN)/python -m imp_kit ask images/bus.png "What are the colors of the bus in the image?"
 	$(BIN)/python -m imp_kit caption images/door.png
 	$(BIN)/python -m imp_kit ask images/door.png "What is the person holding?"
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=$(CELL) notebooks
 
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 tests notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=$(CELL) tests notebooks
 
 matrix: PYTHON := python3.11
 matrix: $(READY) $(READY_NEWEST)

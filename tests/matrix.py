@@ -29,7 +29,7 @@ def run_suite(python: str) -> tuple[int, str, dict[str, float]]:
     """Run everything, showing it as it goes; return pytest's exit status, its last line, each notebook's seconds."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [python, "-m", "pytest", "--nbmake", "--nbmake-timeout=600", f"--junitxml={report}"]
+        command = [python, "-m", "pytest", "--nbmake", "--nbmake-timeout=1800", f"--junitxml={report}"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         with subprocess.Popen(
             [*command, "tests", "notebooks"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
