@@ -225,7 +225,7 @@ def test_a_full_disk_stops_the_run_with_what_is_saved(tmp_path):
     command = [sys.executable, "-c", FULL, str(tmp_path / "run"), "2500"]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "samples.jsonl cannot be written" in told
-    assert "make room" in told
+    assert "Free disk space" in told
     assert (tmp_path / "run" / "samples.jsonl").stat().st_size == 2500
     kept = len(read(tmp_path / "run"))
     assert 2 <= kept < 8

@@ -1,6 +1,7 @@
 """Which versions of transformers load Imp by its own code: each call tried in each version, in a process of its own."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from imp_kit.errors import ImpKitError
+from imp_kit.experiments.files import appending, disk_errors, write_whole
 from imp_kit.experiments.loading_calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
 
 if TYPE_CHECKING:
@@ -105,13 +107,14 @@ def read_table(csv: str | os.PathLike = TABLE) -> list[Row]:
 
 
 def write_table(rows: Iterable[Row], csv: Path) -> None:
-    """Write a whole table; the one that stood there is replaced at once or not at all."""
-    partial = csv.with_name(csv.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
-    partial.replace(csv)
+    """Write a whole table; the one that stood there is replaced at once or not at all. Raises RunError."""
+    write_whole(csv, ",".join(COLUMNS) + "\n" + "".join(map(_line, rows)))
+
+
+def _line(row: Row) -> str:
+    line = io.StringIO()
+    DictWriter(line, COLUMNS, extrasaction="ignore", lineterminator="\n").writerow(asdict(row))
+    return line.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------- environments
@@ -264,16 +267,13 @@ def measure(
     csv = Path(csv)
     versions = list(dict.fromkeys(newest() if version == NEWEST else str(_parsed(version)) for version in versions))
     rows = read_table(csv) if csv.exists() else []
-    try:
+    with disk_errors(csv):
         csv.parent.mkdir(parents=True, exist_ok=True)
-        write_table(rows, csv)  # with its first line, and without a line that was cut short
-    except OSError as error:
-        raise ImpKitError(f"The table {csv} cannot be written ({error}). Choose another place for it.") from error
+    write_table(rows, csv)  # with its first line, and without a line that was cut short
     done = {(row.version, row.call) for row in rows if row.digest == script_digest() and row.outcome != NOT_RUN}
     open_calls = {version: [call for call in CALLS if (version, call) not in done] for version in versions}
     total = sum(map(len, open_calls.values()))
-    with csv.open("a", encoding="utf-8", newline="") as file, tqdm(total=total, unit="call") as bar:
-        writer = DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    with appending(csv) as append, tqdm(total=total, unit="call") as bar:
         for version, calls in open_calls.items():
             if not calls:
                 continue
@@ -282,8 +282,7 @@ def measure(
             executor = ThreadPoolExecutor(CHILDREN)
             try:
                 for future in as_completed([executor.submit(run_call, call, place) for call in calls]):
-                    writer.writerow(asdict(future.result()))
-                    file.flush()
+                    append(_line(future.result()))
                     bar.update()
             finally:
                 executor.shutdown(cancel_futures=True)
@@ -416,8 +415,9 @@ def _all(rows: Sequence[Row], column: str) -> str:
 
 def save_picture(rows: Sequence[Row], file: str | os.PathLike) -> None:
     """Draw the whole table into a file. Raises ImpKitError."""
-    figure = draw(rows)
+    figure, picture = draw(rows), io.BytesIO()
     try:
-        figure.savefig(file, dpi=200)
-    except (OSError, ValueError) as error:
+        figure.savefig(picture, dpi=200, format=Path(file).suffix.removeprefix(".") or None)
+    except ValueError as error:
         raise ImpKitError(f"The picture {file} cannot be written ({error}).") from error
+    write_whole(file, picture.getvalue())

@@ -4,14 +4,14 @@ A run can be stopped at any moment and goes on where it was. What was answered i
 changed that can change the answer; what failed is asked again. Scores are made from the file alone.
 """
 
-import errno
 import hashlib
 import json
 import os
 import platform
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +24,12 @@ from imp_kit import __version__
 from imp_kit.answers import Answer
 from imp_kit.checkpoints import NANO
 from imp_kit.errors import RunError
+from imp_kit.experiments.files import ESCAPED, appending, disk_errors, write_whole
 
 SAMPLES, HEAD = "samples.jsonl", "run.json"
 # Those that can change an answer, or a picture: faces come with matplotlib, photographs with scikit-image.
 PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy", "matplotlib", "scikit-image")
-ESCAPED = "backslashreplace"  # half a character (a lone surrogate) as JSON writes it, which UTF-8 cannot hold
+OWN = re.compile(r"\.|run\.|samples[-.]")  # names of a run's own files, or of an operating system's
 IN_A_ROW = 10  # failed samples, after which a run stops: something is wrong with more than a sample
 
 
@@ -130,7 +131,8 @@ def run(
     if state.is_main_process:
         head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
         # Likewise: it is compared with what the file gives back.
-        _open(folder, json.loads(json.dumps({**head, "imp-kit": __version__})), subject.place)
+        head = json.loads(json.dumps({**head, "imp-kit": __version__}))
+        _open(folder, head, subject, {case.id for case in cases})
     state.wait_for_everyone()
     keys = {case.id: _key(case, subject.identity, settings) for case in cases}
     known = _answered(folder, keys)
@@ -168,23 +170,33 @@ def read_head(folder: str | os.PathLike) -> dict:
         raise RunError(f"{folder} holds no run: there is no {HEAD}. Name a folder that a probe wrote.")
     try:
         head = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except OSError as error:
+        raise RunError(f"{file} cannot be read ({error.strerror}).") from None
+    except ValueError:
         head = None
     if not isinstance(head, dict) or "experiment" not in head:
-        raise RunError(f"{file} cannot be read; choose a new folder for the run.")
+        raise RunError(
+            f"{file} cannot be read: it is empty or damaged, as a full disk or a crash can leave it. Delete this one "
+            f"file and run the same probe again; the answers beside it are kept."
+        )
     return head
 
 
-def _open(folder: Path, head: dict, place: str | None) -> None:
-    """Make a run's folder, or check that it belongs to this run; `place` is kept for a report's commands."""
+def _open(folder: Path, head: dict, subject: Subject, ids: Container[str]) -> None:
+    """Make a run's folder, or check that it belongs to this run."""
     file = folder / HEAD
     if not file.exists():
-        with _disk(file):
-            if folder.exists() and any(folder.iterdir()):
-                raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
+        with disk_errors(file):
             folder.mkdir(parents=True, exist_ok=True)
-            whole = {**head, "place": place}
-            file.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", "utf-8", ESCAPED)
+            others = [each for each in folder.iterdir() if not OWN.match(each.name)]
+        records = read(folder)
+        asked = {name: head[name] for name in (*subject.identity, "settings")}
+        if not all(record["sample_id"] in ids and record | asked == record for record in records):
+            raise RunError(f"{folder} has no {HEAD}, and answers that this run does not ask for; choose a new folder.")
+        if others and not records:
+            raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
+        # The place is kept for a report's commands.
+        write_whole(file, json.dumps({**head, "place": subject.place}, indent=2, ensure_ascii=False) + "\n")
         return
     before = read_head(folder)
     different = [name for name in head if before.get(name) != head[name]]
@@ -311,31 +323,8 @@ def _lines(file: Path) -> Iterator[dict]:
 def _writer(file: Path) -> Iterator[Callable[[dict], None]]:
     """A function that puts a record on disk before it returns."""
     _drop_half_line(file)
-    with _disk(file):
-        # Without a buffer: one that could not be emptied would fail again when the file is closed.
-        out = file.open("ab", buffering=0)
-    with out:
-
-        def write(record: dict) -> None:
-            line = json.dumps(record, ensure_ascii=False).encode(errors=ESCAPED) + b"\n"
-            with _disk(file):
-                if out.write(line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(out.fileno())
-
-        yield write
-
-
-@contextmanager
-def _disk(file: Path) -> Iterator[None]:
-    """A RunError in place of an OSError."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{file} cannot be written ({error.strerror}). What was answered before is saved; make room, or choose "
-            "another folder, and run the same again."
-        ) from None
+    with appending(file) as append:
+        yield lambda record: append(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _drop_half_line(file: Path) -> None:
@@ -357,13 +346,11 @@ def _join(folder: Path) -> None:
         return
     for part in parts:
         _drop_half_line(part)
-    joined = folder / f"{SAMPLES}.new"
     lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in read(folder))
-    with _disk(joined):
-        joined.write_text("".join(lines), "utf-8", ESCAPED)
-        joined.replace(folder / SAMPLES)
+    write_whole(folder / SAMPLES, "".join(lines))
     for part in parts:
-        part.unlink()
+        with disk_errors(part):
+            part.unlink()
 
 
 class _Alone:
