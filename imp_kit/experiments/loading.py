@@ -94,16 +94,29 @@ def read_table(csv: str | os.PathLike = TABLE) -> list[Row]:
     Raises ImpKitError.
     """
     try:
-        whole, _, _ = Path(csv).read_text("utf-8").rpartition("\n")
+        text = Path(csv).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ImpKitError(f"The table {csv} cannot be read ({error}).") from error
-    lines = DictReader(whole.splitlines())
-    if whole and lines.fieldnames != COLUMNS:
-        raise ImpKitError(f"{csv} is no table of this experiment: its first line is not {','.join(COLUMNS)}.")
+    table = DictReader(line for line in text.splitlines() if line.strip())
+    lines, head = list(table), ",".join(COLUMNS)
+    if table.fieldnames != COLUMNS and not head.startswith(text):  # a first line that was cut short is none
+        raise ImpKitError(f"{csv} is no table of this experiment: its first line is not {head}.")
+    if lines and not _is_whole(lines[-1]):
+        lines.pop()
+    for line in lines:
+        if not _is_whole(line):
+            told = f"{line['version']}, {line['call']}"
+            raise ImpKitError(f"{csv}: the row of {told} is no row of this table. Delete it, and it is tried again.")
     rows = {(line["version"], line["call"]): Row(**line) for line in lines}
     order = list(CALLS)
     known = [row for row in rows.values() if row.call in CALLS]
     return sorted(known, key=lambda row: (Version(row.version), order.index(row.call)))
+
+
+def _is_whole(line: dict) -> bool:
+    """Whether a line has all columns, to the end of the last one."""
+    has_all = None not in line and None not in line.values()
+    return has_all and len(line["digest"]) == len(script_digest()) and _is_version(line["version"])
 
 
 def write_table(rows: Iterable[Row], csv: Path) -> None:
@@ -149,10 +162,17 @@ def newest() -> str:
 
 
 def _parsed(version: str) -> Version:
+    if not _is_version(version):
+        raise ImpKitError(f"{version!r} is no version; give one such as 4.37.2, or {NEWEST!r}.")
+    return Version(version)
+
+
+def _is_version(text: str) -> bool:
     try:
-        return Version(version)
+        Version(text)
     except InvalidVersion:
-        raise ImpKitError(f"{version!r} is no version; give one such as 4.37.2, or {NEWEST!r}.") from None
+        return False
+    return True
 
 
 def _own_version() -> str | None:

@@ -4,6 +4,7 @@ A run can be stopped at any moment and goes on where it was. What was answered i
 changed that can change the answer; what failed is asked again. Scores are made from the file alone.
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ SAMPLES, HEAD = "samples.jsonl", "run.json"
 # Those that can change an answer, or a picture: faces come with matplotlib, photographs with scikit-image.
 PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy", "matplotlib", "scikit-image")
 OWN = re.compile(r"\.|run\.|samples[-.]")  # names of a run's own files, or of an operating system's
+BLANK = re.compile("[ \\t\\r\ufeff]*")  # around a record: an editor may put it there
 IN_A_ROW = 10  # failed samples, after which a run stops: something is wrong with more than a sample
 
 
@@ -169,7 +171,7 @@ def read_head(folder: str | os.PathLike) -> dict:
     if not file.exists():
         raise RunError(f"{folder} holds no run: there is no {HEAD}. Name a folder that a probe wrote.")
     try:
-        head = json.loads(file.read_text("utf-8"))
+        head = json.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         raise RunError(f"{file} cannot be read ({error.strerror}).") from None
     except ValueError:
@@ -307,36 +309,61 @@ def _versions() -> dict:
 
 
 def _lines(file: Path) -> Iterator[dict]:
-    """The records of a file; what stands behind the last line's end is still being written, or was never finished."""
+    """The records of a file; what is no whole record at its end is still being written, or was never finished."""
     content = file.read_bytes() if file.exists() else b""
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise RunError(f"{file} was saved as UTF-16; save it as UTF-8.")
+    *lines, last = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        records, rest = _parse(line)
+        if rest:
+            raise RunError(
+                f"{file}, line {number}, is no record. Delete the line, and its sample is asked again; or choose a new "
+                "folder."
+            )
+        yield from records
+    yield from _parse(last)[0]
+
+
+def _parse(line: bytes) -> tuple[list[dict], int]:
+    """The records of a line, one as a rule, and how many bytes at its end are none."""
+    text = line.decode("utf-8", "surrogateescape")
+    records, place = [], BLANK.match(text).end()
+    while place < len(text):
         try:
-            record = json.loads(line)
+            record, end = json.JSONDecoder().raw_decode(text, place)
+            text[place:end].encode()
         except ValueError:  # also bytes that are no UTF-8
-            record = None
+            break
         if not isinstance(record, dict) or not record.keys() >= {"sample_id", "status", "key"}:
-            raise RunError(f"{file}, line {number}, is no record. Delete the line, or choose a new folder.")
-        yield record
+            break
+        records.append(record)
+        place = BLANK.match(text, end).end()
+    return records, len(text[place:].encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
 def _writer(file: Path) -> Iterator[Callable[[dict], None]]:
     """A function that puts a record on disk before it returns."""
-    _drop_half_line(file)
+    _end_line(file)
     with appending(file) as append:
         yield lambda record: append(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _drop_half_line(file: Path) -> None:
-    """A process that was killed while it wrote leaves a line without an end."""
-    if not file.exists():
+def _end_line(file: Path) -> None:
+    """Let the next record begin on a line of its own, after a process was killed while it wrote, or an editor saved."""
+    content = file.read_bytes() if file.exists() else b""
+    last = content[content.rfind(b"\n") + 1 :]
+    if not last:
         return
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
+    _, rest = _parse(last)
+    if rest:
         warnings.warn(f"{file}: the last line was only half written; its sample is asked again.", stacklevel=4)
-        with file.open("r+b") as out:
-            out.truncate(whole)
+    with disk_errors(file), file.open("r+b", buffering=0) as out:
+        out.truncate(len(content) - rest)
+        if rest < len(last):
+            out.seek(0, os.SEEK_END)
+            out.write(b"\n")
 
 
 def _join(folder: Path) -> None:
@@ -345,7 +372,7 @@ def _join(folder: Path) -> None:
     if not parts:
         return
     for part in parts:
-        _drop_half_line(part)
+        _end_line(part)
     lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in read(folder))
     write_whole(folder / SAMPLES, "".join(lines))
     for part in parts:
