@@ -1,8 +1,10 @@
 """Files of experiments on a disk that is full, or not ours: the old content or the new one, never a part."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 
 import imp_kit
 from imp_kit.experiments import japanese, loading
-from imp_kit.experiments.files import appending, write_whole
+from imp_kit.experiments.files import appending, only_writer, write_whole
 from imp_kit.experiments.record import Case, Subject, read, run
 
 # A limit on the size of files, at which writing fails as on a full disk, in the middle of a file.
@@ -202,3 +204,110 @@ def test_the_loading_table_and_its_picture_on_a_full_disk(tmp_path):
     assert (tmp_path / "table.csv").read_bytes() == table
     assert (tmp_path / "table.png").read_bytes() == b"old"
     assert names(tmp_path) == ["table.csv", "table.png"]
+
+
+SLOW = """
+import os, sys, time
+from PIL import Image
+from imp_kit.errors import RunError
+from imp_kit.experiments.record import Case, Subject, run
+class Slow:
+    def ask(self, picture, question, **settings):
+        time.sleep(float(sys.argv[2]))
+        return f"{question} by {os.getpid()}"
+cases = [Case(f"case {i}", Image.new("RGB", (8, 8)), f"question {i}", {}, {}, i) for i in range(20)]
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    run("slow", cases, Subject.of(Slow()), sys.argv[1])
+except RunError as error:
+    print(error)
+"""
+
+
+def writer(folder: Path, seconds: float) -> subprocess.Popen:
+    """A process that is ready to ask twenty samples into a folder, each for so long."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder), str(seconds)], **pipes, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def ended(process: subprocess.Popen) -> str:
+    said, errors = process.communicate("go\n", timeout=120)
+    assert process.returncode == 0, errors
+    return said
+
+
+def answers(folder: Path) -> list[str]:
+    lines = (folder / "samples.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line)["answer"] for line in lines]
+
+
+def test_of_three_writers_at_once_one_writes_and_two_say_so(tmp_path):
+    folder = tmp_path / "run"
+    processes = [writer(folder, 0.1) for _ in range(3)]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [ended(process) for process in processes]
+    refused = f"Another process is writing to {folder}. Wait until it has ended, or choose another folder"
+    assert sum(text.startswith(refused) and text.count("\n") == 1 for text in said) == 2
+    (owner,) = (p.pid for p, text in zip(processes, said, strict=True) if refused not in text)
+    assert answers(folder) == [f"question {i} by {owner}" for i in range(20)]
+    assert names(folder) == ["run.json", "samples.jsonl"]
+
+
+def test_three_writers_one_after_another_ask_nothing_twice(tmp_path):
+    said = [ended(writer(tmp_path / "run", 0)) for _ in range(3)]
+    assert [text.startswith("0.00 s a sample") for text in said] == [True, False, False]
+    assert len(answers(tmp_path / "run")) == 20
+
+
+def test_a_writer_that_was_killed_keeps_nobody_out(tmp_path):
+    """Its lock ends with it, though its file stays; and so does one that nobody has had for days."""
+    folder = tmp_path / "run"
+    killed = writer(folder, 0.2)
+    killed.stdin.write("go\n")
+    killed.stdin.flush()
+    while not (folder / "samples.jsonl").exists() or len(answers(folder)) < 2:
+        time.sleep(0.02)
+    assert ended(writer(folder, 0)).startswith("Another process is writing")
+    killed.kill()
+    killed.communicate()
+    assert names(folder) == ["run.json", "run.lock", "samples.jsonl"]
+    kept = answers(folder)
+    assert "Another process" not in ended(writer(folder, 0))
+    assert answers(folder)[: len(kept)] == kept
+    assert [answer.partition(" by ")[0] for answer in answers(folder)] == [f"question {i}" for i in range(20)]
+    assert names(folder) == ["run.json", "samples.jsonl"]
+
+
+def test_a_lock_is_free_again_after_an_error(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="mine"), only_writer(tmp_path / "lock", tmp_path):
+            raise ValueError("mine")
+    with (
+        only_writer(tmp_path / "lock", "the folder"),
+        pytest.raises(imp_kit.RunError, match="Another process is writing to the folder"),
+        only_writer(tmp_path / "lock", "the folder"),
+    ):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_one_writer_of_a_loading_table_at_a_time(tmp_path):
+    table = tmp_path / "table.csv"
+    busy = pytest.raises(imp_kit.RunError, match=r"Another process is writing to .*table\.csv")
+    with only_writer(tmp_path / "table.csv.lock", table), busy:
+        loading.measure(["4.37.2"], table)
+    assert not table.exists()
+
+
+def test_a_finished_run_in_a_folder_that_can_only_be_read_is_given_back(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    records = run("echo", echo_cases(2), Subject.of(Echo()), tmp_path)
+    tmp_path.chmod(0o500)
+    assert run("echo", echo_cases(2), Subject.of(Echo()), tmp_path) == records
+    tmp_path.chmod(0o700)

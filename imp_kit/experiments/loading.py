@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from imp_kit.errors import ImpKitError
-from imp_kit.experiments.files import appending, disk_errors, write_whole
+from imp_kit.experiments.files import appending, disk_errors, only_writer, write_whole
 from imp_kit.experiments.loading_calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
 
 if TYPE_CHECKING:
@@ -286,28 +286,29 @@ def measure(
 
     csv = Path(csv)
     versions = list(dict.fromkeys(newest() if version == NEWEST else str(_parsed(version)) for version in versions))
-    rows = read_table(csv) if csv.exists() else []
     with disk_errors(csv):
         csv.parent.mkdir(parents=True, exist_ok=True)
-    write_table(rows, csv)  # with its first line, and without a line that was cut short
-    done = {(row.version, row.call) for row in rows if row.digest == script_digest() and row.outcome != NOT_RUN}
-    open_calls = {version: [call for call in CALLS if (version, call) not in done] for version in versions}
-    total = sum(map(len, open_calls.values()))
-    with appending(csv) as append, tqdm(total=total, unit="call") as bar:
-        for version, calls in open_calls.items():
-            if not calls:
-                continue
-            bar.set_description(f"transformers {version}")
-            place = environment(version, environments)
-            executor = ThreadPoolExecutor(CHILDREN)
-            try:
-                for future in as_completed([executor.submit(run_call, call, place) for call in calls]):
-                    append(_line(future.result()))
-                    bar.update()
-            finally:
-                executor.shutdown(cancel_futures=True)
-    rows = read_table(csv)
-    write_table(rows, csv)
+    with only_writer(csv.with_name(csv.name + ".lock"), csv):
+        rows = read_table(csv) if csv.exists() else []
+        write_table(rows, csv)  # with its first line, and without a line that was cut short
+        done = {(row.version, row.call) for row in rows if row.digest == script_digest() and row.outcome != NOT_RUN}
+        open_calls = {version: [call for call in CALLS if (version, call) not in done] for version in versions}
+        total = sum(map(len, open_calls.values()))
+        with appending(csv) as append, tqdm(total=total, unit="call") as bar:
+            for version, calls in open_calls.items():
+                if not calls:
+                    continue
+                bar.set_description(f"transformers {version}")
+                place = environment(version, environments)
+                executor = ThreadPoolExecutor(CHILDREN)
+                try:
+                    for future in as_completed([executor.submit(run_call, call, place) for call in calls]):
+                        append(_line(future.result()))
+                        bar.update()
+                finally:
+                    executor.shutdown(cancel_futures=True)
+        rows = read_table(csv)
+        write_table(rows, csv)
     return rows
 
 

@@ -13,7 +13,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,9 +25,9 @@ from imp_kit import __version__
 from imp_kit.answers import Answer
 from imp_kit.checkpoints import NANO
 from imp_kit.errors import RunError
-from imp_kit.experiments.files import ESCAPED, appending, disk_errors, write_whole
+from imp_kit.experiments.files import ESCAPED, appending, disk_errors, only_writer, write_whole
 
-SAMPLES, HEAD = "samples.jsonl", "run.json"
+SAMPLES, HEAD, LOCK = "samples.jsonl", "run.json", "run.lock"
 # Those that can change an answer, or a picture: faces come with matplotlib, photographs with scikit-image.
 PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy", "matplotlib", "scikit-image")
 OWN = re.compile(r"\.|run\.|samples[-.]")  # names of a run's own files, or of an operating system's
@@ -130,24 +130,23 @@ def run(
         raise RunError(f"{experiment}: two samples have the same id; results could not be told apart.")
     folder = Path(folder)
     state = _processes()
-    if state.is_main_process:
-        head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
-        # Likewise: it is compared with what the file gives back.
-        head = json.loads(json.dumps({**head, "imp-kit": __version__}))
-        _open(folder, head, subject, {case.id for case in cases})
-    state.wait_for_everyone()
-    keys = {case.id: _key(case, subject.identity, settings) for case in cases}
-    known = _answered(folder, keys)
-    mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
-    name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
-    if mine:
-        with _writer(folder / name) as write:
-            _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
-    state.wait_for_everyone()
-    if state.is_main_process:
-        _join(folder)
-    state.wait_for_everyone()
-    records = {record["sample_id"]: record for record in read(folder)}
+    head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
+    # Likewise: it is compared with what the file gives back.
+    head = json.loads(json.dumps({**head, "imp-kit": __version__}))
+    with _begun(folder, head, subject, {case.id for case in cases}) if state.is_main_process else nullcontext():
+        state.wait_for_everyone()
+        keys = {case.id: _key(case, subject.identity, settings) for case in cases}
+        known = _answered(folder, keys)
+        mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
+        name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
+        if mine:
+            with _writer(folder / name) as write:
+                _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
+        state.wait_for_everyone()
+        if state.is_main_process:
+            _join(folder)
+        state.wait_for_everyone()
+        records = {record["sample_id"]: record for record in read(folder)}
     return [records[case.id] for case in cases]
 
 
@@ -184,12 +183,21 @@ def read_head(folder: str | os.PathLike) -> dict:
     return head
 
 
-def _open(folder: Path, head: dict, subject: Subject, ids: Container[str]) -> None:
-    """Make a run's folder, or check that it belongs to this run."""
+@contextmanager
+def _begun(folder: Path, head: dict, subject: Subject, ids: Container[str]) -> Iterator[None]:
+    """A run's folder, made or found to be this run's, and nobody else's to write until the block ends."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder / LOCK, folder):
+        _check_folder(folder, head, subject, ids)
+        yield
+
+
+def _check_folder(folder: Path, head: dict, subject: Subject, ids: Container[str]) -> None:
+    """Write run.json, or check that the folder belongs to this run."""
     file = folder / HEAD
     if not file.exists():
         with disk_errors(file):
-            folder.mkdir(parents=True, exist_ok=True)
             others = [each for each in folder.iterdir() if not OWN.match(each.name)]
         records = read(folder)
         asked = {name: head[name] for name in (*subject.identity, "settings")}
