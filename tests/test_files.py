@@ -267,17 +267,18 @@ def test_three_writers_one_after_another_ask_nothing_twice(tmp_path):
 def test_a_writer_that_was_killed_keeps_nobody_out(tmp_path):
     """Its lock ends with it, though its file stays; and so does one that nobody has had for days."""
     folder = tmp_path / "run"
-    killed = writer(folder, 0.2)
+    early, late = writer(folder, 0), writer(folder, 0)
+    killed = writer(folder, 1)
     killed.stdin.write("go\n")
     killed.stdin.flush()
     while not (folder / "samples.jsonl").exists() or len(answers(folder)) < 2:
         time.sleep(0.02)
-    assert ended(writer(folder, 0)).startswith("Another process is writing")
+    assert ended(early).startswith("Another process is writing")
     killed.kill()
     killed.communicate()
     assert names(folder) == ["run.json", "run.lock", "samples.jsonl"]
     kept = answers(folder)
-    assert "Another process" not in ended(writer(folder, 0))
+    assert "Another process" not in ended(late)
     assert answers(folder)[: len(kept)] == kept
     assert [answer.partition(" by ")[0] for answer in answers(folder)] == [f"question {i}" for i in range(20)]
     assert names(folder) == ["run.json", "samples.jsonl"]
