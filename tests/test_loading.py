@@ -154,13 +154,47 @@ def test_rows_of_an_older_script_are_replaced_by_newer_ones(rows, tmp_path):
     assert read_table(tmp_path / "table.csv") == [rows[0]]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.removesuffix("\n"),
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\n\n  \n"),
+        lambda text: "\ufeff" + text.replace("\n", "\r\n").removesuffix("\r\n"),
+    ],
+)
+def test_what_an_editor_changes_around_rows_changes_none(tmp_path, change):
+    whole = TABLE.read_text("utf-8")
+    (tmp_path / "table.csv").write_text(change(whole), "utf-8", newline="")
+    assert read_table(tmp_path / "table.csv") == read_table()
+
+
+def test_a_last_row_that_was_cut_anywhere_is_left_out_and_another_is_named(tmp_path):
+    table, rows = tmp_path / "table.csv", read_table()[:3]
+    write_table(rows, table)
+    whole = table.read_text("utf-8")
+    start = whole.rstrip().rindex("\n") + 1
+    for end in (start + 1, start + 9, len(whole) - 2):
+        table.write_text(whole[:end], "utf-8")
+        assert read_table(table) == rows[:2]
+    lines = whole.splitlines()
+    for broken in (lines[2][:-1], lines[2][:9], lines[2] + ",more", lines[2].replace(rows[1].version, "four", 1)):
+        table.write_text("\n".join([*lines[:2], broken, lines[3], ""]), "utf-8")
+        with pytest.raises(ImpKitError, match=r"table\.csv: the row of .* is no row of this table\. Delete it"):
+            read_table(table)
+
+
 def test_what_is_no_table(tmp_path):
     with pytest.raises(ImpKitError, match="cannot be read"):
         read_table(tmp_path / "nothing.csv")
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ImpKitError, match=r"other\.csv is no table of this experiment"):
-        measure([OWN], tmp_path / "other.csv")
-    assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+    for content in ("a,b\n1,2\n", "a note without a line's end"):
+        (tmp_path / "other.csv").write_text(content)
+        with pytest.raises(ImpKitError, match=r"other\.csv is no table of this experiment"):
+            measure([OWN], tmp_path / "other.csv")
+        assert (tmp_path / "other.csv").read_text() == content
+    (tmp_path / "cut.csv").write_text("version,ca")
+    assert read_table(tmp_path / "cut.csv") == []
 
 
 def test_a_table_that_cannot_be_written(tmp_path):

@@ -1,5 +1,6 @@
 """Runs: every answer kept, none asked twice, nothing lost when a run is killed, failures apart."""
 
+import codecs
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from PIL import Image
 
 import imp_kit
-from imp_kit.experiments.record import Case, Subject, _answered, _key, _outcome, read, run
+from imp_kit.experiments.record import Case, Subject, _answered, _key, _outcome, read, read_head, run
 from imp_kit.nano.draw import draw, sample_scene
 
 
@@ -225,7 +227,7 @@ def test_a_full_disk_stops_the_run_with_what_is_saved(tmp_path):
     command = [sys.executable, "-c", FULL, str(tmp_path / "run"), "2500"]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "samples.jsonl cannot be written" in told
-    assert "make room" in told
+    assert "Free disk space" in told
     assert (tmp_path / "run" / "samples.jsonl").stat().st_size == 2500
     kept = len(read(tmp_path / "run"))
     assert 2 <= kept < 8
@@ -416,3 +418,87 @@ def test_a_line_that_tells_too_little_is_refused(tmp_path, line):
         out.write(f"{line}\n")
     with pytest.raises(imp_kit.ImpKitError, match="line 2, is no record"):
         read(tmp_path)
+
+
+EDITORS = {
+    "without the last line's end": lambda text: text[:-1],
+    "blank lines": lambda text: b"\n" + text.replace(b"\n", b"\n\n \t\n"),
+    "a mark at the start": lambda text: codecs.BOM_UTF8 + text,
+    "a mark at the start, without the last line's end": lambda text: codecs.BOM_UTF8 + text[:-1],
+    "CRLF": lambda text: text.replace(b"\n", b"\r\n"),
+    "CRLF, without the last line's end": lambda text: text.replace(b"\n", b"\r\n")[:-2],
+    "half of the last CRLF": lambda text: text.replace(b"\n", b"\r\n")[:-1],
+    "CR": lambda text: text.replace(b"\n", b"\r"),
+    "spaces at the ends of lines": lambda text: text.replace(b"\n", b"  \t\n")[:-1],
+    "two files in one, the first without its last line's end": lambda text: text.replace(b"\n", b"", 1),
+    "two files in one, the second with a mark": lambda text: text.replace(b"\n", b"\n" + codecs.BOM_UTF8, 1),
+    "the whole twice": lambda text: text[:-1] + codecs.BOM_UTF8 + text,
+}
+
+
+@pytest.mark.parametrize("kind", EDITORS)
+def test_what_an_editor_changes_around_records_changes_none(tmp_path, kind):
+    records = run("echo", cases(4), Subject.of(Echo()), tmp_path)
+    file = tmp_path / "samples.jsonl"
+    file.write_bytes(EDITORS[kind](file.read_bytes()))
+    assert read(tmp_path) == records
+    echo = Echo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        more = run("echo", cases(6), Subject.of(echo), tmp_path)
+    assert more[:4] == records
+    assert echo.asked == ["question 4", "question 5"]
+    assert read(tmp_path) == more
+    # The next record begins on a line of its own.
+    assert [json.loads(line)["sample_id"] for line in file.read_bytes().splitlines()[-2:]] == ["case 4", "case 5"]
+
+
+@pytest.mark.parametrize("left", [1, 40, -1])
+@pytest.mark.parametrize("before", [b"", codecs.BOM_UTF8])
+def test_half_a_record_behind_a_whole_one_costs_only_itself(tmp_path, left, before):
+    """Cut anywhere, also just before its last brace, and glued to the record before it."""
+    run("echo", cases(3), Subject.of(Echo()), tmp_path)
+    file = tmp_path / "samples.jsonl"
+    first, second, third = file.read_bytes().splitlines()
+    file.write_bytes(before + first + b"\n" + second + third[:left])
+    assert [record["sample_id"] for record in read(tmp_path)] == ["case 0", "case 1"]
+    echo = Echo()
+    with pytest.warns(UserWarning, match="half written"):
+        assert len(run("echo", cases(3), Subject.of(echo), tmp_path)) == 3
+    assert echo.asked == ["question 2"]
+    assert file.read_bytes().startswith(before + first + b"\n" + second + b"\n{")
+
+
+def test_zeros_that_a_crash_left_at_the_end_are_dropped(tmp_path):
+    records = run("echo", cases(2), Subject.of(Echo()), tmp_path)
+    with (tmp_path / "samples.jsonl").open("ab") as out:
+        out.write(bytes(4096))
+    assert read(tmp_path) == records
+    with pytest.warns(UserWarning, match="half written"):
+        assert run("echo", cases(3), Subject.of(Echo()), tmp_path)[:2] == records
+    assert (tmp_path / "samples.jsonl").read_bytes().count(0) == 0
+
+
+def test_a_file_that_a_shell_made_utf_16_is_named(tmp_path):
+    run("echo", cases(2), Subject.of(Echo()), tmp_path)
+    file = tmp_path / "samples.jsonl"
+    file.write_text(file.read_text("utf-8"), "utf-16")
+    with pytest.raises(imp_kit.RunError, match=r"samples\.jsonl was saved as UTF-16; save it as UTF-8"):
+        read(tmp_path)
+
+
+def test_many_records_on_one_line_are_read_in_time(tmp_path):
+    run("echo", cases(1), Subject.of(Echo()), tmp_path)
+    (record,) = read(tmp_path)
+    lines = (json.dumps(record | {"sample_id": f"case {i}", "answer": "a" * 1000}) for i in range(4000))
+    (tmp_path / "samples.jsonl").write_text("\r".join(lines))
+    start = time.perf_counter()
+    assert len(read(tmp_path)) == 4000
+    assert time.perf_counter() - start < 5
+
+
+def test_a_head_that_an_editor_saved_with_a_mark(tmp_path):
+    run("echo", cases(1), Subject.of(Echo()), tmp_path)
+    file = tmp_path / "run.json"
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_head(tmp_path)["experiment"] == "echo"

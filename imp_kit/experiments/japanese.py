@@ -6,6 +6,7 @@ a run's records alone.
 
 import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from imp_kit.checkpoints import NANO
 from imp_kit.errors import SettingError
 from imp_kit.experiments import record, scores
+from imp_kit.experiments.files import write_whole
 from imp_kit.experiments.record import Case, Subject
 from imp_kit.experiments.stats import Estimate, Share, bootstrap, wilson
 from imp_kit.nano.draw import KINDS, Scene, draw, sample_scene
@@ -386,8 +388,9 @@ def write_form(chosen: Sequence[Sample], file: str | os.PathLike, seed: int = 0)
     rows = [[_reply_id(s), s.question.removesuffix(data()["in_japanese"]), s.reply, ""] for s in asked]
     np.random.default_rng(seed).shuffle(rows)
     if not Path(file).exists():
-        with open(file, "w", newline="", encoding="utf-8") as out:
-            csv.writer(out).writerows([RATING_COLUMNS, *rows])
+        table = io.StringIO()
+        csv.writer(table).writerows([RATING_COLUMNS, *rows])
+        write_whole(file, table.getvalue())
 
 
 def read_ratings(chosen: Sequence[Sample], file: str | os.PathLike) -> list[tuple[Sample, int]]:

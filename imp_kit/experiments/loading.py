@@ -1,6 +1,7 @@
 """Which versions of transformers load Imp by its own code: each call tried in each version, in a process of its own."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from imp_kit.errors import ImpKitError
+from imp_kit.experiments.files import appending, disk_errors, only_writer, write_whole
 from imp_kit.experiments.loading_calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
 
 if TYPE_CHECKING:
@@ -92,26 +94,40 @@ def read_table(csv: str | os.PathLike = TABLE) -> list[Row]:
     Raises ImpKitError.
     """
     try:
-        whole, _, _ = Path(csv).read_text("utf-8").rpartition("\n")
+        text = Path(csv).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ImpKitError(f"The table {csv} cannot be read ({error}).") from error
-    lines = DictReader(whole.splitlines())
-    if whole and lines.fieldnames != COLUMNS:
-        raise ImpKitError(f"{csv} is no table of this experiment: its first line is not {','.join(COLUMNS)}.")
+    table = DictReader(line for line in text.splitlines() if line.strip())
+    lines, head = list(table), ",".join(COLUMNS)
+    if table.fieldnames != COLUMNS and not head.startswith(text):  # a first line that was cut short is none
+        raise ImpKitError(f"{csv} is no table of this experiment: its first line is not {head}.")
+    if lines and not _is_whole(lines[-1]):
+        lines.pop()
+    for line in lines:
+        if not _is_whole(line):
+            told = f"{line['version']}, {line['call']}"
+            raise ImpKitError(f"{csv}: the row of {told} is no row of this table. Delete it, and it is tried again.")
     rows = {(line["version"], line["call"]): Row(**line) for line in lines}
     order = list(CALLS)
     known = [row for row in rows.values() if row.call in CALLS]
     return sorted(known, key=lambda row: (Version(row.version), order.index(row.call)))
 
 
+def _is_whole(line: dict) -> bool:
+    """Whether a line has all columns, to the end of the last one."""
+    has_all = None not in line and None not in line.values()
+    return has_all and len(line["digest"]) == len(script_digest()) and _is_version(line["version"])
+
+
 def write_table(rows: Iterable[Row], csv: Path) -> None:
-    """Write a whole table; the one that stood there is replaced at once or not at all."""
-    partial = csv.with_name(csv.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
-    partial.replace(csv)
+    """Write a whole table; the one that stood there is replaced at once or not at all. Raises RunError."""
+    write_whole(csv, ",".join(COLUMNS) + "\n" + "".join(map(_line, rows)))
+
+
+def _line(row: Row) -> str:
+    line = io.StringIO()
+    DictWriter(line, COLUMNS, extrasaction="ignore", lineterminator="\n").writerow(asdict(row))
+    return line.getvalue()
 
 
 # ------------------------------------------------------------------------------------------------------- environments
@@ -146,10 +162,17 @@ def newest() -> str:
 
 
 def _parsed(version: str) -> Version:
+    if not _is_version(version):
+        raise ImpKitError(f"{version!r} is no version; give one such as 4.37.2, or {NEWEST!r}.")
+    return Version(version)
+
+
+def _is_version(text: str) -> bool:
     try:
-        return Version(version)
+        Version(text)
     except InvalidVersion:
-        raise ImpKitError(f"{version!r} is no version; give one such as 4.37.2, or {NEWEST!r}.") from None
+        return False
+    return True
 
 
 def _own_version() -> str | None:
@@ -263,32 +286,29 @@ def measure(
 
     csv = Path(csv)
     versions = list(dict.fromkeys(newest() if version == NEWEST else str(_parsed(version)) for version in versions))
-    rows = read_table(csv) if csv.exists() else []
-    try:
+    with disk_errors(csv):
         csv.parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(csv.with_name(csv.name + ".lock"), csv):
+        rows = read_table(csv) if csv.exists() else []
         write_table(rows, csv)  # with its first line, and without a line that was cut short
-    except OSError as error:
-        raise ImpKitError(f"The table {csv} cannot be written ({error}). Choose another place for it.") from error
-    done = {(row.version, row.call) for row in rows if row.digest == script_digest() and row.outcome != NOT_RUN}
-    open_calls = {version: [call for call in CALLS if (version, call) not in done] for version in versions}
-    total = sum(map(len, open_calls.values()))
-    with csv.open("a", encoding="utf-8", newline="") as file, tqdm(total=total, unit="call") as bar:
-        writer = DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        for version, calls in open_calls.items():
-            if not calls:
-                continue
-            bar.set_description(f"transformers {version}")
-            place = environment(version, environments)
-            executor = ThreadPoolExecutor(CHILDREN)
-            try:
-                for future in as_completed([executor.submit(run_call, call, place) for call in calls]):
-                    writer.writerow(asdict(future.result()))
-                    file.flush()
-                    bar.update()
-            finally:
-                executor.shutdown(cancel_futures=True)
-    rows = read_table(csv)
-    write_table(rows, csv)
+        done = {(row.version, row.call) for row in rows if row.digest == script_digest() and row.outcome != NOT_RUN}
+        open_calls = {version: [call for call in CALLS if (version, call) not in done] for version in versions}
+        total = sum(map(len, open_calls.values()))
+        with appending(csv) as append, tqdm(total=total, unit="call") as bar:
+            for version, calls in open_calls.items():
+                if not calls:
+                    continue
+                bar.set_description(f"transformers {version}")
+                place = environment(version, environments)
+                executor = ThreadPoolExecutor(CHILDREN)
+                try:
+                    for future in as_completed([executor.submit(run_call, call, place) for call in calls]):
+                        append(_line(future.result()))
+                        bar.update()
+                finally:
+                    executor.shutdown(cancel_futures=True)
+        rows = read_table(csv)
+        write_table(rows, csv)
     return rows
 
 
@@ -416,8 +436,9 @@ def _all(rows: Sequence[Row], column: str) -> str:
 
 def save_picture(rows: Sequence[Row], file: str | os.PathLike) -> None:
     """Draw the whole table into a file. Raises ImpKitError."""
-    figure = draw(rows)
+    figure, picture = draw(rows), io.BytesIO()
     try:
-        figure.savefig(file, dpi=200)
-    except (OSError, ValueError) as error:
+        figure.savefig(picture, dpi=200, format=Path(file).suffix.removeprefix(".") or None)
+    except ValueError as error:
         raise ImpKitError(f"The picture {file} cannot be written ({error}).") from error
+    write_whole(file, picture.getvalue())

@@ -4,15 +4,16 @@ A run can be stopped at any moment and goes on where it was. What was answered i
 changed that can change the answer; what failed is asked again. Scores are made from the file alone.
 """
 
-import errno
+import codecs
 import hashlib
 import json
 import os
 import platform
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,11 +25,13 @@ from imp_kit import __version__
 from imp_kit.answers import Answer
 from imp_kit.checkpoints import NANO
 from imp_kit.errors import RunError
+from imp_kit.experiments.files import ESCAPED, appending, disk_errors, only_writer, write_whole
 
-SAMPLES, HEAD = "samples.jsonl", "run.json"
+SAMPLES, HEAD, LOCK = "samples.jsonl", "run.json", "run.lock"
 # Those that can change an answer, or a picture: faces come with matplotlib, photographs with scikit-image.
 PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy", "matplotlib", "scikit-image")
-ESCAPED = "backslashreplace"  # half a character (a lone surrogate) as JSON writes it, which UTF-8 cannot hold
+OWN = re.compile(r"\.|run\.|samples[-.]")  # names of a run's own files, or of an operating system's
+BLANK = re.compile("[ \\t\\r\ufeff]*")  # around a record: an editor may put it there
 IN_A_ROW = 10  # failed samples, after which a run stops: something is wrong with more than a sample
 
 
@@ -127,23 +130,23 @@ def run(
         raise RunError(f"{experiment}: two samples have the same id; results could not be told apart.")
     folder = Path(folder)
     state = _processes()
-    if state.is_main_process:
-        head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
-        # Likewise: it is compared with what the file gives back.
-        _open(folder, json.loads(json.dumps({**head, "imp-kit": __version__})), subject.place)
-    state.wait_for_everyone()
-    keys = {case.id: _key(case, subject.identity, settings) for case in cases}
-    known = _answered(folder, keys)
-    mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
-    name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
-    if mine:
-        with _writer(folder / name) as write:
-            _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
-    state.wait_for_everyone()
-    if state.is_main_process:
-        _join(folder)
-    state.wait_for_everyone()
-    records = {record["sample_id"]: record for record in read(folder)}
+    head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
+    # Likewise: it is compared with what the file gives back.
+    head = json.loads(json.dumps({**head, "imp-kit": __version__}))
+    with _begun(folder, head, subject, {case.id for case in cases}) if state.is_main_process else nullcontext():
+        state.wait_for_everyone()
+        keys = {case.id: _key(case, subject.identity, settings) for case in cases}
+        known = _answered(folder, keys)
+        mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
+        name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
+        if mine:
+            with _writer(folder / name) as write:
+                _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
+        state.wait_for_everyone()
+        if state.is_main_process:
+            _join(folder)
+        state.wait_for_everyone()
+        records = {record["sample_id"]: record for record in read(folder)}
     return [records[case.id] for case in cases]
 
 
@@ -167,24 +170,43 @@ def read_head(folder: str | os.PathLike) -> dict:
     if not file.exists():
         raise RunError(f"{folder} holds no run: there is no {HEAD}. Name a folder that a probe wrote.")
     try:
-        head = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+        head = json.loads(file.read_text("utf-8-sig"))
+    except OSError as error:
+        raise RunError(f"{file} cannot be read ({error.strerror}).") from None
+    except ValueError:
         head = None
     if not isinstance(head, dict) or "experiment" not in head:
-        raise RunError(f"{file} cannot be read; choose a new folder for the run.")
+        raise RunError(
+            f"{file} cannot be read: it is empty or damaged, as a full disk or a crash can leave it. Delete this one "
+            f"file and run the same probe again; the answers beside it are kept."
+        )
     return head
 
 
-def _open(folder: Path, head: dict, place: str | None) -> None:
-    """Make a run's folder, or check that it belongs to this run; `place` is kept for a report's commands."""
+@contextmanager
+def _begun(folder: Path, head: dict, subject: Subject, ids: Container[str]) -> Iterator[None]:
+    """A run's folder, made or found to be this run's, and nobody else's to write until the block ends."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder / LOCK, folder):
+        _check_folder(folder, head, subject, ids)
+        yield
+
+
+def _check_folder(folder: Path, head: dict, subject: Subject, ids: Container[str]) -> None:
+    """Write run.json, or check that the folder belongs to this run."""
     file = folder / HEAD
     if not file.exists():
-        with _disk(file):
-            if folder.exists() and any(folder.iterdir()):
-                raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
-            folder.mkdir(parents=True, exist_ok=True)
-            whole = {**head, "place": place}
-            file.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", "utf-8", ESCAPED)
+        with disk_errors(file):
+            others = [each for each in folder.iterdir() if not OWN.match(each.name)]
+        records = read(folder)
+        asked = {name: head[name] for name in (*subject.identity, "settings")}
+        if not all(record["sample_id"] in ids and record | asked == record for record in records):
+            raise RunError(f"{folder} has no {HEAD}, and answers that this run does not ask for; choose a new folder.")
+        if others and not records:
+            raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
+        # The place is kept for a report's commands.
+        write_whole(file, json.dumps({**head, "place": subject.place}, indent=2, ensure_ascii=False) + "\n")
         return
     before = read_head(folder)
     different = [name for name in head if before.get(name) != head[name]]
@@ -295,59 +317,61 @@ def _versions() -> dict:
 
 
 def _lines(file: Path) -> Iterator[dict]:
-    """The records of a file; what stands behind the last line's end is still being written, or was never finished."""
+    """The records of a file; what is no whole record at its end is still being written, or was never finished."""
     content = file.read_bytes() if file.exists() else b""
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise RunError(f"{file} was saved as UTF-16; save it as UTF-8.")
+    *lines, last = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        records, rest = _parse(line)
+        if rest:
+            raise RunError(
+                f"{file}, line {number}, is no record. Delete the line, and its sample is asked again; or choose a new "
+                "folder."
+            )
+        yield from records
+    yield from _parse(last)[0]
+
+
+def _parse(line: bytes) -> tuple[list[dict], int]:
+    """The records of a line, one as a rule, and how many bytes at its end are none."""
+    text = line.decode("utf-8", "surrogateescape")
+    records, place = [], BLANK.match(text).end()
+    while place < len(text):
         try:
-            record = json.loads(line)
+            record, end = json.JSONDecoder().raw_decode(text, place)
+            text[place:end].encode()
         except ValueError:  # also bytes that are no UTF-8
-            record = None
+            break
         if not isinstance(record, dict) or not record.keys() >= {"sample_id", "status", "key"}:
-            raise RunError(f"{file}, line {number}, is no record. Delete the line, or choose a new folder.")
-        yield record
+            break
+        records.append(record)
+        place = BLANK.match(text, end).end()
+    return records, len(text[place:].encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
 def _writer(file: Path) -> Iterator[Callable[[dict], None]]:
     """A function that puts a record on disk before it returns."""
-    _drop_half_line(file)
-    with _disk(file):
-        # Without a buffer: one that could not be emptied would fail again when the file is closed.
-        out = file.open("ab", buffering=0)
-    with out:
-
-        def write(record: dict) -> None:
-            line = json.dumps(record, ensure_ascii=False).encode(errors=ESCAPED) + b"\n"
-            with _disk(file):
-                if out.write(line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(out.fileno())
-
-        yield write
+    _end_line(file)
+    with appending(file) as append:
+        yield lambda record: append(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-@contextmanager
-def _disk(file: Path) -> Iterator[None]:
-    """A RunError in place of an OSError."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{file} cannot be written ({error.strerror}). What was answered before is saved; make room, or choose "
-            "another folder, and run the same again."
-        ) from None
-
-
-def _drop_half_line(file: Path) -> None:
-    """A process that was killed while it wrote leaves a line without an end."""
-    if not file.exists():
+def _end_line(file: Path) -> None:
+    """Let the next record begin on a line of its own, after a process was killed while it wrote, or an editor saved."""
+    content = file.read_bytes() if file.exists() else b""
+    last = content[content.rfind(b"\n") + 1 :]
+    if not last:
         return
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
+    _, rest = _parse(last)
+    if rest:
         warnings.warn(f"{file}: the last line was only half written; its sample is asked again.", stacklevel=4)
-        with file.open("r+b") as out:
-            out.truncate(whole)
+    with disk_errors(file), file.open("r+b", buffering=0) as out:
+        out.truncate(len(content) - rest)
+        if rest < len(last):
+            out.seek(0, os.SEEK_END)
+            out.write(b"\n")
 
 
 def _join(folder: Path) -> None:
@@ -356,14 +380,12 @@ def _join(folder: Path) -> None:
     if not parts:
         return
     for part in parts:
-        _drop_half_line(part)
-    joined = folder / f"{SAMPLES}.new"
+        _end_line(part)
     lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in read(folder))
-    with _disk(joined):
-        joined.write_text("".join(lines), "utf-8", ESCAPED)
-        joined.replace(folder / SAMPLES)
+    write_whole(folder / SAMPLES, "".join(lines))
     for part in parts:
-        part.unlink()
+        with disk_errors(part):
+            part.unlink()
 
 
 class _Alone:

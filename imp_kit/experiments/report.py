@@ -4,6 +4,7 @@ Nothing is asked and no model is loaded; a run's folder is all that is needed.
 """
 
 import csv
+import io
 import os
 import shlex
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from imp_kit.errors import RunError
 from imp_kit.experiments import japanese, plots, reading, scores
-from imp_kit.experiments.record import ESCAPED, HEAD, read, read_head
+from imp_kit.experiments.files import disk_errors, write_whole
+from imp_kit.experiments.record import HEAD, read, read_head
 from imp_kit.experiments.stats import bootstrap, difference, holm, mcnemar, wilson
 
 REPORT = "report.md"
@@ -47,7 +49,8 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
         if "checkpoint" not in head:
             raise RunError(f"{folder / HEAD} does not say which checkpoint was asked; name another folder.")
     target = Path(out) if out else runs[0][0]
-    target.mkdir(parents=True, exist_ok=True)
+    with disk_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
     parts = []
     for number, (folder, head) in enumerate(runs, 1):
         records = read(folder)
@@ -55,7 +58,7 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
         page = _Page(target, prefix, head, folder, [Path(each) for each in folders], target if out else None)
         parts += [page.heading(records), *SECTIONS[head["experiment"]](page, records)]
     file = target / REPORT
-    file.write_text("\n\n".join(parts) + "\n", "utf-8", ESCAPED)
+    write_whole(file, "\n\n".join(parts) + "\n")
     return file
 
 
@@ -106,7 +109,9 @@ class _Page:
     def figure(self, kind: str, drawn) -> str:
         """Save a figure; the line that shows it, and the commands that make it again."""
         name = f"{self.prefix}-{kind}.png"
-        drawn.savefig(self.target / name)
+        picture = io.BytesIO()
+        drawn.savefig(picture, format="png")
+        write_whole(self.target / name, picture.getvalue())
         return f"![{kind} of {self.name}]({name})\n\n{self.again()}"
 
     def again(self) -> str:
