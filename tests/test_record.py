@@ -4,6 +4,7 @@ import codecs
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -502,3 +503,23 @@ def test_a_head_that_an_editor_saved_with_a_mark(tmp_path):
     file = tmp_path / "run.json"
     file.write_bytes(codecs.BOM_UTF8 + file.read_bytes().replace(b"\n", b"\r\n"))
     assert read_head(tmp_path)["experiment"] == "echo"
+
+
+def test_a_run_says_when_other_programs_use_the_cpus(tmp_path, capfd):
+    """Beside the time that it expects."""
+
+    class Slow(Echo):
+        def ask(self, picture, question, **settings):
+            time.sleep(0.5)
+            return super().ask(picture, question)
+
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
+    try:
+        run("echo", cases(1), Subject.of(Slow()), tmp_path / "run")
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+    assert re.search(
+        r"s a sample, about \d+ s for 1\. This machine is busy: other programs use", capfd.readouterr().out
+    )

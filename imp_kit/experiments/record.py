@@ -26,6 +26,7 @@ from imp_kit.answers import Answer
 from imp_kit.checkpoints import NANO
 from imp_kit.errors import RunError
 from imp_kit.experiments.files import ESCAPED, appending, disk_errors, only_writer, write_whole
+from imp_kit.threads import CpuMeter
 
 SAMPLES, HEAD, LOCK = "samples.jsonl", "run.json", "run.lock"
 # Those that can change an answer, or a picture: faces come with matplotlib, photographs with scikit-image.
@@ -240,7 +241,7 @@ def _answered(folder: Path, keys: dict[str, str]) -> set[str]:
 def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write, score) -> None:
     who = subject.get()
     shared = {**subject.identity, "settings": settings, "versions": _versions()}
-    failed, start = 0, time.perf_counter()
+    failed, start, meter = 0, time.perf_counter(), CpuMeter()
     with tqdm(total=len(mine), unit="sample") as bar:
         for first in range(0, len(mine), batch_size):
             batch = mine[first : first + batch_size]
@@ -256,7 +257,8 @@ def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int
             bar.update(len(batch))
             if first == 0:
                 each = (time.perf_counter() - start) / len(batch)
-                bar.write(f"{each:.2f} s a sample, about {each * len(mine):.0f} s for {len(mine)}")
+                expected = f"{each:.2f} s a sample, about {each * len(mine):.0f} s for {len(mine)}"
+                bar.write(". ".join(filter(None, (expected, meter.warning()))))
 
 
 def _replies(who, batch: list[Case], settings: dict) -> list:
