@@ -238,8 +238,10 @@ class Imp:
         """Answer (picture, question) pairs, `batch_size` at a time, with a progress bar unless `progress` is false.
 
         The list has the order of the pairs. A pair that cannot be answered has its error (ImageError, PromptError or
-        MemoryLimitError) in its place, and the others their answers. Greedy answers are those of `ask`; drawn ones
-        (temperature above 0) are not, since the rows of a batch share the random numbers. Raises SettingError.
+        MemoryLimitError) in its place, and the others their answers. In fp32 greedy answers are those of `ask`; in bf16
+        and fp16 rounding depends on the size of the batch, and only `batch_size=1` gives exactly what `ask` gives.
+        Drawn ones (temperature above 0) are not those of `ask`, since the rows of a batch share the random numbers, and
+        with a seed each batch begins anew. Raises SettingError.
         """
         return answer_all(self, list(questions), batch_size, progress, *read_settings(settings))
 
