@@ -17,7 +17,16 @@ from imp_kit.errors import RunError
 from imp_kit.experiments import japanese, plots, reading, scores
 from imp_kit.experiments.files import disk_errors, write_whole
 from imp_kit.experiments.record import HEAD, read, read_head
-from imp_kit.experiments.stats import bootstrap, difference, holm, mcnemar, wilson
+from imp_kit.experiments.stats import (
+    UNLIKE,
+    bootstrap,
+    bounded_difference,
+    bounded_mean,
+    difference,
+    holm,
+    mcnemar,
+    wilson,
+)
 
 REPORT = "report.md"
 NOT_IMP = (
@@ -25,8 +34,11 @@ NOT_IMP = (
     "works; they say nothing about Imp."
 )
 INTERVALS = (
-    "All intervals are of 95 %: after Wilson for shares, a bootstrap that draws whole pictures for all other figures. "
-    "Decoding is greedy: they are over the samples, not over repeated runs."
+    "All intervals are of 95 %: after Wilson for shares, after Tango for differences between shares of the same items; "
+    "both with the effective number of items for other means and differences within a range, and for several answers "
+    "about one picture. For CER and figures a character a bootstrap draws whole pictures; it gives no interval "
+    f"where fewer than {UNLIKE} pictures are unlike the commonest. Decoding is greedy: intervals are over the samples, "
+    "not over repeated runs."
 )
 PUBLISHED = "Not measured here. Rows of one source and one kind are comparable, others show the range only."
 CHANCE = "by chance: replies scored against the answers of the other questions of the same kind."
@@ -219,11 +231,11 @@ def _primary(samples: Sequence[reading.Sample]) -> str:
 
 
 def _reading_differences(one: Sequence[reading.Sample], other: Sequence[reading.Sample]) -> list[str]:
-    """How `other` differs from `one` about the same codes, with intervals that draw pairs."""
+    """How `other` differs from `one` about the same codes, with intervals over the pairs."""
     paired = list(zip(one, other, strict=True))
     codes = range(len(paired))
     more = {
-        name: bootstrap([float(getattr(b, name)) - float(getattr(a, name)) for a, b in paired], codes)
+        name: bounded_difference([float(getattr(b, name)) - float(getattr(a, name)) for a, b in paired], codes)
         for name in ("contained", "edit_share", "position")
     }
     lengths = [len(scores.normalise(a.code)) for a, _ in paired]
@@ -315,7 +327,7 @@ def _chain_table(samples: Sequence[japanese.Sample]) -> str:
 
 
 def _differences(samples: Sequence[japanese.Sample]) -> str:
-    """What each other language changes against English, over the same questions; whole pictures are drawn."""
+    """What each other language changes against English, over the same questions, with intervals over the pictures."""
     by_language = {
         language: {(s.shown, s.seed): s for s in samples if s.cell.language == language}
         for language in japanese.LANGUAGES
@@ -325,10 +337,10 @@ def _differences(samples: Sequence[japanese.Sample]) -> str:
         both = [(english[key], asked[key]) for key in english if key in asked]
         if both:
             shown = [a.shown for a, _ in both]
-            repeated = bootstrap([b.repetition - a.repetition for a, b in both], shown)
+            repeated = bounded_difference([b.repetition - a.repetition for a, b in both], shown)
             right = ""
             if both[0][0].right is not None:
-                right = f"{bootstrap([float(b.right) - float(a.right) for a, b in both], shown):+.1%}"
+                right = f"{bounded_difference([float(b.right) - float(a.right) for a, b in both], shown):+.1%}"
             counted = [_more_a_character(both, name) for name in COUNTED]
             lines.append([language, str(len(both)), right, f"{repeated:+.2f}", *counted])
     head = ["more than in English", "pairs", "right", "repetition", *(f"{name} a character" for name in COUNTED)]
@@ -356,18 +368,18 @@ def _by_skill(samples: Sequence[japanese.Sample]) -> str:
 
 
 def _by_photograph(samples: Sequence[japanese.Sample]) -> str:
-    """Scores with intervals that draw whole photographs: questions about one are no independent evidence."""
+    """Scores with intervals over the photographs: questions about one are no independent evidence."""
     rows = []
     for language in japanese.LANGUAGES:
         row = [s for s in samples if s.cell.language == language]
         if row:
             shown = [s.shown for s in row]
             chain = [[s.right for s in row], [s.japanese for s in row], [s.right and s.japanese for s in row]]
-            found = [bootstrap(each, shown) for each in chain]
+            found = [bounded_mean(each, shown) for each in chain]
             rows.append([language, str(len(set(shown))), *(f"{each:.1%}" for each in found)])
     head = ["asked in", "photographs", "right", "in Japanese", "right and in Japanese"]
-    told = "Drawing whole photographs, since answers about one hang together (no width where all answers are alike):"
-    return f"{told}\n\n{_table(head, rows)}"
+    text = "With intervals over the photographs, since answers about one hang together:"
+    return f"{text}\n\n{_table(head, rows)}"
 
 
 def _contrast(samples: Sequence[japanese.Sample]) -> str:
@@ -375,7 +387,7 @@ def _contrast(samples: Sequence[japanese.Sample]) -> str:
     one, other = japanese.pairs(samples)
     if not one:
         return "No picture was asked about in both languages."
-    more = bootstrap([int(a) - int(b) for a, b in zip(one, other, strict=True)], range(len(one)))
+    more = bounded_difference([int(a) - int(b) for a, b in zip(one, other, strict=True)], range(len(one)))
     return (
         f"The main question: is an answer more often right when asked in English? {sum(one) / len(one):.1%} against "
         f"{sum(other) / len(other):.1%} of {len(one)} pairs, difference {more:+.1%}, exact McNemar "
@@ -396,11 +408,11 @@ def _similarity(samples: Sequence[japanese.Sample]) -> str:
         corpus, signature = scores.chrf(replies, references)
         found = scores.chrf_each(replies, references)
         each[language] = {(s.shown, s.seed): score for s, score in zip(row, found, strict=True)}
-        mean = bootstrap(found, [s.shown for s in row])
+        mean = bounded_mean(found, [s.shown for s in row], most=100)
         lines += [f"{language}: chrF {corpus:.1f} over {len(row)} answers ({signature}); answer by answer {mean:.1f}."]
     one, other = (each.get(language, {}) for language in japanese.LANGUAGES[1:])
     if both := [key for key in one if key in other]:
-        more = bootstrap([other[key] - one[key] for key in both], [shown for shown, _ in both])
+        more = bounded_difference([other[key] - one[key] for key in both], [shown for shown, _ in both], most=100)
         lines += [f"{japanese.LANGUAGES[2]}, more than {japanese.LANGUAGES[1]}: {more:+.1f}, answer by answer."]
     return "\n\n".join(lines)
 
