@@ -20,6 +20,7 @@ from imp_kit.cli import main
 from imp_kit.experiments import japanese, plots, reading
 from imp_kit.experiments.record import Subject, read, run
 from imp_kit.experiments.report import published, write
+from imp_kit.experiments.stats import UNLIKE
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_a_report_shows_tables_pictures_and_how_to_make_them_again(runs, tmp_pat
     assert "by chance" in text
     assert "exact McNemar p" in text
     assert "chrF 100.0" in text
-    assert "answer by answer 100.0 (100.0 – 100.0)" in text
+    assert "answer by answer 100.0 (66.1 – 100.0)" in text  # of ten photographs
     for name in ("captcha", "japanese"):
         assert published(name) in text
 
@@ -73,10 +74,30 @@ def test_means_and_differences_have_intervals(runs):
         names, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
         for name, cell in [pair for row in rows for pair in zip(names, row, strict=False)]:
             if name in estimates and cell:
-                value, low, high = map(float, re.findall(r"[+-]?\d+\.\d+", cell))
-                assert low <= value <= high, cell
+                value, *interval = map(float, re.findall(r"[+-]?\d+\.\d+", cell))
+                assert interval or ("CER" in name and cell.endswith("(no interval)")), (name, cell)
+                assert not interval or interval[0] <= value <= interval[1], cell
                 seen[name] += 1
     assert seen.keys() == estimates
+    assert f"where fewer than {UNLIKE} pictures are unlike the commonest" in text
+
+
+def test_a_smoke_report_claims_no_more_than_two_pairs_can_show(tmp_path):
+    """Everything read without a caption, nothing with one: no interval without a width, and none that p contradicts."""
+    chosen = reading.cases("smoke", 1)
+
+    def reply(case, rng):
+        return case.truth["caption"] or case.truth["code"]
+
+    run("captcha", chosen, Subject.of(Planted(chosen, reply, 0)), tmp_path, design={"size": "smoke", "seed": 1})
+    text = write([tmp_path]).read_text("utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith("| L0 | 2 | 100.0% | 0.0% |")]
+    p, difference = float(row.split("|")[5]), row.split("|")[7]
+    value, low, high = (float(each) for each in re.findall(r"[+-]\d+\.\d+", difference))
+    assert (p, value, low) == (0.5, -100, -100)
+    assert high > 0
+    for value, low, high in re.findall(r"([+-]?\d+\.\d+)%? \(([+-]?\d+\.\d+)%? (?:to|–) ([+-]?\d+\.\d+)%?\)", text):
+        assert float(high) - float(low) > 0.1, (value, low, high)
 
 
 def test_the_notebooks_show_the_same_published_figures():

@@ -5,9 +5,31 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from intervals import (
+    DIFFERENCES,
+    GRID,
+    MEANS,
+    RATIOS,
+    clustered_coverage,
+    combinations,
+    drawn_coverage,
+    newcombe,
+    pair_coverage,
+    share_coverage,
+)
 
 import imp_kit
-from imp_kit.experiments.stats import DRAWS, Estimate, bootstrap, difference, holm, mcnemar, wilson
+from imp_kit.experiments.stats import (
+    DRAWS,
+    Estimate,
+    bootstrap,
+    bounded_difference,
+    bounded_mean,
+    difference,
+    holm,
+    mcnemar,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 40), (7, 20), (20, 20), (1, 1), (500, 1000)])
@@ -123,7 +145,8 @@ def test_the_bootstrap_is_that_of_scipy():
         rng = np.random.default_rng(seed)
         lengths = rng.integers(4, 12, 50)
         errors = rng.binomial(lengths, 0.3)
-        settings = {"method": "percentile", "n_resamples": DRAWS, "rng": seed}
+        tail = scipy.stats.norm.cdf(math.sqrt(50 / 49) * scipy.stats.t.ppf(0.025, 49))  # Hesterberg's
+        settings = {"method": "percentile", "n_resamples": DRAWS, "rng": seed, "confidence_level": 1 - 2 * tail}
         mean = scipy.stats.bootstrap((errors,), np.mean, **settings).confidence_interval
         ours = bootstrap(errors, range(50))
         assert (ours.value, ours.low, ours.high) == pytest.approx((errors.mean(), mean.low, mean.high), abs=0.04)
@@ -164,11 +187,11 @@ def test_the_bootstrap_draws_clusters():
 
 
 def test_the_bootstrap_of_a_ratio_and_its_seed():
-    errors, lengths = np.array([1, 0, 2, 0, 8.0]), np.array([8, 8, 8, 8, 8.0])
+    errors, lengths = np.array([1, 0, 2, 0, 8, 3, 4.0]), np.full(7, 8.0)
     rows = np.stack([errors, lengths], 1)
-    found = bootstrap(rows, "abcde", seed=1)
+    found = bootstrap(rows, "abcdefg", seed=1)
     assert 0 <= found.low < errors.sum() / lengths.sum() == found.value < found.high <= 1
-    assert bootstrap(errors, "abcde", seed=2) == bootstrap(errors, "abcde", seed=2)
+    assert bootstrap(errors, "abcdefg", seed=2) == bootstrap(errors, "abcdefg", seed=2)
     for values, clusters in (([], []), ([1.0], ["a", "b"])):
         with pytest.raises(imp_kit.SettingError, match="one cluster"):
             bootstrap(values, clusters)
@@ -193,11 +216,15 @@ def test_an_estimate_is_told_with_its_interval():
     assert str(found) == f"{found}" == "0.12 (0.10 – 0.33)"
     assert f"{found:.1%}" == "12.3% (10.0% – 33.3%)"
     assert f"{found:+.1f}" == "+0.1 (+0.1 to +0.3)"
+    assert f"{Estimate(0.123, None, None):+.1%}" == "+12.3% (no interval)"
 
 
 def test_draws_with_nothing_to_divide_by_are_left_out():
-    found = bootstrap([(3.0, 1.0), (0.0, 0.0), (0.0, 0.0)], "abc")
-    assert (found.value, found.low, found.high) == (3.0, 3.0, 3.0)
+    """Drawn without the first cluster, the others have nothing to divide by."""
+    rows = [(6.0, 2.0), *((float(extra), 0.0) for extra in range(7))]
+    found = bootstrap(rows, range(8))
+    assert found.value == 13.5
+    assert 3 <= found.low < found.value < found.high < math.inf
     with pytest.raises(imp_kit.SettingError, match="nothing to divide by"):
         bootstrap([(1.0, 0.0), (2.0, 0.0)], "ab")
 
@@ -212,6 +239,176 @@ def test_draws_with_nothing_to_divide_by_are_left_out():
 )
 def test_holm_is_that_of_statsmodels(p_values, adjusted):
     assert holm(p_values) == pytest.approx(adjusted)
+
+
+@pytest.mark.parametrize(
+    "errors", [[0] * 60, [8] * 60, [1, 0], [0] * 56 + [1, 2, 3, 4], [1, 2, 3, 4, 5], [0] * 20 + [8] * 4]
+)
+def test_the_bootstrap_gives_no_interval_where_too_few_are_unlike_the_commonest(errors):
+    rows = [(error, 8) for error in errors]
+    found = bootstrap(rows, range(len(rows)))
+    assert (found.value, found.low, found.high) == (sum(errors) / len(errors) / 8, None, None)
+    # Eight times each in its own cluster: no new evidence.
+    again = bootstrap(rows * 8, list(range(len(rows))) * 8)
+    assert (again.value, again.low) == (pytest.approx(found.value), None)
+    assert bootstrap([*rows, (9, 8), (10, 8), (11, 8), (12, 8), (13, 8)], range(len(rows) + 5)).low is not None
+
+
+def pairs(both: int, one: int, other: int, neither: int) -> list[int]:
+    """The differences between two conditions, of items that are right in both, in one, in the other, in neither."""
+    return [0] * both + [1] * one + [-1] * other + [0] * neither
+
+
+def of_pairs(*table: int) -> Estimate:
+    return bounded_difference(pairs(*table), range(sum(table)))
+
+
+def test_paired_differences_have_their_published_intervals():
+    """Of Cavo 2012 in Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables, 2017, chapter 8; the
+    figures are those of the tests of their R package contingencytables. Newcombe's is only compared with."""
+    found = of_pairs(59, 6, 16, 80)
+    assert (found.value, found.low, found.high) == pytest.approx((-0.0621, -0.1240, -0.0054), abs=6e-5)
+    assert newcombe(59, 6, 16, 80) == pytest.approx((-0.1186, -0.0046), abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    "table", [(5, 3, 0, 2), (0, 3, 0, 0), (0, 0, 0, 3), (20, 9, 4, 27), (0, 1, 0, 0), (1, 7, 7, 0)]
+)
+def test_a_paired_difference_is_what_the_score_test_does_not_reject(table):
+    """The test of each difference, its likeliest shares found on a grid of shares, not by a formula."""
+    _, one, other, _ = table
+    count, found, grid = sum(table), of_pairs(*table), np.linspace(0, 1, 200_001)[1:-1]
+    tried = [*np.linspace(-0.999, 0.999, 41), found.low - 1e-3, found.low + 1e-3, found.high - 1e-3, found.high + 1e-3]
+    for true in tried:
+        less = grid[(grid + true > 0) & (2 * grid + true < 1)]  # the share of -1; that of 1 is larger by the difference
+        if not len(less):
+            continue
+        more, same = less + true, 1 - 2 * less - true
+        likely = one * np.log(more) + other * np.log(less) + (count - one - other) * np.log(same)
+        variance = (2 * less[likely.argmax()] + true - true**2) / count
+        statistic = abs((one - other) / count - true) / math.sqrt(variance)
+        if abs(statistic - 1.959964) > 0.02:
+            assert (found.low <= true <= found.high) == (statistic < 1.959964), true
+
+
+def test_a_paired_difference_says_what_mcnemar_says_of_three_pairs():
+    """All three right in one condition and wrong in the other: p = 0.25, so no difference is possible, too."""
+    assert f"{of_pairs(0, 3, 0, 0):+.1%}" == "+100.0% (-12.3% to +100.0%)"
+    assert f"{of_pairs(0, 0, 3, 0):+.1%}" == "-100.0% (-100.0% to +12.3%)"
+    assert f"{of_pairs(3, 0, 0, 0):+.1%}" == "+0.0% (-56.1% to +56.1%)"
+    rng = np.random.default_rng(0)
+    for one, other in rng.integers(0, 20, (200, 2)):
+        found = of_pairs(10, one, other, 10)
+        flipped = of_pairs(10, other, one, 10)
+        assert (found.low, found.high) == pytest.approx((-flipped.high, -flipped.low))
+        assert -1 <= found.low <= found.value <= found.high <= 1
+        # The asymptotic McNemar test is the score test of no difference.
+        if one + other:
+            assert (found.low <= 0 <= found.high) == ((one - other) ** 2 / (one + other) <= 1.959964**2)
+
+
+def test_paired_differences_cover_exactly():
+    """Summed over all tables: 95 % and more on average over shares and correlations; 89 % at least of three pairs, 92 %
+    of ten, 93 % of sixty."""
+    for number, least, most in ((3, 0.89, 0.99), (10, 0.92, 0.98), (60, 0.93, 0.96)):
+        found = [pair_coverage("Tango (the kit's)", number, *each) for each in combinations(GRID)]
+        coverage = [each[0] for each in found if each]
+        assert len(coverage) > 70
+        assert min(coverage) >= least
+        assert 0.95 <= np.mean(coverage) <= most
+    # What the plain bootstrap, which stood here, makes of such shares.
+    assert min(pair_coverage("bootstrap", 3, 0.9, 0, 0)[0], pair_coverage("bootstrap", 10, 1, 0.9, 0)[0]) < 0.7
+
+
+def test_shares_cover_exactly():
+    """Summed over the binomial at shares in steps of a tenth: 95 % on average, 89 % at least."""
+    for number in (3, 10, 60):
+        coverage = [share_coverage(number, rate)[0] for rate in GRID]
+        assert min(coverage) >= 0.89
+        assert np.mean(coverage) >= 0.95
+
+
+@pytest.mark.parametrize("kind", MEANS)
+def test_means_cover_in_simulation(kind):
+    """At least 90 %, whatever the values look like, within four standard errors of 2,000 draws."""
+    values, true = MEANS[kind]
+    for number in (3, 10, 60):
+        coverage, _, given = drawn_coverage(values, true, bounded_mean, number, 2000)
+        assert given == 1
+        assert coverage >= 0.9 - 4 * math.sqrt(0.9 * 0.1 / 2000), number
+
+
+@pytest.mark.parametrize("kind", DIFFERENCES)
+def test_differences_cover_in_simulation(kind):
+    """At least 93 %, within four standard errors of 1,000 draws."""
+    values, true = DIFFERENCES[kind]
+    for number in (3, 10, 60):
+        coverage, _, given = drawn_coverage(values, true, bounded_difference, number, 1000)
+        assert given == 1
+        assert coverage >= 0.93 - 4 * math.sqrt(0.93 * 0.07 / 1000), number
+
+
+@pytest.mark.parametrize("kind", RATIOS)
+def test_ratios_cover_where_they_have_an_interval(kind):
+    """At least 90 %, within four standard errors; of three items none has one."""
+    values, true = RATIOS[kind]
+    assert drawn_coverage(values, true, bootstrap, 3, 100)[2] == 0
+    coverage, _, given = drawn_coverage(values, true, bootstrap, 60, 200)
+    assert given > 0.5
+    assert coverage >= 0.9 - 4 * math.sqrt(0.9 * 0.1 / 200)
+
+
+def test_shares_of_clusters_cover_in_simulation():
+    for rate, alike in ((0.5, 0.1), (0.9, 0.5)):
+        for pictures in (3, 10):
+            coverage, _ = clustered_coverage(pictures, rate, alike, 1000)
+            assert coverage >= 0.93 - 4 * math.sqrt(0.93 * 0.07 / 1000)
+
+
+def test_a_mean_of_zeros_and_ones_has_wilsons_interval():
+    for right, total in ((0, 3), (3, 3), (1, 1), (7, 20), (60, 60)):
+        found, share = bounded_mean([1] * right + [0] * (total - right), range(total)), wilson(right, total)
+        assert (found.value, found.low, found.high) == pytest.approx((share.share, share.low, share.high))
+
+
+def test_a_mean_of_many_values_has_students_interval():
+    values = np.random.default_rng(0).beta(2, 3, 4000)
+    found = bounded_mean(values, range(4000))
+    theirs = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=2e-4)
+    other = np.random.default_rng(1).beta(2, 2, 4000)
+    found = bounded_difference(values - other, range(4000))
+    theirs = scipy.stats.ttest_1samp(values - other, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=2e-4)
+
+
+def test_answers_about_one_picture_count_as_one_where_they_are_alike():
+    """Six equal answers about each picture are as much evidence as one, and independent ones are more."""
+    right = [1, 0, 1, 1, 1, 0, 1, 1, 1, 0]
+    repeated = bounded_mean(np.repeat(right, 6), np.repeat(range(10), 6))
+    single = wilson(7, 10)
+    assert (repeated.low, repeated.high) == pytest.approx((single.low, single.high), abs=0.04)  # Student's quantile
+    apart = bounded_mean(np.repeat(right, 6), range(60))
+    assert apart.high - apart.low < 0.6 * (repeated.high - repeated.low)
+    alike = bounded_mean(np.ones(60), np.repeat(range(10), 6))
+    assert (alike.low, alike.high) == (pytest.approx(0.66, abs=0.01), 1)
+
+
+def test_values_out_of_their_range_have_no_such_interval():
+    found = bounded_mean([0, 50, 100.00000001], "abc", most=100)
+    assert (found.value, found.high <= 100) == (pytest.approx(50), True)
+    tenth = bounded_mean([0, 5, 10], "abc", most=10)
+    assert (found.low, found.high) == pytest.approx((10 * tenth.low, 10 * tenth.high))
+    assert bounded_difference([5, 3, -2], "abc", most=100).value == pytest.approx(2)
+    for call in (bounded_mean, bounded_difference):
+        with pytest.raises(imp_kit.SettingError, match="not between"):
+            call([0.5, 1.5], "ab")
+        with pytest.raises(imp_kit.SettingError, match="not between"):
+            call([math.nan, 0.5], "ab")
+        with pytest.raises(imp_kit.SettingError, match="one cluster"):
+            call([], [])
+    with pytest.raises(imp_kit.SettingError, match="not between 0 and 1"):
+        bounded_mean([-0.5, 0.5], "ab")
 
 
 def test_holm_by_hand():

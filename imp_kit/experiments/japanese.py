@@ -27,7 +27,7 @@ from imp_kit.errors import SettingError
 from imp_kit.experiments import record, scores
 from imp_kit.experiments.files import write_whole
 from imp_kit.experiments.record import Case, Subject
-from imp_kit.experiments.stats import Estimate, Share, bootstrap, wilson
+from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, wilson
 from imp_kit.nano.draw import KINDS, Scene, draw, sample_scene
 
 NAME = "japanese"
@@ -419,7 +419,7 @@ class Chain:
     cut: Share | None  # stopped by the limit of tokens; None where nothing says so
     replaced_inside: int  # replies with U+FFFD inside,
     replaced_at_end: int  # and at the end, where the limit cut a character
-    repetition: Estimate  # mean; these three with bootstrap intervals over the pictures
+    repetition: Estimate  # mean
     tokens_a_character: Estimate | None  # None where nothing was counted
     seconds_a_character: Estimate | None
 
@@ -439,7 +439,7 @@ def chain(chosen: Sequence[Sample]) -> Chain:
         cut=wilson(sum(s.finish == "length" for s in ended), len(ended)) if ended else None,
         replaced_inside=sum(inside > 0 for _, inside in replaced),
         replaced_at_end=sum(end > 0 for end, _ in replaced),
-        repetition=bootstrap([s.repetition for s in chosen], [s.shown for s in chosen]),
+        repetition=bounded_mean([s.repetition for s in chosen], [s.shown for s in chosen]),
         tokens_a_character=_a_character(chosen, "tokens"),
         seconds_a_character=_a_character(chosen, "seconds"),
     )

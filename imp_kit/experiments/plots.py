@@ -21,6 +21,11 @@ def _figure(columns: int = 1, height: float = 3.6):
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
+def _label(name: str) -> str:
+    """A name as it is: dollars would begin a formula, and an underscore keep it out of a legend."""
+    return (f" {name}" if name.startswith("_") else name).replace("$", "\\$")
+
+
 def _points(axes, xs: Sequence, shares: Sequence[Share], label: str | None = None, **style) -> None:
     """Shares with their intervals, at numbers or at names."""
     middle = [share.share for share in shares]
@@ -58,7 +63,7 @@ def ladder(runs: Mapping[str, Sequence[reading.Sample]]) -> Figure:
     for offset, (name, samples) in enumerate(runs.items()):
         rows = reading.ladder(samples)
         levels = [row[0].cell.level + 0.04 * offset for row in rows]
-        _points(axes, levels, [_contained(row) for row in rows], name)
+        _points(axes, levels, [_contained(row) for row in rows], _label(name))
     axes.set_xticks(range(5), [f"L{level}" for level in range(5)])
     axes.set(xlabel="distortion: L0 clean, L4 the hardest", title="Codes of eight characters")
     _percent(axes, "the code stands in the answer")
@@ -80,7 +85,7 @@ def lure(samples: Sequence[reading.Sample], name: str) -> Figure:
     axes.set_yticks(range(len(rows)), labels)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set(xlim=(0, 1), title=f"{name}: what the answer gives")
+    axes.set(xlim=(0, 1), title=f"{_label(name)}: what the answer gives")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
@@ -98,7 +103,7 @@ def factors(samples: Sequence[reading.Sample], names: Sequence[str], base: int, 
             axes.margins(x=0.2)
         axes.set(xlabel=factor + UNITS.get(factor, ""))
         _percent(axes, "the code stands in the answer" if axes is every[0] else "")
-    figure.suptitle(f"{name}: one factor at a time around L{base}")
+    figure.suptitle(f"{_label(name)}: one factor at a time around L{base}")
     return figure
 
 
@@ -119,7 +124,7 @@ def confusion(samples: Sequence[reading.Sample], name: str) -> Figure:
     axes.set_xticks(range(len(reads)), reads, fontsize=8)
     axes.set_yticks(range(len(truths)), truths, fontsize=8)
     axes.tick_params(axis="x", rotation=90)
-    axes.set(xlabel="read", ylabel="shown", title=f"{name}: characters of the ladder, all levels")
+    axes.set(xlabel="read", ylabel="shown", title=f"{_label(name)}: characters of the ladder, all levels")
     figure.colorbar(drawn, label="share of the character shown")
     return figure
 
@@ -136,7 +141,7 @@ def chain(samples: Sequence[japanese.Sample], name: str, part: str = "scene") ->
             axes.bar(xs, [s.share for s in shares], 0.22, color=CHAIN[key], label=CHAIN_LABELS[key])
             _points(axes, xs, shares, color="black", linestyle="", markersize=0)
     axes.set_xticks(range(len(present)), [f"asked in\n{language}" for language in present])
-    axes.set(title=f"{name}: the same questions about the same {part}s")
+    axes.set(title=f"{_label(name)}: the same questions about the same {part}s")
     _percent(axes, "share of answers")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
@@ -163,7 +168,7 @@ def fidelity(samples: Sequence[japanese.Sample], name: str) -> Figure:
     axes.set_xticks(
         range(len(cells)), [f"asked in {lang},\n{'a picture' if shown else 'no picture'}" for lang, shown in cells]
     )
-    axes.set(title=f"{name}: replies in Japanese")
+    axes.set(title=f"{_label(name)}: replies in Japanese")
     _percent(axes, "in Japanese")
     return figure
 

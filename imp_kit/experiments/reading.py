@@ -29,7 +29,7 @@ from imp_kit.experiments.captcha import (
     squashed_glyph,
 )
 from imp_kit.experiments.record import Case, Subject
-from imp_kit.experiments.stats import Estimate, Share, bootstrap, wilson
+from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, wilson
 
 NAME = "captcha"
 SETTINGS = {"max_new_tokens": 60}
@@ -290,7 +290,7 @@ def score(answered: dict) -> dict:
 
 @dataclass(frozen=True)
 class Summary:
-    """One condition's figures; those that are no shares of pictures have bootstrap intervals over the pictures."""
+    """One condition's figures, each with its interval over the pictures."""
 
     cell: Cell
     exact: Share  # the extracted text is the code
@@ -316,9 +316,9 @@ def summarise(chosen: Sequence[Sample]) -> Summary:
         *shares,
         chance=scores.chance_level([s.reply for s in chosen], codes),
         errors=bootstrap(scores.error_counts(zip(reads, codes, strict=True)), range(count)),
-        edit_share=bootstrap([s.edit_share for s in chosen], range(count)),
+        edit_share=bounded_mean([s.edit_share for s in chosen], range(count)),
         edit_share_chance=scores.chance_level(reads, codes, scores.edit_share),
-        position=bootstrap([s.position for s in chosen], range(count)),
+        position=bounded_mean([s.position for s in chosen], range(count)),
         position_chance=scores.chance_level(reads, codes, scores.position_accuracy),
     )
 

@@ -16,8 +16,18 @@ from pathlib import Path
 from imp_kit.errors import RunError
 from imp_kit.experiments import japanese, plots, reading, scores
 from imp_kit.experiments.files import disk_errors, write_whole
+from imp_kit.experiments.markdown import plain, quoted, table
 from imp_kit.experiments.record import HEAD, read, read_head
-from imp_kit.experiments.stats import bootstrap, difference, holm, mcnemar, wilson
+from imp_kit.experiments.stats import (
+    UNLIKE,
+    bootstrap,
+    bounded_difference,
+    bounded_mean,
+    difference,
+    holm,
+    mcnemar,
+    wilson,
+)
 
 REPORT = "report.md"
 NOT_IMP = (
@@ -25,8 +35,11 @@ NOT_IMP = (
     "works; they say nothing about Imp."
 )
 INTERVALS = (
-    "All intervals are of 95 %: after Wilson for shares, a bootstrap that draws whole pictures for all other figures. "
-    "Decoding is greedy: they are over the samples, not over repeated runs."
+    "All intervals are of 95 %: after Wilson for shares, after Tango for differences between shares of the same items; "
+    "both with the effective number of items for other means and differences within a range, and for several answers "
+    "about one picture. For CER and figures a character a bootstrap draws whole pictures; it gives no interval "
+    f"where fewer than {UNLIKE} pictures are unlike the commonest. Decoding is greedy: intervals are over the samples, "
+    "not over repeated runs."
 )
 PUBLISHED = "Not measured here. Rows of one source and one kind are comparable, others show the range only."
 CHANCE = "by chance: replies scored against the answers of the other questions of the same kind."
@@ -66,7 +79,7 @@ def published(experiment: str) -> str:
     """What others published about the question of an experiment, as a table with its sources."""
     file = resources.files("imp_kit.experiments").joinpath(f"published_{experiment}.csv")
     head, *rows = csv.reader(file.read_text("utf-8").splitlines())
-    return _table(head, rows)
+    return table(head, rows)
 
 
 class _Page:
@@ -100,10 +113,10 @@ class _Page:
             "samples": f"{len(records) - failed} answered, {failed} failed (failed ones are in no score)",
             "versions": versions,
         }
-        lines = [f"# {TITLES[self.head['experiment']]}: {self.name}", ""]
+        lines = [f"# {TITLES[self.head['experiment']]}: {plain(self.name)}", ""]
         lines += [NOT_IMP, ""] if self.name == "imp-nano" else []
         lines += [INTERVALS, ""]
-        lines += [_table(["what", ""], [[key, str(value)] for key, value in shown.items()])]
+        lines += [table(["what", ""], [[key, plain(str(value))] for key, value in shown.items()])]
         return "\n".join(lines)
 
     def figure(self, kind: str, drawn) -> str:
@@ -112,22 +125,12 @@ class _Page:
         picture = io.BytesIO()
         drawn.savefig(picture, format="png")
         write_whole(self.target / name, picture.getvalue())
-        return f"![{kind} of {self.name}]({name})\n\n{self.again()}"
+        return f"![{kind} of {plain(self.name)}]({name})\n\n{self.again()}"
 
     def again(self) -> str:
         if self.ask is None:
-            return f"Drawn again by `{self.draw}`; {self.name} was asked by code of its own."
+            return f"Drawn again by `{self.draw}`; {plain(self.name)} was asked by code of its own."
         return f"Made again by `{self.ask}` and `{self.draw}`."
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _told(text: str) -> str:
-    """A model's words within a table."""
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _captcha(page: _Page, records: Sequence[dict]) -> list[str]:
@@ -157,13 +160,13 @@ def _reading_table(labels: Sequence[str], rows: Sequence[Sequence[reading.Sample
     lines = []
     for label, row in zip(labels, rows, strict=True):
         f = reading.summarise(row)
-        lines += [[label, str(len(row)), str(f.exact), str(f.strict), str(f.contained), f"{f.chance:.1%}",
+        lines += [[plain(label), str(len(row)), str(f.exact), str(f.strict), str(f.contained), f"{f.chance:.1%}",
                    str(f.errors), str(f.edit_share), f"{f.edit_share_chance:.2f}", str(f.position),
                    f"{f.position_chance:.2f}"]]  # fmt: skip
     head = [first, "pictures", "read exactly", "whole reply", "code in reply", "by chance", "CER", "edits", "by chance",
             "place", "by chance"]  # fmt: skip
     return (
-        _table(head, lines)
+        table(head, lines)
         + "\n\nwhole reply: it is the code and nothing else. CER: edits over all true characters, can exceed 1. edits: "
         "edits over the longer text, mean. place: share of characters at the right place, mean. by chance: replies "
         "scored against the codes of the other pictures, as if the pictures had been shuffled."
@@ -183,10 +186,10 @@ def _lure_table(rows: Sequence[Sequence[reading.Sample]]) -> str:
             hits = sum(scores.is_copied(row[0].caption, sample.reply) for sample in without)
             chance = f"{hits / len(without):.1%}" if without else ""
         figures = [share, copied, chance, *map(str, counts.values())]
-        lines.append([f"L{cell.level}", cell.caption, cell.question, str(len(row)), *figures])
+        lines.append([f"L{cell.level}", cell.caption, plain(cell.question), str(len(row)), *figures])
     head = ["level", "caption", "question", "pictures", "code in reply", "caption copied", "by chance", *plots.OUTCOMES]
     return (
-        _table(head, lines)
+        table(head, lines)
         + "\n\nby chance: the caption found in replies to the same question where the picture has none."
     )
 
@@ -213,17 +216,17 @@ def _primary(samples: Sequence[reading.Sample]) -> str:
             "in edits", "in place"]  # fmt: skip
     return (
         "The main question, at L0: does a true caption keep the code out of the answer?\n\n"
-        + _table(head, rows)
+        + table(head, rows)
         + "\n\ndifference: what a caption adds, on the same codes."
     )
 
 
 def _reading_differences(one: Sequence[reading.Sample], other: Sequence[reading.Sample]) -> list[str]:
-    """How `other` differs from `one` about the same codes, with intervals that draw pairs."""
+    """How `other` differs from `one` about the same codes, with intervals over the pairs."""
     paired = list(zip(one, other, strict=True))
     codes = range(len(paired))
     more = {
-        name: bootstrap([float(getattr(b, name)) - float(getattr(a, name)) for a, b in paired], codes)
+        name: bounded_difference([float(getattr(b, name)) - float(getattr(a, name)) for a, b in paired], codes)
         for name in ("contained", "edit_share", "position")
     }
     lengths = [len(scores.normalise(a.code)) for a, _ in paired]
@@ -236,20 +239,27 @@ def _controls(samples: Sequence[reading.Sample]) -> list[str]:
     if not chosen:
         return []
     rows = [
-        [str(cell.value), cell.question, str(len(row)), str(wilson(sum(s.invented for s in row), len(row))),
-         _told(row[0].reply)]
+        [str(cell.value), plain(cell.question), str(len(row)), str(wilson(sum(s.invented for s in row), len(row))),
+         quoted(row[0].reply)]
         for cell, row in chosen.items()
     ]  # fmt: skip
     head = ["picture", "question", "samples", "text invented", "for example"]
-    return ["## Pictures without text", _table(head, rows)]
+    return ["## Pictures without text", table(head, rows)]
 
 
 def _answers(samples: Sequence[reading.Sample]) -> str:
     step = max(1, len(samples) // ANSWERS)
-    return _table(
+    return table(
         ["shown", "caption", "level", "question", "answer", "extracted"],
         (
-            [s.code, s.caption, f"L{s.cell.level}", s.cell.question, _told(s.reply), _told(s.read)]
+            [
+                plain(s.code),
+                plain(s.caption),
+                f"L{s.cell.level}",
+                plain(s.cell.question),
+                quoted(s.reply),
+                quoted(s.read),
+            ]
             for s in samples[::step][:ANSWERS]
         ),
     )
@@ -275,8 +285,8 @@ def _japanese(page: _Page, records: Sequence[dict]) -> list[str]:
         parts += [page.figure("fidelity", plots.fidelity(samples, page.name))]
     asked = [s for s in samples if s.cell.language != "English"]
     step = max(1, len(asked) // ANSWERS)
-    rows = [[s.question, _told(s.reply), str(s.finish)] for s in asked[::step][:ANSWERS]]
-    parts += ["## Some answers in full", _table(["question", "answer", "finish"], rows), page.again()]
+    rows = [[plain(s.question), quoted(s.reply), str(s.finish)] for s in asked[::step][:ANSWERS]]
+    parts += ["## Some answers in full", table(["question", "answer", "finish"], rows), page.again()]
     return [*parts, "## What others published", PUBLISHED, published(japanese.NAME)]
 
 
@@ -303,7 +313,7 @@ def _chain_table(samples: Sequence[japanese.Sample]) -> str:
     head = ["asked in", "picture", "samples", "right", "by chance", "in Japanese", "right and in Japanese",
             "cut by the limit", "U+FFFD inside / at the end", "repetition", "tokens a character",
             "seconds a character"]  # fmt: skip
-    text = _table(head, lines)
+    text = table(head, lines)
     if samples[0].right is not None:
         text += f"\n\n{CHANCE}"
     if bridge:
@@ -315,7 +325,7 @@ def _chain_table(samples: Sequence[japanese.Sample]) -> str:
 
 
 def _differences(samples: Sequence[japanese.Sample]) -> str:
-    """What each other language changes against English, over the same questions; whole pictures are drawn."""
+    """What each other language changes against English, over the same questions, with intervals over the pictures."""
     by_language = {
         language: {(s.shown, s.seed): s for s in samples if s.cell.language == language}
         for language in japanese.LANGUAGES
@@ -325,14 +335,14 @@ def _differences(samples: Sequence[japanese.Sample]) -> str:
         both = [(english[key], asked[key]) for key in english if key in asked]
         if both:
             shown = [a.shown for a, _ in both]
-            repeated = bootstrap([b.repetition - a.repetition for a, b in both], shown)
+            repeated = bounded_difference([b.repetition - a.repetition for a, b in both], shown)
             right = ""
             if both[0][0].right is not None:
-                right = f"{bootstrap([float(b.right) - float(a.right) for a, b in both], shown):+.1%}"
+                right = f"{bounded_difference([float(b.right) - float(a.right) for a, b in both], shown):+.1%}"
             counted = [_more_a_character(both, name) for name in COUNTED]
             lines.append([language, str(len(both)), right, f"{repeated:+.2f}", *counted])
     head = ["more than in English", "pairs", "right", "repetition", *(f"{name} a character" for name in COUNTED)]
-    return _table(head, lines) if lines else "No question was answered in two languages."
+    return table(head, lines) if lines else "No question was answered in two languages."
 
 
 def _more_a_character(both: Sequence[tuple[japanese.Sample, japanese.Sample]], name: str) -> str:
@@ -352,22 +362,22 @@ def _by_skill(samples: Sequence[japanese.Sample]) -> str:
             chance = japanese.chance(row)
             rows[-1] += [str(japanese.chain(row).right) if row else "–", "–" if chance is None else f"{chance:.1%}"]
     head = [name for language in japanese.LANGUAGES for name in (language, "by chance")]
-    return _table(["right, in any language", *head], rows)
+    return table(["right, in any language", *head], rows)
 
 
 def _by_photograph(samples: Sequence[japanese.Sample]) -> str:
-    """Scores with intervals that draw whole photographs: questions about one are no independent evidence."""
+    """Scores with intervals over the photographs: questions about one are no independent evidence."""
     rows = []
     for language in japanese.LANGUAGES:
         row = [s for s in samples if s.cell.language == language]
         if row:
             shown = [s.shown for s in row]
             chain = [[s.right for s in row], [s.japanese for s in row], [s.right and s.japanese for s in row]]
-            found = [bootstrap(each, shown) for each in chain]
+            found = [bounded_mean(each, shown) for each in chain]
             rows.append([language, str(len(set(shown))), *(f"{each:.1%}" for each in found)])
     head = ["asked in", "photographs", "right", "in Japanese", "right and in Japanese"]
-    told = "Drawing whole photographs, since answers about one hang together (no width where all answers are alike):"
-    return f"{told}\n\n{_table(head, rows)}"
+    text = "With intervals over the photographs, since answers about one hang together:"
+    return f"{text}\n\n{table(head, rows)}"
 
 
 def _contrast(samples: Sequence[japanese.Sample]) -> str:
@@ -375,7 +385,7 @@ def _contrast(samples: Sequence[japanese.Sample]) -> str:
     one, other = japanese.pairs(samples)
     if not one:
         return "No picture was asked about in both languages."
-    more = bootstrap([int(a) - int(b) for a, b in zip(one, other, strict=True)], range(len(one)))
+    more = bounded_difference([int(a) - int(b) for a, b in zip(one, other, strict=True)], range(len(one)))
     return (
         f"The main question: is an answer more often right when asked in English? {sum(one) / len(one):.1%} against "
         f"{sum(other) / len(other):.1%} of {len(one)} pairs, difference {more:+.1%}, exact McNemar "
@@ -396,11 +406,11 @@ def _similarity(samples: Sequence[japanese.Sample]) -> str:
         corpus, signature = scores.chrf(replies, references)
         found = scores.chrf_each(replies, references)
         each[language] = {(s.shown, s.seed): score for s, score in zip(row, found, strict=True)}
-        mean = bootstrap(found, [s.shown for s in row])
+        mean = bounded_mean(found, [s.shown for s in row], most=100)
         lines += [f"{language}: chrF {corpus:.1f} over {len(row)} answers ({signature}); answer by answer {mean:.1f}."]
     one, other = (each.get(language, {}) for language in japanese.LANGUAGES[1:])
     if both := [key for key in one if key in other]:
-        more = bootstrap([other[key] - one[key] for key in both], [shown for shown, _ in both])
+        more = bounded_difference([other[key] - one[key] for key in both], [shown for shown, _ in both], most=100)
         lines += [f"{japanese.LANGUAGES[2]}, more than {japanese.LANGUAGES[1]}: {more:+.1f}, answer by answer."]
     return "\n\n".join(lines)
 
