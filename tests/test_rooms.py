@@ -10,7 +10,18 @@ import imp_kit
 ROOT = Path(imp_kit.__file__).parent
 FLOORS = (  # from the ground up; rooms of one floor do not know each other
     ("errors", "picture_files"),
-    ("images", "experiments.files", "layouts", "linears", "machine", "prompts", "registry", "sampling", "stored"),
+    (
+        "images",
+        "experiments.files",
+        "experiments.markdown",
+        "layouts",
+        "linears",
+        "machine",
+        "prompts",
+        "registry",
+        "sampling",
+        "stored",
+    ),
     ("tokenizer_files", "model.config"),
     ("checkpoints", "tokens"),
     ("config_json", "model.vision", "model.decoder"),
