@@ -188,9 +188,62 @@ def test_imp_nano_is_not_passed_off_as_imp(runs, tmp_path):
     assert "they say nothing about Imp" in write([run]).read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", ["reading", "japanese"])
+def test_a_run_of_an_earlier_version_has_a_report_or_one_error_that_names_it(runs, tmp_path, name):
+    """Each key missing in turn, of run.json and of the records; then a condition that this version does not know."""
+    head = json.loads((runs / name / "run.json").read_text("utf-8"))
+    records = [json.loads(line) for line in (runs / name / "samples.jsonl").read_text("utf-8").splitlines()[:3]]
+
+    def report(head, records):
+        (tmp_path / "run.json").write_text(json.dumps(head), "utf-8")
+        (tmp_path / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+        return write([tmp_path]).read_text("utf-8")
+
+    for key in head.keys() - {"experiment", "checkpoint"}:
+        text = report({other: value for other, value in head.items() if other != key}, records)
+        assert ("not recorded" in text) == (key not in ("place", "imp-kit")), key
+    few = {other: head[other] for other in ("experiment", "checkpoint")}
+    assert report(few, records).count("not recorded") == 7
+    spare = {"versions", "prompt", "prompt_sha256", "token_ids", "tokens", "finish", "seconds", "extracted", "scores"}
+    spare |= {"picture_sha256", *head} - {"seed"}
+    for key in records[0].keys() - {"sample_id", "status", "key"}:
+        older = [{other: value for other, value in record.items() if other != key} for record in records]
+        if key in spare:
+            assert report(head, older)
+        else:
+            with pytest.raises(imp_kit.RunError, match=rf"{tmp_path}: the record of .* \({key}\)"):
+                report(head, older)
+    for key, needed in {"level": False, "part": True, "code": True, "glyph": True, "picture": False}.items():
+        for part in ("factors", "truth"):
+            if key in records[-1][part]:
+                older = records[-1] | {part: {k: v for k, v in records[-1][part].items() if k != key}}
+                if needed:
+                    with pytest.raises(imp_kit.RunError, match=rf"{tmp_path}: .* \({key}\)"):
+                        report(head, [*records[:-1], older])
+                else:
+                    assert report(head, [*records[:-1], older])
+    newer = [record | {"factors": record["factors"] | {"weather": "fine"}} for record in records]
+    with pytest.raises(imp_kit.RunError, match=rf"{tmp_path}: .*weather"):
+        report(head, newer)
+
+
 def test_what_is_no_run(tmp_path, capsys):
-    with pytest.raises(imp_kit.RunError, match="holds no run"):
+    with pytest.raises(imp_kit.RunError, match=rf"^{tmp_path} holds no run: there is no run\.json"):
         write([tmp_path])
+    (tmp_path / "file").write_text("")
+    for name in ("file", "none"):
+        with pytest.raises(imp_kit.RunError, match=f"{name} is no folder"):
+            write([tmp_path / name])
+    (tmp_path / "odd" / "run.json").mkdir(parents=True)
+    with pytest.raises(imp_kit.RunError, match=r"odd.run\.json cannot be read \(Is a directory\)"):
+        write([tmp_path / "odd"])
+    (tmp_path / "none yet").mkdir()
+    (tmp_path / "none yet" / "run.json").write_text(json.dumps({"experiment": "captcha", "checkpoint": "a"}))
+    with pytest.raises(imp_kit.RunError, match="none yet holds no answered sample"):
+        write([tmp_path / "none yet"])
+    (tmp_path / "none yet" / "samples.jsonl").mkdir()
+    with pytest.raises(imp_kit.RunError, match=r"samples\.jsonl cannot be read \(Is a directory\)"):
+        write([tmp_path / "none yet"])
     with pytest.raises(imp_kit.RunError, match="no run to report"):
         write([])
     (tmp_path / "run.json").write_text(json.dumps({"experiment": "echo"}))
@@ -201,7 +254,9 @@ def test_what_is_no_run(tmp_path, capsys):
         write([tmp_path])
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path / "nowhere")])
-    assert "holds no run" in capsys.readouterr().err
+    assert (
+        capsys.readouterr().err == f"imp-kit: {tmp_path / 'nowhere'} is no folder. Name a folder that a probe wrote.\n"
+    )
 
 
 def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):

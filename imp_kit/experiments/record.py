@@ -167,10 +167,11 @@ def read(folder: str | os.PathLike) -> list[dict]:
 def read_head(folder: str | os.PathLike) -> dict:
     """What a run is: experiment, design, checkpoint, settings, version. Raises RunError where there is no run."""
     file = Path(folder) / HEAD
-    if not file.exists():
-        raise RunError(f"{folder} holds no run: there is no {HEAD}. Name a folder that a probe wrote.")
     try:
         head = json.loads(file.read_text("utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"holds no run: there is no {HEAD}" if Path(folder).is_dir() else "is no folder"
+        raise RunError(f"{folder} {what}. Name a folder that a probe wrote.") from None
     except OSError as error:
         raise RunError(f"{file} cannot be read ({error.strerror}).") from None
     except ValueError:
@@ -178,7 +179,7 @@ def read_head(folder: str | os.PathLike) -> dict:
     if not isinstance(head, dict) or "experiment" not in head:
         raise RunError(
             f"{file} cannot be read: it is empty or damaged, as a full disk or a crash can leave it. Delete this one "
-            f"file and run the same probe again; the answers beside it are kept."
+            "file and run the same probe again; the answers beside it are kept."
         )
     return head
 
@@ -318,7 +319,12 @@ def _versions() -> dict:
 
 def _lines(file: Path) -> Iterator[dict]:
     """The records of a file; what is no whole record at its end is still being written, or was never finished."""
-    content = file.read_bytes() if file.exists() else b""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"{file} cannot be read ({error.strerror}).") from None
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise RunError(f"{file} was saved as UTF-16; save it as UTF-8.")
     *lines, last = content.split(b"\n")

@@ -7,8 +7,9 @@ import csv
 import io
 import os
 import shlex
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +46,7 @@ PUBLISHED = "Not measured here. Rows of one source and one kind are comparable, 
 CHANCE = "by chance: replies scored against the answers of the other questions of the same kind."
 COUNTED = ("tokens", "seconds")  # of a sample
 ANSWERS = 10  # given in full
+UNKNOWN = "not recorded"
 
 
 def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = None) -> Path:
@@ -66,13 +68,33 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
         target.mkdir(parents=True, exist_ok=True)
     parts = []
     for number, (folder, head) in enumerate(runs, 1):
-        records = read(folder)
+        records = _complete(read(folder), folder, head["experiment"])
         prefix = f"{head['experiment']}-{number}"
         page = _Page(target, prefix, head, folder, [Path(each) for each in folders], target if out else None)
         parts += [page.heading(records), *SECTIONS[head["experiment"]](page, records)]
     file = target / REPORT
     write_whole(file, "\n\n".join(parts) + "\n")
     return file
+
+
+def _complete(records: list[dict], folder: Path, experiment: str) -> list[dict]:
+    """The records, once each answered one is known to hold what scores need. Raises RunError."""
+    cell, truth = NEEDED[experiment]
+    factors = {field.name: field.default is MISSING for field in fields(cell)}
+    answered = [record for record in records if record["status"] == "ok"]
+    for record in answered:
+        lacking = {"factors", "truth", "seed", "question", "answer"} - record.keys()
+        if not lacking:
+            lacking = {name for name, needed in factors.items() if needed and name not in record["factors"]}
+            lacking |= (truth - record["truth"].keys()) | (record["factors"].keys() - factors)
+        if lacking:
+            raise RunError(
+                f"{folder}: the record of {record['sample_id']!r} has not what this version of the kit reads "
+                f"({', '.join(sorted(lacking))}); make the report with the version that made the run, or run it anew."
+            )
+    if not answered:
+        raise RunError(f"{folder} holds no answered sample; run the probe again first.")
+    return records
 
 
 def published(experiment: str) -> str:
@@ -98,20 +120,20 @@ class _Page:
         self.draw += f" --out {shlex.quote(str(out.absolute()))}" if out else ""
 
     def heading(self, records: Sequence[dict]) -> str:
-        failed = sum(record["status"] == "error" for record in records)
-        first = next((record for record in records if record["status"] == "ok"), None)
-        if first is None:
-            raise RunError(f"The run of {self.name} holds no answered sample; run the probe again first.")
-        versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items() if number)
+        answered = [record for record in records if record["status"] == "ok"]
+        failed = len(records) - len(answered)
+        versions = ", ".join(f"{name} {number}" for name, number in answered[0].get("versions", {}).items() if number)
+        head = defaultdict(lambda: UNKNOWN, self.head)  # a run of an earlier version may know less
+        settings = ", ".join(f"{name} {value}" for name, value in self.head.get("settings", {}).items())
         shown = {
             "checkpoint": self.name,
-            "revision": self.head["revision"] or "none (a bundled or local folder)",
-            "SHA-256 of its files": self.head["files"] or "",
-            "dtype, device": f"{self.head['dtype']}, {self.head['device']}",
-            "size, seed": f"{self.head.get('size')}, {self.head.get('seed')}",
-            "settings": ", ".join(f"{name} {value}" for name, value in self.head["settings"].items()) or "the defaults",
-            "samples": f"{len(records) - failed} answered, {failed} failed (failed ones are in no score)",
-            "versions": versions,
+            "revision": head["revision"] or "none (a bundled or local folder)",
+            "SHA-256 of its files": head["files"] or "",
+            "dtype, device": f"{head['dtype']}, {head['device']}",
+            "size, seed": f"{head['size']}, {head['seed']}",
+            "settings": settings or ("the defaults" if "settings" in head else UNKNOWN),
+            "samples": f"{len(answered)} answered, {failed} failed (failed ones are in no score)",
+            "versions": versions or UNKNOWN,
         }
         lines = [f"# {TITLES[self.head['experiment']]}: {plain(self.name)}", ""]
         lines += [NOT_IMP, ""] if self.name == "imp-nano" else []
@@ -422,3 +444,4 @@ PARTS = {
     "written": "Japanese text in the picture",
 }
 SECTIONS = {reading.NAME: _captcha, japanese.NAME: _japanese}
+NEEDED = {reading.NAME: (reading.Cell, {"code", "caption", "glyph"}), japanese.NAME: (japanese.Cell, set())}
