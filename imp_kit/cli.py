@@ -3,12 +3,13 @@
 import argparse
 import codecs
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from imp_kit import __version__
-from imp_kit.errors import ImpKitError, PromptError, SettingError
+from imp_kit import __version__, interrupts
+from imp_kit.errors import ImpKitError, PromptError, SettingError, Stopped
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,7 +92,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; an error of the kit is one line on stderr and exit status 2, a bad finding is status 1."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = parser().parse_args(arguments)
+    if args.command == "probe" and _is_first():
+        again = Stopped("nothing was asked yet", f"python -m imp_kit {shlex.join(arguments)}")
+        interrupts.hint = str(again)
     # An answer may hold any character, and so may what is typed: an escape or a mark instead of a failure. A closed
     # stream is None.
     for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
@@ -104,7 +109,9 @@ def main(arguments: list[str] | None = None) -> None:
     except ImpKitError as error:
         print(f"imp-kit: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        if args.command == "probe" and _is_first():
+            print(stopped if isinstance(stopped, Stopped) else interrupts.hint, file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:  # such as `| head`, which reads no further; what Python would flush at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -124,7 +131,9 @@ def _load(args: argparse.Namespace):
     from imp_kit.assistant import load
 
     names = ("device", "dtype", "revision", "quantize")
-    return load(args.checkpoint, **{name: getattr(args, name) for name in names})
+    imp = load(args.checkpoint, **{name: getattr(args, name) for name in names})
+    interrupts.work()
+    return imp
 
 
 def talk(args: argparse.Namespace) -> None:
@@ -257,6 +266,7 @@ def measure_speed(args: argparse.Namespace) -> None:
     from imp_kit.bench import bench, check_files, draw, draw_growth, table
 
     check_files(args.json, args.picture, args.growth)  # told before minutes of work
+    interrupts.work()
     names = ("random", "device", "dtype", "revision", "quantize", "against", "repeats")
     result = bench(args.checkpoint, growth=bool(args.growth), **{name: getattr(args, name) for name in names})
     print(table(result))
@@ -272,6 +282,7 @@ def probe_loading(args: argparse.Namespace) -> None:
     """Try calls in versions of transformers; the table goes to a file, and in words to stdout."""
     from imp_kit.experiments.loading import RUNS, VERSIONS, measure, save_picture, summary
 
+    interrupts.work()
     rows = measure(args.versions or VERSIONS, args.csv or RUNS / "loading.csv", args.environments or RUNS)
     print(summary(rows))
     if args.picture:
@@ -290,9 +301,14 @@ def probe_answers(args: argparse.Namespace) -> None:
     checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
     loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
     samples = experiment.run(checkpoint, args.size, args.seed, args.out, **loading)
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, the first
+    if _is_first():
         print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}.")
         print(f"Tables and pictures: python -m imp_kit report {args.out}")
+
+
+def _is_first() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -309,4 +325,5 @@ def write_report(args: argparse.Namespace) -> None:
     with _packages():
         from imp_kit.experiments.report import write
 
+    interrupts.work()
     print(write(args.runs, args.out))

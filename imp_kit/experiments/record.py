@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -21,10 +22,10 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
-from imp_kit import __version__
+from imp_kit import __version__, interrupts
 from imp_kit.answers import Answer
 from imp_kit.checkpoints import NANO
-from imp_kit.errors import RunError
+from imp_kit.errors import RunError, Stopped
 from imp_kit.experiments.files import ESCAPED, appending, disk_errors, only_writer, write_whole
 
 SAMPLES, HEAD, LOCK = "samples.jsonl", "run.json", "run.lock"
@@ -139,9 +140,13 @@ def run(
         known = _answered(folder, keys)
         mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
         name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
-        if mine:
-            with _writer(folder / name) as write:
-                _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
+        try:
+            if mine:
+                with _writer(folder / name) as write:
+                    _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
+        except KeyboardInterrupt:
+            kept = f"{len(_answered(folder, keys))} of {len(cases)} samples are answered and kept in {folder}"
+            raise Stopped(kept, command(read_head(folder), folder)) from None
         state.wait_for_everyone()
         if state.is_main_process:
             _join(folder)
@@ -182,6 +187,16 @@ def read_head(folder: str | os.PathLike) -> dict:
             "file and run the same probe again; the answers beside it are kept."
         )
     return head
+
+
+def command(head: dict, folder: Path) -> str | None:
+    """What asks a run's samples in a shell, from what run.json holds; None for an object, which no command can ask."""
+    if not head.get("place"):
+        return None
+    options = {"checkpoint": head["place"], "out": folder.absolute()}
+    options |= {key: head.get(key) for key in ("revision", "size", "seed", "dtype", "device")}
+    chosen = (f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
+    return f"python -m imp_kit probe {head['experiment']}{''.join(chosen)}"
 
 
 @contextmanager
@@ -240,6 +255,7 @@ def _answered(folder: Path, keys: dict[str, str]) -> set[str]:
 
 def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write, score) -> None:
     who = subject.get()
+    interrupts.work()
     shared = {**subject.identity, "settings": settings, "versions": _versions()}
     failed, start = 0, time.perf_counter()
     with tqdm(total=len(mine), unit="sample") as bar:

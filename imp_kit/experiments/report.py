@@ -18,7 +18,7 @@ from imp_kit.errors import RunError
 from imp_kit.experiments import japanese, plots, reading, scores
 from imp_kit.experiments.files import disk_errors, write_whole
 from imp_kit.experiments.markdown import plain, quoted, table
-from imp_kit.experiments.record import HEAD, read, read_head
+from imp_kit.experiments.record import HEAD, command, read, read_head
 from imp_kit.experiments.stats import (
     UNLIKE,
     bootstrap,
@@ -110,12 +110,7 @@ class _Page:
     def __init__(self, target: Path, prefix: str, head: dict, folder: Path, folders: Iterable[Path], out: Path | None):
         self.target, self.prefix, self.head = target, prefix, head
         self.name = head["checkpoint"]
-        self.ask = None  # an object was asked, by code that a report does not know
-        if head.get("place"):
-            options = {"checkpoint": head["place"], "out": folder.absolute()}
-            options |= {key: head.get(key) for key in ("revision", "size", "seed", "dtype", "device")}
-            chosen = (f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
-            self.ask = f"python -m imp_kit probe {head['experiment']}{''.join(chosen)}"
+        self.ask = command(head, folder)
         self.draw = f"python -m imp_kit report {shlex.join(str(each.absolute()) for each in folders)}"
         self.draw += f" --out {shlex.quote(str(out.absolute()))}" if out else ""
 
