@@ -296,13 +296,20 @@ def probe_answers(args: argparse.Namespace) -> None:
 
     with _packages():
         from imp_kit.experiments import japanese, reading
+        from imp_kit.experiments.record import answered, read
 
     experiment = {reading.NAME: reading, japanese.NAME: japanese}[args.experiment]
     checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
     loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
+    before = answered(args.out)
     samples = experiment.run(checkpoint, args.size, args.seed, args.out, **loading)
     if _is_first():
-        print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}.")
+        new = len(answered(args.out) - before)
+        failed = sum(record["status"] != "ok" for record in read(args.out))
+        asked = "all of them before; nothing was asked" if not new and not failed else f"{new} of them now"
+        print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}, {asked}.")
+        if failed:
+            print(f"{failed} samples failed; the same command asks them again.")
         print(f"Tables and pictures: python -m imp_kit report {args.out}")
 
 

@@ -53,7 +53,11 @@ def test_a_report_shows_tables_pictures_and_how_to_make_them_again(runs, tmp_pat
         assert Image.open(tmp_path / "out" / name).width >= 600
     report = f"python -m imp_kit report {runs / 'reading'} {runs / 'japanese'} --out {tmp_path / 'out'}"
     # A planted subject is an object: no command can ask it.
-    assert text.count(f"Drawn again by `{report}`; Planted was asked by code of its own.") == len(shown) + 2
+    again = f"Planted was asked by code of its own. The report is made by\n\n```\n{report}\n```"
+    assert text.count(again) == 2  # once a run,
+    assert text.count("python -m imp_kit") == text.count(str(tmp_path / "out")) == 2  # and nowhere else
+    for name in shown:
+        assert re.search(rf"!\[(.*)\]\({name}\)\n\nFigure `{name}`: \1\.\n", text)
     for heading in ("# Reading probe: Planted", "## The caption below the code", "## Glyph height, all else as in L0",
                     "# Japanese limits: Planted", "## Photographs", "## Some answers in full"):  # fmt: skip
         assert f"{heading}\n" in text
@@ -264,18 +268,39 @@ def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
         out = tmp_path / name
         arguments = ["probe", name, "--checkpoint", "imp-nano", "--device", "cpu", "--size", "smoke", "--out", str(out)]
         main(arguments)
-        assert "samples of imp-nano are answered" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        told = re.search(rf"(\d+) samples of imp-nano are answered and stand in {out}, (\d+) of them now\.\n", said)
+        assert told[1] == told[2]
+        main(arguments)
+        again = (
+            f"{told[1]} samples of imp-nano are answered and stand in {out}, all of them before; nothing was asked.\n"
+        )
+        assert again in capsys.readouterr().out
         main(["report", str(out)])
         text = (out / "report.md").read_text("utf-8")
         assert text.count("](") >= 2
-        again = f"probe {name} --checkpoint imp-nano --out {out} --size smoke --seed 1 --dtype fp32 --device cpu` and"
-        assert f"Made again by `python -m imp_kit {again} `python -m imp_kit report {out}`." in text
+        again = f"python -m imp_kit probe {name} --checkpoint imp-nano --out {out} --size smoke --seed 1 --dtype fp32"
+        assert text.count(f"by\n\n```\n{again} --device cpu\npython -m imp_kit report {out}\n```\n") == 1
+        assert text.count("python -m") == 2
         # Again with nothing left to ask: no model is loaded.
         code = (
             "import sys; from imp_kit import assistant; from imp_kit.cli import main\n"
             "def no(*args, **settings): raise AssertionError('loaded')\nassistant.load = no\nmain(sys.argv[1:])"
         )
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_a_probe_says_what_failed_and_what_is_new(tmp_path, capsys):
+    """Two samples of a run are made failed ones in its file: they alone are asked again."""
+    arguments = ["probe", "captcha", "--checkpoint", "imp-nano", "--device", "cpu", "--size", "smoke", "--out"]
+    main([*arguments, str(tmp_path)])
+    lines = (tmp_path / "samples.jsonl").read_text("utf-8").splitlines()
+    failed = [json.dumps(json.loads(line) | {"status": "error", "error": "none"}) for line in lines[:2]]
+    (tmp_path / "samples.jsonl").write_text("\n".join([*failed, *lines[2:], ""]), "utf-8")
+    capsys.readouterr()
+    main([*arguments, str(tmp_path)])
+    told = f"{len(lines)} samples of imp-nano are answered and stand in {tmp_path}, 2 of them now.\n"
+    assert told in capsys.readouterr().out
 
 
 def test_pictures_in_a_grid():

@@ -225,10 +225,36 @@ def _check_folder(folder: Path, head: dict, subject: Subject, ids: Container[str
         write_whole(file, json.dumps({**head, "place": subject.place}, indent=2, ensure_ascii=False) + "\n")
         return
     before = read_head(folder)
-    different = [name for name in head if before.get(name) != head[name]]
-    if different:
-        told = ", ".join(f"{name} {before.get(name)!r} instead of {head[name]!r}" for name in different)
-        raise RunError(f"{folder} is another run's: {told}. Choose a new folder, or go on with that run's settings.")
+    if different := _differences(before, head):
+        raise RunError(
+            f"{folder} holds another run, with another {', '.join(different)}. Name a new folder for this run; or, to "
+            "go on with that one, give the checkpoint and settings that it had."
+        )
+
+
+NAMES = {"files": "state of the checkpoint's files", "imp-kit": "version of imp-kit"}
+
+
+def _differences(before: dict, head: dict) -> list[str]:
+    """What differs in words: what run.json has, and what it would have now."""
+    told = []
+    for name, now in head.items():
+        was = before.get(name, "not recorded")
+        if was == now:
+            continue
+        if isinstance(was, dict) and isinstance(now, dict):
+            none = dict.fromkeys(sorted(was.keys() | now.keys()), "not set")
+            told += [f"setting of {each}" for each in _differences(none | was, none | now)]
+        else:
+            told.append(f"{NAMES.get(name, name)} ({_short(was)} there, {_short(now)} here)")
+    return told
+
+
+def _short(value) -> str:
+    """A value as it is, but of a hash its beginning."""
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{40,64}", value):
+        return f"{value[:8]}…"
+    return "none" if value is None else str(value)
 
 
 def _key(case: Case, identity: dict, settings: dict) -> str:
@@ -246,11 +272,12 @@ def _digest(picture: Image.Image | None) -> str | None:
 
 
 def _answered(folder: Path, keys: dict[str, str]) -> set[str]:
-    return {
-        record["sample_id"]
-        for record in read(folder)
-        if record["status"] == "ok" and keys.get(record["sample_id"]) == record["key"]
-    }
+    return {id for id, key in answered(folder) if keys.get(id) == key}
+
+
+def answered(folder: str | os.PathLike) -> set[tuple[str, str]]:
+    """Which samples a folder holds answers of: their ids and keys."""
+    return {(record["sample_id"], record["key"]) for record in read(folder) if record["status"] == "ok"}
 
 
 def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write, score) -> None:

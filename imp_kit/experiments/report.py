@@ -17,7 +17,7 @@ from pathlib import Path
 from imp_kit.errors import RunError
 from imp_kit.experiments import japanese, plots, reading, scores
 from imp_kit.experiments.files import disk_errors, write_whole
-from imp_kit.experiments.markdown import plain, quoted, table
+from imp_kit.experiments.markdown import block, plain, quoted, table
 from imp_kit.experiments.record import HEAD, command, read, read_head
 from imp_kit.experiments.stats import (
     UNLIKE,
@@ -134,20 +134,21 @@ class _Page:
         lines += [NOT_IMP, ""] if self.name == "imp-nano" else []
         lines += [INTERVALS, ""]
         lines += [table(["what", ""], [[key, plain(str(value))] for key, value in shown.items()])]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", self.again()])
 
-    def figure(self, kind: str, drawn) -> str:
-        """Save a figure; the line that shows it, and the commands that make it again."""
+    def figure(self, kind: str, what: str, drawn) -> str:
+        """Save a figure; the lines that show it and say what it is."""
         name = f"{self.prefix}-{kind}.png"
         picture = io.BytesIO()
         drawn.savefig(picture, format="png")
         write_whole(self.target / name, picture.getvalue())
-        return f"![{kind} of {plain(self.name)}]({name})\n\n{self.again()}"
+        return f"![{what}]({name})\n\nFigure `{name}`: {what}."
 
     def again(self) -> str:
+        """How the samples are asked, and the report is made, once more."""
         if self.ask is None:
-            return f"Drawn again by `{self.draw}`; {plain(self.name)} was asked by code of its own."
-        return f"Made again by `{self.ask}` and `{self.draw}`."
+            return f"{plain(self.name)} was asked by code of its own. The report is made by\n\n{block([self.draw])}"
+        return f"The samples are asked, and the report is made, by\n\n{block([self.ask, self.draw])}"
 
 
 def _captcha(page: _Page, records: Sequence[dict]) -> list[str]:
@@ -156,20 +157,25 @@ def _captcha(page: _Page, records: Sequence[dict]) -> list[str]:
     parts = []
     if rows:
         parts += ["## By distortion", _reading_table([f"L{row[0].cell.level}" for row in rows], rows)]
-        parts += [page.figure("ladder", plots.ladder({page.name: samples}))]
-        parts += ["## Which character was read as which", page.figure("confusion", plots.confusion(samples, page.name))]
+        what = "codes that stand in the answer, by level of distortion"
+        parts += [page.figure("ladder", what, plots.ladder({page.name: samples}))]
+        what = "characters shown, in rows, and read, in columns"
+        drawn = plots.confusion(samples, page.name)
+        parts += ["## Which character was read as which", page.figure("confusion", what, drawn)]
     if any(sample.cell.caption not in ("none", "alone") for sample in samples):
         parts += ["## The caption below the code", _lure_table(reading.lure(samples)), _primary(samples)]
-        parts += [page.figure("lure", plots.lure(samples, page.name))]
+        what = "what answers give: the code, the caption below it, both or neither"
+        parts += [page.figure("lure", what, plots.lure(samples, page.name))]
     for base in sorted({s.cell.level for s in samples}):
         changed = {s.cell.changed for s in samples if s.cell.level == base} - {"", "control"}
         for name in sorted(changed):
             found = reading.factor(samples, name, base)
             parts += [f"## {name.capitalize()}, all else as in L{base}"]
             parts += [_reading_table([str(value) for value in found], list(found.values()), name)]
-            parts += [page.figure(f"{name.replace(' ', '-')}-L{base}", plots.factors(samples, [name], base, page.name))]
+            what, drawn = f"codes that stand in the answer, by {name}", plots.factors(samples, [name], base, page.name)
+            parts += [page.figure(f"{name.replace(' ', '-')}-L{base}", what, drawn)]
     parts += _controls(samples)
-    parts += ["## Some answers in full", _answers([s for s in samples if s.code]), page.again()]
+    parts += ["## Some answers in full", _answers([s for s in samples if s.code])]
     return [*parts, "## What others published", PUBLISHED, published(reading.NAME)]
 
 
@@ -294,16 +300,18 @@ def _japanese(page: _Page, records: Sequence[dict]) -> list[str]:
             parts += [_differences(chosen)]
             if part == "photograph":
                 parts += [_by_photograph(chosen), _similarity(chosen)]
-            parts += [page.figure(f"chain-{part}", plots.chain(samples, page.name, part))]
+            what = "answers that are right, that are in Japanese, and both, by the language of the question"
+            parts += [page.figure(f"chain-{part}", what, plots.chain(samples, page.name, part))]
     general = [s for s in samples if s.cell.part == "general"]
     if {s.cell.picture for s in general} == {True, False}:
         parts += ["## Questions that need no picture, with one and without", _chain_table(general)]
         parts += [_differences([s for s in general if s.cell.picture])]
-        parts += [page.figure("fidelity", plots.fidelity(samples, page.name))]
+        what = "replies in Japanese, with a picture and without"
+        parts += [page.figure("fidelity", what, plots.fidelity(samples, page.name))]
     asked = [s for s in samples if s.cell.language != "English"]
     step = max(1, len(asked) // ANSWERS)
     rows = [[plain(s.question), quoted(s.reply), str(s.finish)] for s in asked[::step][:ANSWERS]]
-    parts += ["## Some answers in full", table(["question", "answer", "finish"], rows), page.again()]
+    parts += ["## Some answers in full", table(["question", "answer", "finish"], rows)]
     return [*parts, "## What others published", PUBLISHED, published(japanese.NAME)]
 
 
