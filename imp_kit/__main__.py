@@ -1,5 +1,15 @@
-"""python -m imp_kit"""
+"""What starts the command line: `python -m imp_kit`, and the console command `imp-kit`."""
 
-from imp_kit.cli import main
+from imp_kit.interrupts import prepare
 
-main()
+
+def start() -> None:
+    """Run a command; an interrupt while its modules are still being imported leaves no traceback."""
+    prepare()
+    from imp_kit.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    start()

@@ -4,18 +4,23 @@ import argparse
 import codecs
 import io
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
-from imp_kit import __version__
-from imp_kit.errors import ImageError, ImpKitError, PromptError, SettingError
+from imp_kit import __version__, interrupts
+from imp_kit.errors import ImageError, ImpKitError, PromptError, SettingError, Stopped
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; building it imports nothing that a command may need."""
-    top = argparse.ArgumentParser(prog="python -m imp_kit", description="Show Imp a picture and ask.")
+    console = Path(sys.argv[0]).stem == "imp-kit"
+    top = argparse.ArgumentParser(
+        prog="imp-kit" if console else "python -m imp_kit", description="Show Imp a picture and ask."
+    )
     top.add_argument("--version", action="version", version=f"imp-kit {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -100,7 +105,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; an error of the kit is one line on stderr and exit status 2, a bad finding is status 1."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = parser().parse_args(arguments)
+    if args.command == "probe" and _is_first():
+        again = Stopped("nothing was asked yet", f"python -m imp_kit {shlex.join(arguments)}")
+        interrupts.hint = str(again)
     # An answer may hold any character, and so may what is typed: an escape or a mark instead of a failure. A closed
     # stream is None.
     for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
@@ -117,7 +126,9 @@ def main(arguments: list[str] | None = None) -> None:
     except ImpKitError as error:
         print(f"imp-kit: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        if args.command == "probe" and _is_first():
+            print(stopped if isinstance(stopped, Stopped) else interrupts.hint, file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:  # such as `| head`, which reads no further; what Python would flush at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -138,7 +149,9 @@ def _load(args: argparse.Namespace):
 
     names = ("device", "dtype", "revision", "quantize")
     with redirect_stdout(_Notes(args.quiet)):  # stdout is for the answers
-        return load(args.checkpoint, **{name: getattr(args, name) for name in names})
+        imp = load(args.checkpoint, **{name: getattr(args, name) for name in names})
+    interrupts.work()
+    return imp
 
 
 class _Notes(io.TextIOBase):
@@ -227,8 +240,6 @@ def _typed(text: str) -> str:
 
 def point(args: argparse.Namespace) -> int:
     """Print where a thing is, as fractions and as pixels; 1 if it was not found."""
-    from pathlib import Path
-
     from PIL import Image
 
     from imp_kit.images import check_order, open_image
@@ -327,11 +338,11 @@ def _piped() -> str:
 def measure_speed(args: argparse.Namespace) -> None:
     """Print how fast a checkpoint is here, as Markdown; write and draw it where a file is named."""
     import json
-    from pathlib import Path
 
     from imp_kit.bench import bench, check_files, draw, draw_growth, table
 
     check_files(args.json, args.picture, args.growth)  # told before minutes of work
+    interrupts.work()
     names = ("random", "device", "dtype", "revision", "quantize", "against", "repeats")
     result = bench(args.checkpoint, growth=bool(args.growth), **{name: getattr(args, name) for name in names})
     print(table(result))
@@ -347,6 +358,7 @@ def probe_loading(args: argparse.Namespace) -> None:
     """Try calls in versions of transformers; the table goes to a file, and in words to stdout."""
     from imp_kit.experiments.loading import RUNS, VERSIONS, measure, save_picture, summary
 
+    interrupts.work()
     rows = measure(args.versions or VERSIONS, args.csv or RUNS / "loading.csv", args.environments or RUNS)
     print(summary(rows))
     if args.picture:
@@ -360,14 +372,26 @@ def probe_answers(args: argparse.Namespace) -> None:
 
     with _packages():
         from imp_kit.experiments import japanese, reading
+        from imp_kit.experiments.record import answered, read
 
     experiment = {reading.NAME: reading, japanese.NAME: japanese}[args.experiment]
     checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
     loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
+    before = answered(args.out)
     samples = experiment.run(checkpoint, args.size, args.seed, args.out, **loading)
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, the first
-        print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}.")
+    if _is_first():
+        new = len(answered(args.out) - before)
+        failed = sum(record["status"] != "ok" for record in read(args.out))
+        asked = "all of them before; nothing was asked" if not new and not failed else f"{new} of them now"
+        print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}, {asked}.")
+        if failed:
+            print(f"{failed} samples failed; the same command asks them again.")
         print(f"Tables and pictures: python -m imp_kit report {args.out}")
+
+
+def _is_first() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -384,4 +408,5 @@ def write_report(args: argparse.Namespace) -> None:
     with _packages():
         from imp_kit.experiments.report import write
 
+    interrupts.work()
     print(write(args.runs, args.out))

@@ -31,3 +31,10 @@ class RunError(ImpKitError):
 
 class MemoryLimitError(ImpKitError):
     """A checkpoint needs more memory than is free."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that was interrupted, as by Ctrl-C: what is kept, and the command that goes on where there is one."""
+
+    def __init__(self, kept: str, command: str | None = None):
+        super().__init__(f"imp-kit: stopped; {kept}. To go on: {command or 'run the same again'}")

@@ -1,6 +1,7 @@
 """python -m imp_kit, as a person types it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,14 @@ def test_a_phrase_and_a_revision_without_sense_are_told_before_anything_is_loade
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
         assert told in capsys.readouterr().err
+
+
+def test_the_console_command_is_the_same_as_the_module():
+    """As pip installs it, beside this Python."""
+    command = shutil.which("imp-kit", path=Path(sys.executable).parent)
+    done = subprocess.run([command, "checkpoints"], capture_output=True, text=True, check=True)
+    assert done.stdout == shell("checkpoints").stdout
+    for arguments in (["--help"], ["ask", "--help"]):
+        shown = subprocess.run([command, *arguments], capture_output=True, text=True, check=True).stdout
+        assert shown.startswith("usage: imp-kit ")
+        assert "python -m imp_kit" not in shown

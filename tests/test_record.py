@@ -163,18 +163,32 @@ def test_a_half_written_line_is_dropped_with_a_notice_and_asked_again(tmp_path):
     assert len(file.read_text().splitlines()) == 3
 
 
-def test_another_runs_folder_is_refused_with_what_differs(tmp_path):
-    run("echo", cases(1), Subject.of(Echo()), tmp_path / "run")
-    with pytest.raises(imp_kit.RunError, match="experiment 'echo' instead of 'other'"):
-        run("other", cases(1), Subject.of(Echo()), tmp_path / "run")
-    with pytest.raises(imp_kit.RunError, match="checkpoint 'Echo' instead of 'imp-nano'"):
-        run("echo", cases(1), Subject.of("imp-nano", device="cpu"), tmp_path / "run")
-    with pytest.raises(imp_kit.RunError, match="settings"):
-        run("echo", cases(1), Subject.of(Echo()), tmp_path / "run", settings={"temperature": 1.0})
-    head = json.loads((tmp_path / "run" / "run.json").read_text())
-    (tmp_path / "run" / "run.json").write_text(json.dumps({**head, "imp-kit": "0.0.1"}))
-    with pytest.raises(imp_kit.RunError, match="imp-kit '0.0.1' instead of"):
-        run("echo", cases(1), Subject.of(Echo()), tmp_path / "run")
+def test_another_runs_folder_is_refused_with_what_differs_in_words(tmp_path):
+    settings = {"max_new_tokens": 7, "temperature": 0.5}
+    folder = tmp_path / "run"
+
+    def refused(experiment, subject, **more):
+        with pytest.raises(imp_kit.RunError) as caught:
+            run(experiment, cases(1), Subject.of(subject), folder, **({"settings": settings} | more))
+        assert re.search("[0-9a-f]{9}", str(caught.value)) is None
+        start, end = f"{folder} holds another run, with another ", ". Name a new folder for this run; or, to go on"
+        assert str(caught.value).startswith(start)
+        return str(caught.value).removeprefix(start).partition(end)[0]
+
+    run("echo", cases(1), Subject.of(Echo()), folder, settings=settings)
+    assert refused("other", Echo()) == "experiment (echo there, other here)"
+    other = refused("echo", Echo(), settings={"max_new_tokens": 8})
+    assert other == "setting of max_new_tokens (7 there, 8 here), setting of temperature (0.5 there, not set here)"
+    assert refused("echo", Echo(), design={"seed": 2}) == "seed (not recorded there, 2 here)"
+    moved = Echo()
+    moved.identity = {"files": "1234abcd" + 56 * "0", "revision": "b" * 40, "dtype": "bfloat16"}
+    assert refused("echo", moved) == (
+        "revision (none there, bbbbbbbb… here), state of the checkpoint's files (none there, 1234abcd… here), "
+        "dtype (none there, bfloat16 here)"
+    )
+    head = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**head, "imp-kit": "0.0.1"}))
+    assert refused("echo", Echo()) == f"version of imp-kit (0.0.1 there, {imp_kit.__version__} here)"
 
 
 def test_a_folder_that_holds_something_else(tmp_path):
@@ -272,7 +286,7 @@ def test_an_object_can_name_what_else_changes_its_answers(tmp_path):
     echo.identity = {"version": "1"}
     run("echo", cases(1), Subject.of(echo), tmp_path / "run")
     echo.identity = {"version": "2"}
-    with pytest.raises(imp_kit.RunError, match="version '1' instead of '2'"):
+    with pytest.raises(imp_kit.RunError, match=r"version \(1 there, 2 here\)"):
         run("echo", cases(1), Subject.of(echo), tmp_path / "run")
 
 

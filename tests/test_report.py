@@ -53,7 +53,11 @@ def test_a_report_shows_tables_pictures_and_how_to_make_them_again(runs, tmp_pat
         assert Image.open(tmp_path / "out" / name).width >= 600
     report = f"python -m imp_kit report {runs / 'reading'} {runs / 'japanese'} --out {tmp_path / 'out'}"
     # A planted subject is an object: no command can ask it.
-    assert text.count(f"Drawn again by `{report}`; Planted was asked by code of its own.") == len(shown) + 2
+    again = f"Planted was asked by code of its own. The report is made by\n\n```\n{report}\n```"
+    assert text.count(again) == 2  # once a run,
+    assert text.count("python -m imp_kit") == text.count(str(tmp_path / "out")) == 2  # and nowhere else
+    for name in shown:
+        assert re.search(rf"!\[(.*)\]\({name}\)\n\nFigure `{name}`: \1\.\n", text)
     for heading in ("# Reading probe: Planted", "## The caption below the code", "## Glyph height, all else as in L0",
                     "# Japanese limits: Planted", "## Photographs", "## Some answers in full"):  # fmt: skip
         assert f"{heading}\n" in text
@@ -188,9 +192,62 @@ def test_imp_nano_is_not_passed_off_as_imp(runs, tmp_path):
     assert "they say nothing about Imp" in write([run]).read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", ["reading", "japanese"])
+def test_a_run_of_an_earlier_version_has_a_report_or_one_error_that_names_it(runs, tmp_path, name):
+    """Each key missing in turn, of run.json and of the records; then a condition that this version does not know."""
+    head = json.loads((runs / name / "run.json").read_text("utf-8"))
+    records = [json.loads(line) for line in (runs / name / "samples.jsonl").read_text("utf-8").splitlines()[:3]]
+
+    def report(head, records):
+        (tmp_path / "run.json").write_text(json.dumps(head), "utf-8")
+        (tmp_path / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+        return write([tmp_path]).read_text("utf-8")
+
+    for key in head.keys() - {"experiment", "checkpoint"}:
+        text = report({other: value for other, value in head.items() if other != key}, records)
+        assert ("not recorded" in text) == (key not in ("place", "imp-kit")), key
+    few = {other: head[other] for other in ("experiment", "checkpoint")}
+    assert report(few, records).count("not recorded") == 7
+    spare = {"versions", "prompt", "prompt_sha256", "token_ids", "tokens", "finish", "seconds", "extracted", "scores"}
+    spare |= {"picture_sha256", *head} - {"seed"}
+    for key in records[0].keys() - {"sample_id", "status", "key"}:
+        older = [{other: value for other, value in record.items() if other != key} for record in records]
+        if key in spare:
+            assert report(head, older)
+        else:
+            with pytest.raises(imp_kit.RunError, match=rf"{tmp_path}: the record of .* \({key}\)"):
+                report(head, older)
+    for key, needed in {"level": False, "part": True, "code": True, "glyph": True, "picture": False}.items():
+        for part in ("factors", "truth"):
+            if key in records[-1][part]:
+                older = records[-1] | {part: {k: v for k, v in records[-1][part].items() if k != key}}
+                if needed:
+                    with pytest.raises(imp_kit.RunError, match=rf"{tmp_path}: .* \({key}\)"):
+                        report(head, [*records[:-1], older])
+                else:
+                    assert report(head, [*records[:-1], older])
+    newer = [record | {"factors": record["factors"] | {"weather": "fine"}} for record in records]
+    with pytest.raises(imp_kit.RunError, match=rf"{tmp_path}: .*weather"):
+        report(head, newer)
+
+
 def test_what_is_no_run(tmp_path, capsys):
-    with pytest.raises(imp_kit.RunError, match="holds no run"):
+    with pytest.raises(imp_kit.RunError, match=rf"^{tmp_path} holds no run: there is no run\.json"):
         write([tmp_path])
+    (tmp_path / "file").write_text("")
+    for name in ("file", "none"):
+        with pytest.raises(imp_kit.RunError, match=f"{name} is no folder"):
+            write([tmp_path / name])
+    (tmp_path / "odd" / "run.json").mkdir(parents=True)
+    with pytest.raises(imp_kit.RunError, match=r"odd.run\.json cannot be read \(Is a directory\)"):
+        write([tmp_path / "odd"])
+    (tmp_path / "none yet").mkdir()
+    (tmp_path / "none yet" / "run.json").write_text(json.dumps({"experiment": "captcha", "checkpoint": "a"}))
+    with pytest.raises(imp_kit.RunError, match="none yet holds no answered sample"):
+        write([tmp_path / "none yet"])
+    (tmp_path / "none yet" / "samples.jsonl").mkdir()
+    with pytest.raises(imp_kit.RunError, match=r"samples\.jsonl cannot be read \(Is a directory\)"):
+        write([tmp_path / "none yet"])
     with pytest.raises(imp_kit.RunError, match="no run to report"):
         write([])
     (tmp_path / "run.json").write_text(json.dumps({"experiment": "echo"}))
@@ -201,7 +258,9 @@ def test_what_is_no_run(tmp_path, capsys):
         write([tmp_path])
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path / "nowhere")])
-    assert "holds no run" in capsys.readouterr().err
+    assert (
+        capsys.readouterr().err == f"imp-kit: {tmp_path / 'nowhere'} is no folder. Name a folder that a probe wrote.\n"
+    )
 
 
 def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
@@ -209,18 +268,39 @@ def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
         out = tmp_path / name
         arguments = ["probe", name, "--checkpoint", "imp-nano", "--device", "cpu", "--size", "smoke", "--out", str(out)]
         main(arguments)
-        assert "samples of imp-nano are answered" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        told = re.search(rf"(\d+) samples of imp-nano are answered and stand in {out}, (\d+) of them now\.\n", said)
+        assert told[1] == told[2]
+        main(arguments)
+        again = (
+            f"{told[1]} samples of imp-nano are answered and stand in {out}, all of them before; nothing was asked.\n"
+        )
+        assert again in capsys.readouterr().out
         main(["report", str(out)])
         text = (out / "report.md").read_text("utf-8")
         assert text.count("](") >= 2
-        again = f"probe {name} --checkpoint imp-nano --out {out} --size smoke --seed 1 --dtype fp32 --device cpu` and"
-        assert f"Made again by `python -m imp_kit {again} `python -m imp_kit report {out}`." in text
+        again = f"python -m imp_kit probe {name} --checkpoint imp-nano --out {out} --size smoke --seed 1 --dtype fp32"
+        assert text.count(f"by\n\n```\n{again} --device cpu\npython -m imp_kit report {out}\n```\n") == 1
+        assert text.count("python -m") == 2
         # Again with nothing left to ask: no model is loaded.
         code = (
             "import sys; from imp_kit import assistant; from imp_kit.cli import main\n"
             "def no(*args, **settings): raise AssertionError('loaded')\nassistant.load = no\nmain(sys.argv[1:])"
         )
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_a_probe_says_what_failed_and_what_is_new(tmp_path, capsys):
+    """Two samples of a run are made failed ones in its file: they alone are asked again."""
+    arguments = ["probe", "captcha", "--checkpoint", "imp-nano", "--device", "cpu", "--size", "smoke", "--out"]
+    main([*arguments, str(tmp_path)])
+    lines = (tmp_path / "samples.jsonl").read_text("utf-8").splitlines()
+    failed = [json.dumps(json.loads(line) | {"status": "error", "error": "none"}) for line in lines[:2]]
+    (tmp_path / "samples.jsonl").write_text("\n".join([*failed, *lines[2:], ""]), "utf-8")
+    capsys.readouterr()
+    main([*arguments, str(tmp_path)])
+    told = f"{len(lines)} samples of imp-nano are answered and stand in {tmp_path}, 2 of them now.\n"
+    assert told in capsys.readouterr().out
 
 
 def test_pictures_in_a_grid():

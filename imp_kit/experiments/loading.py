@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from packaging.version import InvalidVersion, Version
 
-from imp_kit.errors import ImpKitError
+from imp_kit.errors import ImpKitError, Stopped
 from imp_kit.experiments.files import appending, disk_errors, only_writer, write_whole
 from imp_kit.experiments.loading_calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
 
@@ -291,7 +291,7 @@ def measure(
     with only_writer(csv.with_name(csv.name + ".lock"), csv):
         rows = read_table(csv) if csv.exists() else []
         write_table(rows, csv)  # with its first line, and without a line that was cut short
-        done = {(row.version, row.call) for row in rows if row.digest == script_digest() and row.outcome != NOT_RUN}
+        done = _done(rows)
         open_calls = {version: [call for call in CALLS if (version, call) not in done] for version in versions}
         total = sum(map(len, open_calls.values()))
         with appending(csv) as append, tqdm(total=total, unit="call") as bar:
@@ -305,11 +305,20 @@ def measure(
                     for future in as_completed([executor.submit(run_call, call, place) for call in calls]):
                         append(_line(future.result()))
                         bar.update()
+                except KeyboardInterrupt:
+                    wanted = {(version, call) for version in versions for call in CALLS}
+                    kept = len(wanted & _done(read_table(csv)))
+                    raise Stopped(f"{kept} of {len(wanted)} calls were tried and are kept in {csv}") from None
                 finally:
                     executor.shutdown(cancel_futures=True)
         rows = read_table(csv)
         write_table(rows, csv)
     return rows
+
+
+def _done(rows: Iterable[Row]) -> set[tuple[str, str]]:
+    """Which calls need not be tried again in which version."""
+    return {(row.version, row.call) for row in rows if row.digest == script_digest() and row.outcome != NOT_RUN}
 
 
 # ---------------------------------------------------------------------------------------------------- what the rows say

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -21,10 +22,10 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
-from imp_kit import __version__
+from imp_kit import __version__, interrupts
 from imp_kit.answers import Answer
 from imp_kit.checkpoints import NANO
-from imp_kit.errors import RunError
+from imp_kit.errors import RunError, Stopped
 from imp_kit.experiments.files import ESCAPED, appending, disk_errors, only_writer, write_whole
 from imp_kit.threads import CpuMeter
 
@@ -140,9 +141,13 @@ def run(
         known = _answered(folder, keys)
         mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
         name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
-        if mine:
-            with _writer(folder / name) as write:
-                _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
+        try:
+            if mine:
+                with _writer(folder / name) as write:
+                    _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
+        except KeyboardInterrupt:
+            kept = f"{len(_answered(folder, keys))} of {len(cases)} samples are answered and kept in {folder}"
+            raise Stopped(kept, command(read_head(folder), folder)) from None
         state.wait_for_everyone()
         if state.is_main_process:
             _join(folder)
@@ -168,10 +173,11 @@ def read(folder: str | os.PathLike) -> list[dict]:
 def read_head(folder: str | os.PathLike) -> dict:
     """What a run is: experiment, design, checkpoint, settings, version. Raises RunError where there is no run."""
     file = Path(folder) / HEAD
-    if not file.exists():
-        raise RunError(f"{folder} holds no run: there is no {HEAD}. Name a folder that a probe wrote.")
     try:
         head = json.loads(file.read_text("utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"holds no run: there is no {HEAD}" if Path(folder).is_dir() else "is no folder"
+        raise RunError(f"{folder} {what}. Name a folder that a probe wrote.") from None
     except OSError as error:
         raise RunError(f"{file} cannot be read ({error.strerror}).") from None
     except ValueError:
@@ -179,9 +185,19 @@ def read_head(folder: str | os.PathLike) -> dict:
     if not isinstance(head, dict) or "experiment" not in head:
         raise RunError(
             f"{file} cannot be read: it is empty or damaged, as a full disk or a crash can leave it. Delete this one "
-            f"file and run the same probe again; the answers beside it are kept."
+            "file and run the same probe again; the answers beside it are kept."
         )
     return head
+
+
+def command(head: dict, folder: Path) -> str | None:
+    """What asks a run's samples in a shell, from what run.json holds; None for an object, which no command can ask."""
+    if not head.get("place"):
+        return None
+    options = {"checkpoint": head["place"], "out": folder.absolute()}
+    options |= {key: head.get(key) for key in ("revision", "size", "seed", "dtype", "device")}
+    chosen = (f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
+    return f"python -m imp_kit probe {head['experiment']}{''.join(chosen)}"
 
 
 @contextmanager
@@ -210,10 +226,36 @@ def _check_folder(folder: Path, head: dict, subject: Subject, ids: Container[str
         write_whole(file, json.dumps({**head, "place": subject.place}, indent=2, ensure_ascii=False) + "\n")
         return
     before = read_head(folder)
-    different = [name for name in head if before.get(name) != head[name]]
-    if different:
-        told = ", ".join(f"{name} {before.get(name)!r} instead of {head[name]!r}" for name in different)
-        raise RunError(f"{folder} is another run's: {told}. Choose a new folder, or go on with that run's settings.")
+    if different := _differences(before, head):
+        raise RunError(
+            f"{folder} holds another run, with another {', '.join(different)}. Name a new folder for this run; or, to "
+            "go on with that one, give the checkpoint and settings that it had."
+        )
+
+
+NAMES = {"files": "state of the checkpoint's files", "imp-kit": "version of imp-kit"}
+
+
+def _differences(before: dict, head: dict) -> list[str]:
+    """What differs in words: what run.json has, and what it would have now."""
+    told = []
+    for name, now in head.items():
+        was = before.get(name, "not recorded")
+        if was == now:
+            continue
+        if isinstance(was, dict) and isinstance(now, dict):
+            none = dict.fromkeys(sorted(was.keys() | now.keys()), "not set")
+            told += [f"setting of {each}" for each in _differences(none | was, none | now)]
+        else:
+            told.append(f"{NAMES.get(name, name)} ({_short(was)} there, {_short(now)} here)")
+    return told
+
+
+def _short(value) -> str:
+    """A value as it is, but of a hash its beginning."""
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{40,64}", value):
+        return f"{value[:8]}…"
+    return "none" if value is None else str(value)
 
 
 def _key(case: Case, identity: dict, settings: dict) -> str:
@@ -231,15 +273,17 @@ def _digest(picture: Image.Image | None) -> str | None:
 
 
 def _answered(folder: Path, keys: dict[str, str]) -> set[str]:
-    return {
-        record["sample_id"]
-        for record in read(folder)
-        if record["status"] == "ok" and keys.get(record["sample_id"]) == record["key"]
-    }
+    return {id for id, key in answered(folder) if keys.get(id) == key}
+
+
+def answered(folder: str | os.PathLike) -> set[tuple[str, str]]:
+    """Which samples a folder holds answers of: their ids and keys."""
+    return {(record["sample_id"], record["key"]) for record in read(folder) if record["status"] == "ok"}
 
 
 def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write, score) -> None:
     who = subject.get()
+    interrupts.work()
     shared = {**subject.identity, "settings": settings, "versions": _versions()}
     failed, start, meter = 0, time.perf_counter(), CpuMeter()
     with tqdm(total=len(mine), unit="sample") as bar:
@@ -320,7 +364,12 @@ def _versions() -> dict:
 
 def _lines(file: Path) -> Iterator[dict]:
     """The records of a file; what is no whole record at its end is still being written, or was never finished."""
-    content = file.read_bytes() if file.exists() else b""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"{file} cannot be read ({error.strerror}).") from None
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise RunError(f"{file} was saved as UTF-16; save it as UTF-8.")
     *lines, last = content.split(b"\n")

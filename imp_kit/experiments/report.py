@@ -7,8 +7,9 @@ import csv
 import io
 import os
 import shlex
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +17,8 @@ from pathlib import Path
 from imp_kit.errors import RunError
 from imp_kit.experiments import japanese, plots, reading, scores
 from imp_kit.experiments.files import disk_errors, write_whole
-from imp_kit.experiments.markdown import plain, quoted, table
-from imp_kit.experiments.record import HEAD, read, read_head
+from imp_kit.experiments.markdown import block, plain, quoted, table
+from imp_kit.experiments.record import HEAD, command, read, read_head
 from imp_kit.experiments.stats import (
     UNLIKE,
     bootstrap,
@@ -45,6 +46,7 @@ PUBLISHED = "Not measured here. Rows of one source and one kind are comparable, 
 CHANCE = "by chance: replies scored against the answers of the other questions of the same kind."
 COUNTED = ("tokens", "seconds")  # of a sample
 ANSWERS = 10  # given in full
+UNKNOWN = "not recorded"
 
 
 def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = None) -> Path:
@@ -66,13 +68,33 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
         target.mkdir(parents=True, exist_ok=True)
     parts = []
     for number, (folder, head) in enumerate(runs, 1):
-        records = read(folder)
+        records = _complete(read(folder), folder, head["experiment"])
         prefix = f"{head['experiment']}-{number}"
         page = _Page(target, prefix, head, folder, [Path(each) for each in folders], target if out else None)
         parts += [page.heading(records), *SECTIONS[head["experiment"]](page, records)]
     file = target / REPORT
     write_whole(file, "\n\n".join(parts) + "\n")
     return file
+
+
+def _complete(records: list[dict], folder: Path, experiment: str) -> list[dict]:
+    """The records, once each answered one is known to hold what scores need. Raises RunError."""
+    cell, truth = NEEDED[experiment]
+    factors = {field.name: field.default is MISSING for field in fields(cell)}
+    answered = [record for record in records if record["status"] == "ok"]
+    for record in answered:
+        lacking = {"factors", "truth", "seed", "question", "answer"} - record.keys()
+        if not lacking:
+            lacking = {name for name, needed in factors.items() if needed and name not in record["factors"]}
+            lacking |= (truth - record["truth"].keys()) | (record["factors"].keys() - factors)
+        if lacking:
+            raise RunError(
+                f"{folder}: the record of {record['sample_id']!r} has not what this version of the kit reads "
+                f"({', '.join(sorted(lacking))}); make the report with the version that made the run, or run it anew."
+            )
+    if not answered:
+        raise RunError(f"{folder} holds no answered sample; run the probe again first.")
+    return records
 
 
 def published(experiment: str) -> str:
@@ -88,49 +110,45 @@ class _Page:
     def __init__(self, target: Path, prefix: str, head: dict, folder: Path, folders: Iterable[Path], out: Path | None):
         self.target, self.prefix, self.head = target, prefix, head
         self.name = head["checkpoint"]
-        self.ask = None  # an object was asked, by code that a report does not know
-        if head.get("place"):
-            options = {"checkpoint": head["place"], "out": folder.absolute()}
-            options |= {key: head.get(key) for key in ("revision", "size", "seed", "dtype", "device")}
-            chosen = (f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
-            self.ask = f"python -m imp_kit probe {head['experiment']}{''.join(chosen)}"
+        self.ask = command(head, folder)
         self.draw = f"python -m imp_kit report {shlex.join(str(each.absolute()) for each in folders)}"
         self.draw += f" --out {shlex.quote(str(out.absolute()))}" if out else ""
 
     def heading(self, records: Sequence[dict]) -> str:
-        failed = sum(record["status"] == "error" for record in records)
-        first = next((record for record in records if record["status"] == "ok"), None)
-        if first is None:
-            raise RunError(f"The run of {self.name} holds no answered sample; run the probe again first.")
-        versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items() if number)
+        answered = [record for record in records if record["status"] == "ok"]
+        failed = len(records) - len(answered)
+        versions = ", ".join(f"{name} {number}" for name, number in answered[0].get("versions", {}).items() if number)
+        head = defaultdict(lambda: UNKNOWN, self.head)  # a run of an earlier version may know less
+        settings = ", ".join(f"{name} {value}" for name, value in self.head.get("settings", {}).items())
         shown = {
             "checkpoint": self.name,
-            "revision": self.head["revision"] or "none (a bundled or local folder)",
-            "SHA-256 of its files": self.head["files"] or "",
-            "dtype, device": f"{self.head['dtype']}, {self.head['device']}",
-            "size, seed": f"{self.head.get('size')}, {self.head.get('seed')}",
-            "settings": ", ".join(f"{name} {value}" for name, value in self.head["settings"].items()) or "the defaults",
-            "samples": f"{len(records) - failed} answered, {failed} failed (failed ones are in no score)",
-            "versions": versions,
+            "revision": head["revision"] or "none (a bundled or local folder)",
+            "SHA-256 of its files": head["files"] or "",
+            "dtype, device": f"{head['dtype']}, {head['device']}",
+            "size, seed": f"{head['size']}, {head['seed']}",
+            "settings": settings or ("the defaults" if "settings" in head else UNKNOWN),
+            "samples": f"{len(answered)} answered, {failed} failed (failed ones are in no score)",
+            "versions": versions or UNKNOWN,
         }
         lines = [f"# {TITLES[self.head['experiment']]}: {plain(self.name)}", ""]
         lines += [NOT_IMP, ""] if self.name == "imp-nano" else []
         lines += [INTERVALS, ""]
         lines += [table(["what", ""], [[key, plain(str(value))] for key, value in shown.items()])]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", self.again()])
 
-    def figure(self, kind: str, drawn) -> str:
-        """Save a figure; the line that shows it, and the commands that make it again."""
+    def figure(self, kind: str, what: str, drawn) -> str:
+        """Save a figure; the lines that show it and say what it is."""
         name = f"{self.prefix}-{kind}.png"
         picture = io.BytesIO()
         drawn.savefig(picture, format="png")
         write_whole(self.target / name, picture.getvalue())
-        return f"![{kind} of {plain(self.name)}]({name})\n\n{self.again()}"
+        return f"![{what}]({name})\n\nFigure `{name}`: {what}."
 
     def again(self) -> str:
+        """How the samples are asked, and the report is made, once more."""
         if self.ask is None:
-            return f"Drawn again by `{self.draw}`; {plain(self.name)} was asked by code of its own."
-        return f"Made again by `{self.ask}` and `{self.draw}`."
+            return f"{plain(self.name)} was asked by code of its own. The report is made by\n\n{block([self.draw])}"
+        return f"The samples are asked, and the report is made, by\n\n{block([self.ask, self.draw])}"
 
 
 def _captcha(page: _Page, records: Sequence[dict]) -> list[str]:
@@ -139,20 +157,25 @@ def _captcha(page: _Page, records: Sequence[dict]) -> list[str]:
     parts = []
     if rows:
         parts += ["## By distortion", _reading_table([f"L{row[0].cell.level}" for row in rows], rows)]
-        parts += [page.figure("ladder", plots.ladder({page.name: samples}))]
-        parts += ["## Which character was read as which", page.figure("confusion", plots.confusion(samples, page.name))]
+        what = "codes that stand in the answer, by level of distortion"
+        parts += [page.figure("ladder", what, plots.ladder({page.name: samples}))]
+        what = "characters shown, in rows, and read, in columns"
+        drawn = plots.confusion(samples, page.name)
+        parts += ["## Which character was read as which", page.figure("confusion", what, drawn)]
     if any(sample.cell.caption not in ("none", "alone") for sample in samples):
         parts += ["## The caption below the code", _lure_table(reading.lure(samples)), _primary(samples)]
-        parts += [page.figure("lure", plots.lure(samples, page.name))]
+        what = "what answers give: the code, the caption below it, both or neither"
+        parts += [page.figure("lure", what, plots.lure(samples, page.name))]
     for base in sorted({s.cell.level for s in samples}):
         changed = {s.cell.changed for s in samples if s.cell.level == base} - {"", "control"}
         for name in sorted(changed):
             found = reading.factor(samples, name, base)
             parts += [f"## {name.capitalize()}, all else as in L{base}"]
             parts += [_reading_table([str(value) for value in found], list(found.values()), name)]
-            parts += [page.figure(f"{name.replace(' ', '-')}-L{base}", plots.factors(samples, [name], base, page.name))]
+            what, drawn = f"codes that stand in the answer, by {name}", plots.factors(samples, [name], base, page.name)
+            parts += [page.figure(f"{name.replace(' ', '-')}-L{base}", what, drawn)]
     parts += _controls(samples)
-    parts += ["## Some answers in full", _answers([s for s in samples if s.code]), page.again()]
+    parts += ["## Some answers in full", _answers([s for s in samples if s.code])]
     return [*parts, "## What others published", PUBLISHED, published(reading.NAME)]
 
 
@@ -277,16 +300,18 @@ def _japanese(page: _Page, records: Sequence[dict]) -> list[str]:
             parts += [_differences(chosen)]
             if part == "photograph":
                 parts += [_by_photograph(chosen), _similarity(chosen)]
-            parts += [page.figure(f"chain-{part}", plots.chain(samples, page.name, part))]
+            what = "answers that are right, that are in Japanese, and both, by the language of the question"
+            parts += [page.figure(f"chain-{part}", what, plots.chain(samples, page.name, part))]
     general = [s for s in samples if s.cell.part == "general"]
     if {s.cell.picture for s in general} == {True, False}:
         parts += ["## Questions that need no picture, with one and without", _chain_table(general)]
         parts += [_differences([s for s in general if s.cell.picture])]
-        parts += [page.figure("fidelity", plots.fidelity(samples, page.name))]
+        what = "replies in Japanese, with a picture and without"
+        parts += [page.figure("fidelity", what, plots.fidelity(samples, page.name))]
     asked = [s for s in samples if s.cell.language != "English"]
     step = max(1, len(asked) // ANSWERS)
     rows = [[plain(s.question), quoted(s.reply), str(s.finish)] for s in asked[::step][:ANSWERS]]
-    parts += ["## Some answers in full", table(["question", "answer", "finish"], rows), page.again()]
+    parts += ["## Some answers in full", table(["question", "answer", "finish"], rows)]
     return [*parts, "## What others published", PUBLISHED, published(japanese.NAME)]
 
 
@@ -422,3 +447,4 @@ PARTS = {
     "written": "Japanese text in the picture",
 }
 SECTIONS = {reading.NAME: _captcha, japanese.NAME: _japanese}
+NEEDED = {reading.NAME: (reading.Cell, {"code", "caption", "glyph"}), japanese.NAME: (japanese.Cell, set())}
