@@ -15,7 +15,10 @@ from imp_kit.experiments.record import read
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 # The command itself, after a sign of life: Python as it starts cannot be kept from a traceback of its own.
-ALIVE = "import sys; print('alive', flush=True); import runpy; runpy.run_module('imp_kit', alter_sys=True)"
+ALIVE = (
+    "import sys; print('alive', flush=True); import runpy; "
+    "runpy.run_module('imp_kit', run_name='__main__', alter_sys=True)"
+)
 ENDED = {130, -signal.SIGINT}  # a shell gives 130 for both
 
 

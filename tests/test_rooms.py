@@ -9,7 +9,7 @@ import imp_kit
 
 ROOT = Path(imp_kit.__file__).parent
 FLOORS = (  # from the ground up; rooms of one floor do not know each other
-    ("errors", "picture_files"),
+    ("errors", "extras", "interrupts", "picture_files"),
     (
         "images",
         "experiments.files",
