@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -30,6 +29,7 @@ from imp_kit.assistant import Imp, choose_checkpoint, identify, load
 from imp_kit.checkpoints import Snapshot, find
 from imp_kit.config_json import read_family
 from imp_kit.errors import CheckpointError, SettingError
+from imp_kit.extras import require
 from imp_kit.fitting import slots
 from imp_kit.images import to_pixels
 from imp_kit.layouts import NEW_PHI
@@ -192,8 +192,8 @@ def bench(
 def check_files(written: str | None, *pictures: str | None) -> None:
     """Raise SettingError for a file that a result cannot be written to, or drawn into."""
     drawn = [file for file in pictures if file]
-    if drawn and not find_spec("matplotlib"):
-        raise SettingError('A picture of the result needs matplotlib: pip install "imp-kit[measure]".')
+    if drawn:
+        require("measure", "matplotlib", what="A picture of the result")
     for file in filter(None, (written, *drawn)):
         path = Path(file)
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -208,8 +208,7 @@ def _check_against(against: str | None, family: Callable[[], str]) -> None:
         return
     if against != "transformers":
         raise SettingError(f"against is {against!r}; the kit can be compared with 'transformers'.")
-    if absent := [package for package in ("transformers", "accelerate") if not find_spec(package)]:
-        raise SettingError(f'The comparison needs {" and ".join(absent)}: pip install "imp-kit[official]".')
+    require("official", what="The comparison")
     if family() != "imp":
         raise SettingError(f"Only a checkpoint with Phi-2 can be compared with transformers, not {family()!r}.")
 

@@ -7,12 +7,12 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from imp_kit import __version__, interrupts
-from imp_kit.errors import ImageError, ImpKitError, PromptError, SettingError, Stopped
+from imp_kit.errors import ImageError, ImpKitError, PromptError, Stopped
+from imp_kit.extras import require
 
 
 def parser() -> argparse.ArgumentParser:
@@ -358,6 +358,8 @@ def probe_loading(args: argparse.Namespace) -> None:
     """Try calls in versions of transformers; the table goes to a file, and in words to stdout."""
     from imp_kit.experiments.loading import RUNS, VERSIONS, measure, save_picture, summary
 
+    if args.picture:
+        require("measure", "matplotlib", what="The picture")  # told before minutes of work
     interrupts.work()
     rows = measure(args.versions or VERSIONS, args.csv or RUNS / "loading.csv", args.environments or RUNS)
     print(summary(rows))
@@ -368,11 +370,9 @@ def probe_loading(args: argparse.Namespace) -> None:
 def probe_answers(args: argparse.Namespace) -> None:
     """Run the reading or the Japanese probe, or what is left of it."""
     from imp_kit.assistant import choose_checkpoint
+    from imp_kit.experiments import japanese, reading
+    from imp_kit.experiments.record import answered, read
     from imp_kit.machine import choose_device
-
-    with _packages():
-        from imp_kit.experiments import japanese, reading
-        from imp_kit.experiments.record import answered, read
 
     experiment = {reading.NAME: reading, japanese.NAME: japanese}[args.experiment]
     checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
@@ -382,8 +382,8 @@ def probe_answers(args: argparse.Namespace) -> None:
     if _is_first():
         new = len(answered(args.out) - before)
         failed = sum(record["status"] != "ok" for record in read(args.out))
-        asked = "all of them before; nothing was asked" if not new and not failed else f"{new} of them now"
-        print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}, {asked}.")
+        asked = f"{new} were asked now" if new or failed else "all were there already, nothing was asked"
+        print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}: {asked}.")
         if failed:
             print(f"{failed} samples failed; the same command asks them again.")
         print(f"Tables and pictures: python -m imp_kit report {args.out}")
@@ -394,19 +394,8 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-@contextmanager
-def _packages() -> Iterator[None]:
-    """Say what to install where the experiments' own packages are missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise SettingError(f'The experiments need {error.name}: pip install "imp-kit[measure]".') from None
-
-
 def write_report(args: argparse.Namespace) -> None:
     """Write a report and say where it is."""
-    with _packages():
-        from imp_kit.experiments.report import write
+    from imp_kit.experiments.report import write
 
-    interrupts.work()
     print(write(args.runs, args.out))

@@ -113,6 +113,20 @@ def test_an_interrupt_before_anything_was_asked_gives_the_command_back(tmp_path)
     assert process.returncode in ENDED
 
 
+@pytest.mark.parametrize("seconds", [0.05, 0.5, 1, 2])
+def test_an_interrupted_report_leaves_no_part_of_a_file(tmp_path, seconds):
+    process = begin(*probe(tmp_path / "run"))
+    process.communicate(timeout=300)
+    process = begin("report", tmp_path / "run", "--out", tmp_path / "out")
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=300)
+    assert "Traceback" not in errors
+    assert process.returncode in ENDED or (process.returncode == 0 and "report.md" in output)
+    left = {file.suffix for file in (tmp_path / "out").iterdir()} if (tmp_path / "out").exists() else set()
+    assert left <= {".png", ".md"}
+
+
 def test_an_interrupted_loading_probe_says_what_is_kept(tmp_path):
     pytest.importorskip("transformers")
     from transformers import __version__

@@ -168,7 +168,7 @@ def test_without_scikit_image_one_message_says_what_to_install(monkeypatch):
         warnings.simplefilter("always")
         made = cases("smoke", 1, real=True)
     assert [str(each.message) for each in told] == [
-        "Left out for now: The photographs come with scikit-image: pip install scikit-image."
+        "Left out for now: A question about photographs needs scikit-image: pip install scikit-image."
     ]
     assert [each.id for each in made] == [c.id for c in complete if c.factors["part"] != "photograph"]
 

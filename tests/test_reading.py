@@ -219,7 +219,7 @@ def test_a_run_writes_scores_beside_its_answers_that_are_those_of_its_text(tmp_p
 
 
 def test_without_rapidfuzz_nothing_is_asked(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
+    monkeypatch.setitem(sys.modules, "rapidfuzz", None)
     subject = Planted([], None, 0)
     with pytest.raises(imp_kit.SettingError, match="pip install rapidfuzz"):
         reading.run(subject, "smoke", 1, tmp_path / "run")

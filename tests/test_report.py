@@ -269,11 +269,11 @@ def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
         arguments = ["probe", name, "--checkpoint", "imp-nano", "--device", "cpu", "--size", "smoke", "--out", str(out)]
         main(arguments)
         said = capsys.readouterr().out
-        told = re.search(rf"(\d+) samples of imp-nano are answered and stand in {out}, (\d+) of them now\.\n", said)
+        told = re.search(rf"(\d+) samples of imp-nano are answered and stand in {out}: (\d+) were asked now\.\n", said)
         assert told[1] == told[2]
         main(arguments)
         again = (
-            f"{told[1]} samples of imp-nano are answered and stand in {out}, all of them before; nothing was asked.\n"
+            f"{told[1]} samples of imp-nano are answered and stand in {out}: all were there already, nothing was asked"
         )
         assert again in capsys.readouterr().out
         main(["report", str(out)])
@@ -299,7 +299,7 @@ def test_a_probe_says_what_failed_and_what_is_new(tmp_path, capsys):
     (tmp_path / "samples.jsonl").write_text("\n".join([*failed, *lines[2:], ""]), "utf-8")
     capsys.readouterr()
     main([*arguments, str(tmp_path)])
-    told = f"{len(lines)} samples of imp-nano are answered and stand in {tmp_path}, 2 of them now.\n"
+    told = f"{len(lines)} samples of imp-nano are answered and stand in {tmp_path}: 2 were asked now.\n"
     assert told in capsys.readouterr().out
 
 

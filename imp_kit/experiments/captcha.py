@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from imp_kit.errors import SettingError
+from imp_kit.extras import require
 
 SIZE = (400, 160)  # width, height of every picture
 STRIP = 40  # pixels at the bottom for the caption
@@ -114,6 +115,7 @@ def squashed_glyph(distortion: Distortion, glyph_height: int, image_size: int) -
 @lru_cache(maxsize=256)
 def face(name: str, em: int) -> ImageFont.FreeTypeFont:
     """A face of matplotlib's wheel, `em` pixels high; laid out by PIL itself, so that no other library changes it."""
+    require("measure", "matplotlib", what="A picture of a code")
     import matplotlib
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)

@@ -28,6 +28,7 @@ from imp_kit.experiments import record, scores
 from imp_kit.experiments.files import write_whole
 from imp_kit.experiments.record import Case, Subject
 from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, wilson
+from imp_kit.extras import require
 from imp_kit.nano.draw import KINDS, Scene, draw, sample_scene
 
 NAME = "japanese"
@@ -144,10 +145,9 @@ def photograph_cases() -> list[Case]:
 
     japanese.json has the licence of each. Raises SettingError where the package is missing.
     """
-    try:
-        from skimage import data as photographs
-    except ImportError:
-        raise SettingError("The photographs come with scikit-image: pip install scikit-image.") from None
+    require("measure", "scikit-image", what="A question about photographs")
+    from skimage import data as photographs
+
     made = []
     for name, questions in data()["photographs"].items():
         picture = Image.fromarray(getattr(photographs, name)()).convert("RGB")
@@ -159,11 +159,9 @@ def photograph_cases() -> list[Case]:
 
 def written_cases() -> list[Case]:
     """Japanese words in black on white, in the face IPAexGothic. Raises SettingError where its package is missing."""
+    require("measure", "matplotlib-fontja", what="A picture of Japanese text")
     # Found, not imported: importing it would change the face of every later plot.
-    found = find_spec("matplotlib_fontja")
-    if found is None:
-        raise SettingError("The Japanese face comes with matplotlib-fontja: pip install matplotlib-fontja.")
-    (file,) = Path(found.origin).parent.rglob("ipaexg.ttf")
+    (file,) = Path(find_spec("matplotlib_fontja").origin).parent.rglob("ipaexg.ttf")
     font = ImageFont.truetype(str(file), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
     made, ask = [], data()["ask_written"]
     for number, word in enumerate(data()["written"]):

@@ -23,6 +23,7 @@ from packaging.version import InvalidVersion, Version
 from imp_kit.errors import ImpKitError, Stopped
 from imp_kit.experiments.files import appending, disk_errors, only_writer, write_whole
 from imp_kit.experiments.loading_calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
+from imp_kit.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -369,11 +370,9 @@ def draw(rows: Sequence[Row], calls: Iterable[str] = CALLS) -> "Figure":
     Neighbors with the same outcome and the same kind of error share a bar; where it is too short for the error's name,
     a letter stands for it. Made to be read at 900 pixels width. Raises ImpKitError.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch, Rectangle
-    except ImportError:
-        raise ImpKitError("The picture needs matplotlib: pip install matplotlib, then run the same again.") from None
+    require("measure", "matplotlib", what="The picture")
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch, Rectangle
 
     calls = [CALLS[call] for call in calls]
     versions = sorted({row.version for row in rows}, key=Version)

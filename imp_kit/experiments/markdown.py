@@ -5,8 +5,11 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 # All that can begin or end something else than text, in a paragraph, a heading or a table's cell: as numbers, which are
-# read after all of that. A full stop before a letter can be an address's.
-MARKUP = re.compile(r"[#$&*+:<=>@\[\\\]^_`{|}~]|[^\S \n]|\.(?=[^\W\d_])|(?:^|(?<=\s)) | $")
+# read after all of that. An underscore within a word is none of it; a full stop before a letter can be an address's.
+MARKUP = re.compile(
+    r"[#$&*:<>@\[\\\]^`{|}~]|[^\S \n]|(?:^|(?<=\s)) | $|\+(?=\+)|(?<=\+)\+|=(?==)|(?<==)=|"
+    r"(?<![^\W_])_|_(?![^\W_])|\.(?=[^\W\d_])"
+)
 
 
 def plain(text: str) -> str:

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from imp_kit.errors import SettingError
+from imp_kit.extras import require
 
 
 class OcrReader:
@@ -15,10 +15,9 @@ class OcrReader:
     """
 
     def __init__(self, squash: int | None = None, detect: bool = True):
-        try:
-            from rapidocr import RapidOCR
-        except ImportError:
-            raise SettingError("This reader needs two packages: pip install rapidocr onnxruntime.") from None
+        require("ocr", what="This reader")
+        from rapidocr import RapidOCR
+
         # An engine of its own: options of one call would stay for the next.
         self._engine = RapidOCR(params={"Global.log_level": "error"})
         self._squash, self._detect = squash, detect

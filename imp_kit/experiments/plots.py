@@ -1,12 +1,16 @@
 """Pictures of the experiments' results, with 95 % Wilson intervals and the checkpoint's name on each."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from imp_kit.experiments import japanese, reading, scores
 from imp_kit.experiments.stats import Share, wilson
+from imp_kit.extras import require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTH = 8.0  # inches
 DPI = 100
@@ -17,6 +21,9 @@ CHAIN_LABELS = {"right": "right, in any language", "japanese": "in Japanese", "b
 
 
 def _figure(columns: int = 1, height: float = 3.6):
+    require("measure", "matplotlib", what="A plot")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
@@ -57,7 +64,7 @@ def pictures(chosen: Sequence[tuple[str, Image.Image]], columns: int = 2) -> Ima
     return sheet
 
 
-def ladder(runs: Mapping[str, Sequence[reading.Sample]]) -> Figure:
+def ladder(runs: Mapping[str, Sequence[reading.Sample]]) -> "Figure":
     """Codes that stand in the answer, by level of distortion, a line for each checkpoint or reader."""
     figure, (axes,) = _figure()
     for offset, (name, samples) in enumerate(runs.items()):
@@ -71,7 +78,7 @@ def ladder(runs: Mapping[str, Sequence[reading.Sample]]) -> Figure:
     return figure
 
 
-def lure(samples: Sequence[reading.Sample], name: str) -> Figure:
+def lure(samples: Sequence[reading.Sample], name: str) -> "Figure":
     """What answers give, the code or the caption below it, as bars; a bar for each caption and question."""
     rows = [row for row in reading.lure(samples) if row[0].cell.caption != "alone"]
     figure, (axes,) = _figure(height=1.2 + 0.34 * len(rows))
@@ -90,7 +97,7 @@ def lure(samples: Sequence[reading.Sample], name: str) -> Figure:
     return figure
 
 
-def factors(samples: Sequence[reading.Sample], names: Sequence[str], base: int, name: str) -> Figure:
+def factors(samples: Sequence[reading.Sample], names: Sequence[str], base: int, name: str) -> "Figure":
     """Codes that stand in the answer against one factor each, all others as in the level `base`."""
     figure, every = _figure(len(names), height=3.2)
     for axes, factor in zip(every, names, strict=True):
@@ -107,7 +114,7 @@ def factors(samples: Sequence[reading.Sample], names: Sequence[str], base: int, 
     return figure
 
 
-def confusion(samples: Sequence[reading.Sample], name: str) -> Figure:
+def confusion(samples: Sequence[reading.Sample], name: str) -> "Figure":
     """Which character was read as which, over the codes of the ladder; rows are the truth and add up to 1."""
     counts = scores.confusion((s.read, s.code) for row in reading.ladder(samples) for s in row)
     truths = sorted({true for true, _ in counts if true})
@@ -118,8 +125,7 @@ def confusion(samples: Sequence[reading.Sample], name: str) -> Figure:
             column = read if read in reads else "other" if read else "missing"
             table[truths.index(true)][reads.index(column)] += count
     table = [[count / sum(row) for count in row] for row in table]
-    figure = Figure(figsize=(WIDTH, 6.6), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = _figure(height=6.6)
     drawn = axes.imshow(table, cmap="magma_r", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(reads)), reads, fontsize=8)
     axes.set_yticks(range(len(truths)), truths, fontsize=8)
@@ -129,7 +135,7 @@ def confusion(samples: Sequence[reading.Sample], name: str) -> Figure:
     return figure
 
 
-def chain(samples: Sequence[japanese.Sample], name: str, part: str = "scene") -> Figure:
+def chain(samples: Sequence[japanese.Sample], name: str, part: str = "scene") -> "Figure":
     """The chain of scores by language: right in any language, in Japanese, both."""
     figure, (axes,) = _figure()
     present = [language for language in japanese.LANGUAGES if _of(samples, part, language)]
@@ -147,7 +153,7 @@ def chain(samples: Sequence[japanese.Sample], name: str, part: str = "scene") ->
     return figure
 
 
-def fidelity(samples: Sequence[japanese.Sample], name: str) -> Figure:
+def fidelity(samples: Sequence[japanese.Sample], name: str) -> "Figure":
     """Share of replies in Japanese to questions that need no picture, with a picture and without."""
     figure, (axes,) = _figure(height=3.2)
     every = [(language, shown) for language in japanese.LANGUAGES[:2] for shown in (True, False)]

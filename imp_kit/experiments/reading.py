@@ -30,6 +30,7 @@ from imp_kit.experiments.captcha import (
 )
 from imp_kit.experiments.record import Case, Subject
 from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, wilson
+from imp_kit.extras import require
 
 NAME = "captcha"
 SETTINGS = {"max_new_tokens": 60}
@@ -206,7 +207,7 @@ def run(
     `only` leaves out all other cells, for now: a later run in the same folder can ask them. Raises RunError,
     SettingError, and what loading a checkpoint raises.
     """
-    scores.edits("", "")  # so that a package that scores need is missed before anything is asked
+    require("measure", "matplotlib", "rapidfuzz", what="The reading probe")  # before anything is asked
     chosen = cases(size, seed, only)
     subject = Subject.of(who, device=device, dtype=dtype, revision=revision)
     design = {"size": size, "seed": seed}

@@ -27,6 +27,7 @@ from imp_kit.answers import Answer
 from imp_kit.checkpoints import NANO
 from imp_kit.errors import RunError, Stopped
 from imp_kit.experiments.files import ESCAPED, appending, disk_errors, only_writer, write_whole
+from imp_kit.extras import require
 from imp_kit.threads import CpuMeter
 
 SAMPLES, HEAD, LOCK = "samples.jsonl", "run.json", "run.lock"
@@ -452,10 +453,9 @@ def _processes():
     """This process's place among those that torchrun or `accelerate launch` started."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _Alone()
-    try:
-        import torch
-        from accelerate import PartialState
-    except ImportError:
-        raise RunError("Several processes need accelerate: pip install accelerate.") from None
+    require("official", "accelerate", what="A run of several processes")
+    import torch
+    from accelerate import PartialState
+
     # Without a GPU accelerate must be told so, or each process believes that it is alone and asks everything.
     return PartialState(cpu=not torch.cuda.is_available())

@@ -10,10 +10,10 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields, replace
-from importlib import resources
-from importlib.util import find_spec
+from importlib import import_module, resources
 from pathlib import Path
 
+from imp_kit import interrupts
 from imp_kit.errors import RunError
 from imp_kit.experiments import japanese, plots, reading, scores
 from imp_kit.experiments.files import disk_errors, write_whole
@@ -29,6 +29,7 @@ from imp_kit.experiments.stats import (
     mcnemar,
     wilson,
 )
+from imp_kit.extras import has, require
 
 REPORT = "report.md"
 NOT_IMP = (
@@ -54,6 +55,10 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
 
     Raises RunError for a folder that holds no run, or a run of an experiment that has no report.
     """
+    require("measure", "matplotlib", "rapidfuzz", "scipy", what="A report")
+    for module in ("matplotlib.figure", "rapidfuzz.distance", "scipy.stats"):  # before the work, see interrupts.py
+        import_module(module)
+    interrupts.work()
     if not folders:
         raise RunError("There is no run to report; name the folders of one run or more.")
     runs = [(Path(folder), read_head(folder)) for folder in folders]
@@ -420,7 +425,7 @@ def _contrast(samples: Sequence[japanese.Sample]) -> str:
 
 def _similarity(samples: Sequence[japanese.Sample]) -> str:
     """chrF against the references, of each language that is asked to give Japanese, and how they differ."""
-    if find_spec("sacrebleu") is None:
+    if not has("sacrebleu"):
         return "chrF is left out: it needs sacrebleu (pip install sacrebleu)."
     lines, each = [], {}
     for language in japanese.LANGUAGES[1:]:

@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from imp_kit.errors import SettingError
+from imp_kit.extras import require
 
 COPIED = 0.9  # likeness from which a caption counts as copied
 LEAST_RUN = 3  # characters of a run that counts as something read
@@ -40,10 +40,9 @@ def contains(reply: str, truth: str) -> bool:
 
 
 def _levenshtein():
-    try:
-        from rapidfuzz.distance import Levenshtein
-    except ImportError:
-        raise SettingError("The scores of a reading need rapidfuzz: pip install rapidfuzz.") from None
+    require("measure", "rapidfuzz", what="A score of a reading")
+    from rapidfuzz.distance import Levenshtein
+
     return Levenshtein
 
 
@@ -94,6 +93,7 @@ def is_copied(caption: str, reply: str) -> bool:
     rapidfuzz's partial ratio looks for the shorter text in the longer, so a reply much shorter than the caption, which
     would be found in it, is none.
     """
+    require("measure", "rapidfuzz", what="A score of a reading")
     from rapidfuzz.fuzz import partial_ratio
 
     caption, reply = normalise(caption), normalise(reply)
@@ -167,14 +167,19 @@ def repetition(text: str) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
+def _chrf():
+    require("measure", "sacrebleu", what="chrF")
+    from sacrebleu.metrics import CHRF
+
+    return CHRF()
+
+
 def chrf(replies: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, str]:
     """Corpus chrF of replies against two references or more each, 0 to 100, and sacrebleu's signature of how.
 
     Popović, chrF: character n-gram F-score for automatic MT evaluation, WMT 2015.
     """
-    from sacrebleu.metrics import CHRF
-
-    metric = CHRF()
+    metric = _chrf()
     most = max(map(len, references))
     # sacrebleu wants a stream a reference; one that lacks a second repeats its first, which changes no maximum.
     streams = [[each[min(i, len(each) - 1)] for each in references] for i in range(most)]
@@ -183,7 +188,5 @@ def chrf(replies: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[f
 
 def chrf_each(replies: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """chrF of each reply on its own, 0 to 100, against its nearest reference: what a mean and its interval need."""
-    from sacrebleu.metrics import CHRF
-
-    metric = CHRF()
+    metric = _chrf()
     return [metric.sentence_score(reply, list(each)).score for reply, each in zip(replies, references, strict=True)]

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from statistics import NormalDist
 
 import numpy as np
 
 from imp_kit.errors import SettingError
+from imp_kit.extras import require
 
 LEVEL = 0.95
 DRAWS = 10_000
@@ -36,13 +38,11 @@ def wilson(right: int, total: int) -> Share:
 
     Raises SettingError where nothing was counted, or more is right than there is.
     """
-    from scipy.stats import binomtest
-
     if not 0 <= right <= total or total < 1:
         raise SettingError(
             f"{right} of {total} is no proportion; count at least one, and no more right than there are."
         )
-    interval = binomtest(right, total).proportion_ci(LEVEL, method="wilson")
+    interval = _scipy("stats").binomtest(right, total).proportion_ci(LEVEL, method="wilson")
     return Share(right, total, float(interval.low), float(interval.high))
 
 
@@ -52,14 +52,12 @@ def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> float:
     The exact form: a binomial test of the items on which they differ (McNemar, Psychometrika 12, 1947). 1.0 where they
     differ on none. Raises SettingError for sequences of different lengths.
     """
-    from scipy.stats import binomtest
-
     _check_paired(one, other)
     only_one = sum(bool(a) and not b for a, b in zip(one, other, strict=True))
     only_other = sum(bool(b) and not a for a, b in zip(one, other, strict=True))
     if not only_one + only_other:
         return 1.0
-    return float(binomtest(min(only_one, only_other), only_one + only_other, 0.5).pvalue)
+    return float(_scipy("stats").binomtest(min(only_one, only_other), only_one + only_other, 0.5).pvalue)
 
 
 @dataclass(frozen=True)
@@ -142,14 +140,12 @@ def _by_cluster(values: Sequence[float], clusters: Sequence, least: float, most:
 
 def _effective(rows: np.ndarray, sums: np.ndarray, largest: float) -> tuple[float, float]:
     """How many values of the largest variance the values are worth, and the quantile for their interval."""
-    from scipy.special import stdtrit
-
     count = len(sums)
     if count == len(rows) and np.isin(rows, (-1, 0, 1)).all() or count == 1:
         return count, NormalDist().inv_cdf((1 + LEVEL) / 2)
     rest = sums[:, 0] - rows.mean() * sums[:, 1]
     variance = count / (count - 1) * (rest**2).sum() / len(rows) ** 2
-    quantile = float(stdtrit(count - 1, (1 + LEVEL) / 2))
+    quantile = float(_scipy("special").stdtrit(count - 1, (1 + LEVEL) / 2))
     return max(count, largest / float(variance) if variance > 0 else 0), quantile
 
 
@@ -181,8 +177,6 @@ def bootstrap(
     same say nothing of how often it is not. Means of values that cannot leave a range have better ones: `bounded_mean`.
     Raises SettingError.
     """
-    from scipy.special import stdtrit
-
     rows = np.asarray(values, float)
     _check_clusters(rows, clusters)
     if rows.ndim == 1:
@@ -199,7 +193,7 @@ def bootstrap(
     totals = np.stack([column[picks].sum(axis=1) for column in sums.T], axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = statistic(totals)
-    tail = NormalDist().cdf(math.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - LEVEL) / 2))
+    tail = NormalDist().cdf(math.sqrt(count / (count - 1)) * _scipy("special").stdtrit(count - 1, (1 - LEVEL) / 2))
     low, high = np.quantile(drawn[np.isfinite(drawn)], [tail, 1 - tail])
     return Estimate(value, float(low), float(high))
 
@@ -229,6 +223,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(steps, 1.0)
     return adjusted.tolist()
+
+
+def _scipy(part: str):
+    """A part of scipy, imported where it is used."""
+    require("measure", "scipy", what="An interval or a test")
+    return import_module(f"scipy.{part}")
 
 
 def _check_paired(one: Sequence, other: Sequence) -> None:

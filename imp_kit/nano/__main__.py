@@ -3,12 +3,12 @@
 import argparse
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from imp_kit.assistant import load
 from imp_kit.checkpoints import NANO
-from imp_kit.errors import ImpKitError, SettingError
+from imp_kit.errors import ImpKitError
+from imp_kit.extras import require
 from imp_kit.nano.card import check_target, table, write
 from imp_kit.nano.evaluate import evaluate
 from imp_kit.nano.train import PLANS, train
@@ -39,8 +39,7 @@ def main() -> None:
         else:
             if args.json:
                 check_target(args.json)
-            if not find_spec("scipy"):  # told before the first answer, not after it
-                raise SettingError('The exam needs scipy: pip install "imp-kit[measure]".')
+            require("measure", "matplotlib", "scipy", what="The exam")  # before the first answer, not after it
             imp = load(args.checkpoint, device=args.device, dtype="fp32", quantize=args.quantize)
             figures = evaluate(imp, args.seed, args.samples)
             if args.json:
