@@ -9,10 +9,11 @@ import imp_kit
 
 ROOT = Path(imp_kit.__file__).parent
 FLOORS = (  # from the ground up; rooms of one floor do not know each other
-    ("errors", "extras", "interrupts", "picture_files"),
+    ("errors", "interrupts", "picture_files"),
     (
         "images",
         "experiments.files",
+        "extras",
         "experiments.markdown",
         "layouts",
         "linears",
