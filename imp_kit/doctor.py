@@ -1,16 +1,22 @@
-"""What is wrong on this machine, or behind an error message, and the mend."""
+"""What is wrong on this machine, or behind an error message, and what helps."""
 
+import json
 import os
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from functools import cache
+from importlib import import_module, metadata, resources
 from pathlib import Path
 from textwrap import shorten
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from imp_kit.errors import CheckpointError, SettingError
 from imp_kit.registry import PUBLISHED
@@ -36,14 +42,14 @@ WORKING = 1.1e9  # bytes of memory beside the weights, for a picture and an answ
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination: `level` is "OK", "WARN" or "FAIL", `mend` what to do, if there is anything."""
+    """One line of the examination: `level` is "OK", "WARN" or "FAIL", `fix` what to do, if there is anything."""
 
     level: str
     what: str
-    mend: str | None = None
+    fix: str | None = None
 
     def __str__(self) -> str:
-        return f"[{self.level}] {self.what}" + (f"\n    {self.mend}" if self.mend else "")
+        return f"[{self.level}] {self.what}" + (f"\n    {self.fix}" if self.fix else "")
 
 
 def examine() -> list[Finding]:
@@ -56,7 +62,8 @@ def examine() -> list[Finding]:
     if any(finding.level == "FAIL" for finding in findings):  # the rest is built on these packages
         return findings
     gpu, gpu_memory = _gpu()
-    return [*findings, *_conflicts(), *_official(), gpu, _hub(), *_places(gpu_memory), _choice()]
+    hub, reachable = _hub()
+    return [*findings, *_conflicts(), *_official(), gpu, hub, *_places(gpu_memory, reachable), _choice()]
 
 
 def _versions() -> Iterator[Finding]:
@@ -67,8 +74,8 @@ def _versions() -> Iterator[Finding]:
     same = [name for name in have if have[name].split("+")[0] in TESTED[name]]
     yield Finding("OK", f"In tested versions: {', '.join(f'{name} {have[name]}' for name in same)}")
     if others := [f"{name} {have[name]} ({', '.join(TESTED[name])})" for name in have if name not in same]:
-        mend = "Only if something fails: the README's make commands set up an environment with the tested ones."
-        yield Finding("WARN", f"Not in a tested version, given in brackets: {'; '.join(others)}", mend)
+        fix = "Only if something fails: the README's make commands set up an environment with the tested ones."
+        yield Finding("WARN", f"Not in a tested version, given in brackets: {'; '.join(others)}", fix)
     if absent := [name for name in OPTIONAL if name not in have]:
         yield Finding("OK", f"Not installed: {', '.join(absent)}; only MILVLG's own code and the tests need them")
 
@@ -87,12 +94,12 @@ def _broken() -> Iterator[Finding]:
             import_module(module)
         except Exception as error:  # not only ImportError: a CUDA library that does not match is an OSError
             package = {"PIL": "pillow"}.get(module, module)
-            mend = f"pip install --force-reinstall --no-deps {package}, then restart Python."
+            fix = f"pip install --force-reinstall --no-deps {package}, then restart Python."
             if isinstance(error, ModuleNotFoundError) and error.name == module:
-                mend = f"Activate the virtual environment (. .venv/bin/activate), or else: pip install {package}"
+                fix = f"Activate the virtual environment (. .venv/bin/activate), or else: pip install {package}"
             if module == "torch":
-                mend = "Install it anew as https://pytorch.org/get-started says for this machine, then restart Python."
-            yield Finding("FAIL", f"{package} cannot be imported ({_reason(error)})", mend)
+                fix = "Install it anew as https://pytorch.org/get-started says for this machine, then restart Python."
+            yield Finding("FAIL", f"{package} cannot be imported ({_reason(error)})", fix)
 
 
 def _reason(error: BaseException) -> str:
@@ -109,8 +116,8 @@ def _conflicts() -> Iterator[Finding]:
             wanted = not need.marker or need.marker.evaluate({"extra": ""})
             if wanted and version and not need.specifier.contains(version, prereleases=True):
                 level = "WARN" if name in OPTIONAL else "FAIL"
-                mend = f'pip install "{need.name}{need.specifier}", then restart Python.'
-                yield Finding(level, f"{name} needs {need.name}{need.specifier}, but {version} is installed", mend)
+                fix = f'pip install "{need.name}{need.specifier}", then restart Python.'
+                yield Finding(level, f"{name} needs {need.name}{need.specifier}, but {version} is installed", fix)
 
 
 def _official() -> Iterator[Finding]:
@@ -139,20 +146,20 @@ def _gpu() -> tuple[Finding, int | None]:
             torch.ones(1, device="cuda").add(1).item()
             name, free = torch.cuda.get_device_name(), free_memory(torch.device("cuda"))
         except RuntimeError as error:
-            mend = 'python -m imp_kit doctor --why "..." explains such errors; device="cpu" works without the GPU.'
-            return Finding("FAIL", f"{build} finds a GPU, but cannot use it ({_reason(error)})", mend), None
+            fix = 'python -m imp_kit doctor --why "..." explains such errors; device="cpu" works without the GPU.'
+            return Finding("FAIL", f"{build} finds a GPU, but cannot use it ({_reason(error)})", fix), None
         return Finding("OK", f"{build} uses {name}, {free / 1e9:.1f} GB free"), free
     seen = _nvidia_smi()
     if not seen:
         return Finding("OK", f"{build}, no GPU: imp-nano is quick on the CPU, the large checkpoints are slow"), None
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        mend = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r} and may hide it: unset it."
+        fix = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r} and may hide it: unset it."
     elif not torch.version.cuda:
-        mend = "Install torch's build with CUDA, as https://pytorch.org/get-started says."
+        fix = "Install torch's build with CUDA, as https://pytorch.org/get-started says."
     else:
-        mend = "Update the NVIDIA driver, or install a torch that was built for an older CUDA."
+        fix = "Update the NVIDIA driver, or install a torch that was built for an older CUDA."
     reason = f" ({str(caught[0].message).splitlines()[0]})" if caught else ""
-    return Finding("FAIL", f"nvidia-smi shows {seen}, but {build} cannot use it{reason}", mend), None
+    return Finding("FAIL", f"nvidia-smi shows {seen}, but {build} cannot use it{reason}", fix), None
 
 
 def _nvidia_smi() -> str:
@@ -164,34 +171,76 @@ def _nvidia_smi() -> str:
     return ", ".join(done.stdout.split("\n")).strip(", ")
 
 
-def _hub() -> Finding:
-    """Whether the hub answers, and whether it takes the token."""
+def _hub() -> tuple[Finding, bool]:
+    """Whether the hub answers and takes the token, and whether a checkpoint can be downloaded now."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import get_session
 
     from imp_kit.checkpoints import DEFAULT, HUB_IDS
 
+    hub = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
-        return Finding("OK", "HF_HUB_OFFLINE is set: the hub is not asked, only its cache is used")
+        return Finding("OK", "HF_HUB_OFFLINE is set: the hub is not asked, only its cache is used"), False
     token = get_token()
     headers = {"authorization": f"Bearer {token}"} if token else {}
+    fix = "Check the network, the proxy and HF_ENDPOINT. imp-nano and complete downloads work without the hub."
     try:  # without HfApi, whose requests tell more: torch's version, the program that runs this one
-        url = f"{constants.ENDPOINT}/api/models/{HUB_IDS[DEFAULT]}"
-        status = get_session().get(url, headers=headers, timeout=5).status_code
+        status = get_session().get(f"{hub}/api/models/{HUB_IDS[DEFAULT]}", headers=headers, timeout=5).status_code
     except Exception as error:  # requests, httpx: the errors of the client's session have no common parent
-        fault = f"cannot be reached ({_reason(error)})"
-    else:
-        if status == 200:
-            return Finding("OK", f"{constants.ENDPOINT} answers")
-        if token and status in (401, 403):
-            mend = "Imp's checkpoints need no token: unset HF_TOKEN and run `hf auth logout`, or make a new one."
-            return Finding("FAIL", f"{constants.ENDPOINT} refuses your token ({status}); downloads will fail", mend)
-        fault = f"answers {status}"
-    mend = "Check the network, the proxy and HF_ENDPOINT. imp-nano and complete downloads work without the hub."
-    return Finding("WARN", f"{constants.ENDPOINT} {fault}", mend)
+        proxy = ", through the proxy that is set" if _has_proxy(hub) else ""
+        return Finding("WARN", f"{hub} cannot be reached: {_network_fault(error)}{proxy}", fix), False
+    if status == 200:
+        return Finding("OK", f"{hub} answers"), True
+    if token and status in (401, 403):
+        what = f"{hub} refuses your token ({status}); downloads will fail"
+        fix = "Imp's checkpoints need no token: unset HF_TOKEN and run `hf auth logout`, or make a new one."
+        return Finding("FAIL", what, fix), False
+    if status == 429 or status >= 500:
+        fix = "Wait some minutes. imp-nano and complete downloads work without the hub."
+    return Finding("WARN", f"{hub} {_status_fault(status)} ({status})", fix), False
 
 
-def _places(gpu: int | None) -> Iterator[Finding]:
+def _has_proxy(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
+
+
+def _network_fault(error: BaseException) -> str:
+    """Why a request got no answer, in words."""
+    links, todo = [], [error]
+    while todo:  # what lies behind an error is its cause, or only one of its arguments
+        link = todo.pop()
+        if not any(link is known for known in links):
+            links.append(link)
+            causes = (link.__cause__, link.__context__, *link.args)
+            todo += [cause for cause in causes if isinstance(cause, BaseException)]
+    names = {type(link).__name__ for link in links}
+    for words, kinds, classes in (
+        ("the proxy refuses it", {"ProxyError"}, ()),
+        ("its certificate is not trusted here", set(), (ssl.SSLCertVerificationError,)),
+        ("the secure connection cannot be made", set(), (ssl.SSLError,)),
+        ("its name is not found", set(), (socket.gaierror,)),
+        ("the connection is refused", set(), (ConnectionRefusedError,)),
+        ("it does not answer in time", {"ReadTimeout", "ConnectTimeout"}, (TimeoutError,)),
+        ("its address is not a whole one", {"UnsupportedProtocol", "InvalidSchema", "InvalidURL"}, ()),
+    ):
+        if names & kinds or any(isinstance(link, classes) for link in links):
+            return words
+    return "the connection breaks off"
+
+
+def _status_fault(status: int) -> str:
+    """What a hub does that gives an answer without what was asked for."""
+    if status == 407:
+        return "cannot be reached: the proxy wants a name and a password"
+    if status in (401, 403):
+        return "refuses the request: probably a proxy or a firewall does"
+    if status == 429:
+        return "wants fewer requests from here"
+    return "has a fault of its own" if status >= 500 else "does not answer as a hub does"
+
+
+def _places(gpu: int | None, reachable: bool) -> Iterator[Finding]:
     """Memory, the hub cache's folder, and each checkpoint; `gpu` is its free bytes."""
     import torch
     from huggingface_hub import constants
@@ -211,29 +260,35 @@ def _places(gpu: int | None) -> Iterator[Finding]:
         yield Finding(level, f"Hub cache: {cache} cannot be written to", "Set HF_HUB_CACHE to a folder of your own.")
     yield Finding("OK", f"{NANO}: bundled, {_size(NANO_FOLDER) / 1e9:.2f} GB; fits everywhere")
     for name, hub_id in HUB_IDS.items():
-        level, state, mends = _state(name, hub_id, cache / f"models--{hub_id.replace('/', '--')}", disk)
+        repo = cache / f"models--{hub_id.replace('/', '--')}"
+        level, state, fixes = _state(name, hub_id, repo, disk, reachable)
         needs = f"needs {(SIZES[name] + WORKING) / 1e9:.1f} GB of memory in 16 bit"
         fits = [kind for kind, free in (("GPU", gpu), ("CPU", memory)) if free and free >= SIZES[name] + WORKING]
         if not fits:
             level, needs = "WARN", f"{needs}, more than is free"
-            mends.append("Close other programs, or take a smaller checkpoint.")
+            fixes.append("Close other programs, or take a smaller checkpoint.")
         where = f", fits the {' and the '.join(fits)}" if fits else ""
-        yield Finding(level, f"{name}: {state}; {needs}{where}", " ".join(mends) or None)
+        yield Finding(level, f"{name}: {state}; {needs}{where}", " ".join(fixes) or None)
 
 
-def _state(name: str, hub_id: str, repo: Path, disk: int) -> tuple[str, str, list[str]]:
-    """Whether a checkpoint is in the hub cache: level, words, mends."""
-    level, state, mends = "OK", f"not downloaded, about {SIZES[name] / 1e9} GB", []
+def _state(name: str, hub_id: str, repo: Path, disk: int, reachable: bool) -> tuple[str, str, list[str]]:
+    """Whether a checkpoint is in the hub cache: level, words, fixes."""
+    level, state, fixes = "OK", f"not downloaded, about {SIZES[name] / 1e9} GB", []
     if repo.exists():
         fault = _fault(hub_id)
         if not fault:
             return "OK", f"complete in the hub cache, {_size(repo) / 1e9:.2f} GB", []
         level, state = "WARN", f"only partly in the hub cache, {_size(repo) / 1e9:.2f} GB: {fault}"
-        mends.append(f'imp_kit.load("{name}") fetches what is missing; if a file is damaged, delete {repo} first.')
+        when = "" if reachable else ", once the hub can be reached"
+        fixes.append(
+            f'imp_kit.load("{name}") fetches what is missing{when}; if a file is damaged, delete {repo} first.'
+        )
+    if not reachable:
+        level, state = "WARN", f"{state}, and cannot be downloaded now"
     if disk < SIZES[name]:
-        mends.append("Free some disk, or set HF_HUB_CACHE to a folder on a larger one.")
-        return "WARN", f"{state}, more than the disk has free", mends
-    return level, state, mends
+        fixes.append("Free some disk, or set HF_HUB_CACHE to a folder on a larger one.")
+        return "WARN", f"{state}, more than the disk has free", fixes
+    return level, state, fixes
 
 
 def _fault(hub_id: str) -> str | None:
@@ -273,171 +328,70 @@ def _choice() -> Finding:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is behind an error message. `signs` are the regular expressions that it is known by."""
+    """What is behind an error message, and what helps."""
 
-    signs: tuple[str, ...]
     cause: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"Cause: {self.cause}\nMend: {self.mend}"
+        return f"Cause: {self.cause}\nFix: {self.fix}"
 
 
-KIT = "Use imp_kit.load(): it reads the same checkpoint and runs no code of it."
-LESS = 'Take dtype="fp16" on a GPU or "bf16" on a CPU, or a smaller checkpoint: imp-nano fits everywhere.'
-OUTDATED = {  # of MILVLG's own code: sign -> what it does, and the last transformers with which that works
-    r"Cache only has 0 layers|Cache' object is not subscriptable": ("reads the first layer of an empty cache", "4.41"),
-    r"_load_state_dict_into_meta_model": ("calls _load_state_dict_into_meta_model, a private function", "4.44"),
-    r"Cannot copy out of meta tensor": ("leaves weights without values, on the device 'meta'", "4.44"),
-    r"Cache' (object )?has no attribute 'get_max_length'": ("calls get_max_length of a cache", "4.48"),
-    r"'Imp\w*' object has no attribute 'generate'": ("takes generate from transformers' base class", "4.51"),
-    r"Cache' (object )?has no attribute '(seen_tokens|get_usable_length)'": ("asks a cache for its length", "4.53"),
-    r"Cache' (object )?has no attribute '(from|to)_legacy_cache'": ("converts caches", "4.57"),
-    r"'is_torch_fx_available'": ("imports is_torch_fx_available", "4.57"),
-    r"'_set_token_in_kwargs'": ("calls _set_token_in_kwargs, a private function", "4.57"),
-    r"'Imp\w*Config' object has no attribute 'pad_token_id'": ("expects that pad_token_id has a default", "4.57"),
-    r"KeyError: 'type'": ("probably, if this is about Phi-3, reads rope_scaling['type']", "4.57"),
-}
-KNOWN = (
-    *(
-        Explanation(
-            (sign,),
-            f"MILVLG's own code {what}. That works up to transformers {last}, not with later ones.",
-            f"{KIT} To run MILVLG's code: pip install transformers==4.37.2, in an environment of its own.",
+@dataclass(frozen=True)
+class KnownError:
+    """A row of known_errors.json: `signs` are what a message is known by, one of them is enough.
+
+    Where `near` is given, it must stand somewhere in the text, too: for a message that says too little by itself.
+    `checked` is "tried" where the error was provoked and the fix helped, or "read: " and the page that says so.
+    """
+
+    signs: tuple[re.Pattern, ...]
+    explanation: Explanation
+    checked: str
+    near: re.Pattern | None = None
+
+    def fits(self, message: str, text: str) -> bool:
+        """Whether this is what an error `message`, a part of `text`, is about."""
+        return any(sign.search(message) for sign in self.signs) and (not self.near or bool(self.near.search(text)))
+
+
+@cache
+def known_errors() -> tuple[KnownError, ...]:
+    """The table of known errors; of two rows that fit a message, the first counts."""
+    table = json.loads(resources.files("imp_kit").joinpath("known_errors.json").read_text("utf-8"))
+    return tuple(
+        KnownError(
+            tuple(re.compile(sign, re.M) for sign in row["signs"]),
+            Explanation(row["cause"], row["fix"]),
+            row["checked"],
+            re.compile(row["near"]) if "near" in row else None,
         )
-        for sign, (what, last) in OUTDATED.items()
-    ),
-    Explanation(
-        (r"No module named 'transformers_modules[./\\]([^./\\']+[./\\])?[Ii]mp-v1(\.5[^']*)?'",),
-        "The name Imp-v1.5-... has a dot. transformers makes a module's name of it, and there a dot means a folder: "
-        "Python looks inside of a folder Imp-v1, which nobody made.",
-        'imp_kit.load("imp-v1.5-3b-phi2") needs no such module. Or give transformers 4.37.2 a folder without dots in '
-        "its name, such as .../models--MILVLG--Imp-v1.5-3B-Phi2/snapshots/COMMIT in the hub cache, where COMMIT is a "
-        "folder whose name is 40 digits and letters. If the entry auto_map of its config.json has "
-        "MILVLG/Imp-v1.5-3B-Phi2-- before the names, delete these words. A slash after a hub id is no help.",
-    ),
-    Explanation(
-        (r"requires the following packages that were not found in your environment",),
-        "The checkpoint's own code, which runs with trust_remote_code=True, imports packages that are not installed.",
-        f"Install the packages that the message names. {KIT}",
-    ),
-    Explanation(
-        (r"No module named 'imp_kit'",),
-        "This Python does not have the kit: probably it is not the one of the virtual environment.",
-        "Type . .venv/bin/activate in the kit's folder (Windows: .venv\\Scripts\\activate); in a notebook run "
-        "the first cell; elsewhere pip install git+https://github.com/imp-kit/imp-kit",
-    ),
-    Explanation(
-        (r"Incorrect path_or_model_id: '", r"Repo id must be in the form '"),
-        "This is neither a folder on this machine nor a hub id, which is OWNER/NAME without a slash at its end.",
-        "Check the folder's path, or take the slash away from the hub id. If transformers then stumbles over the dot "
-        'in Imp-v1.5-..., use imp_kit.load("imp-v1.5-3b-phi2"), which also forgives the slash.',
-    ),
-    Explanation(
-        (r"loading state_dict for Imp\w+:\s+size mismatch for",),
-        "The class does not fit the weights. Probably two folders were loaded in one process, both with a slash at the "
-        "end: transformers 4.37 then takes the first one's class for the second.",
-        f"Start Python anew and leave the slash away, with folders that have no dots in their names. {KIT}",
-    ),
-    Explanation(
-        (r"CUDA out of memory", r"CUDA error: out of memory", r"needs [\d.]+ GB on cuda"),
-        "The GPU has too little free memory.",
-        f"End what else uses the GPU (nvidia-smi lists it; other notebooks' kernels do). {LESS}",
-    ),
-    Explanation(
-        (r"DefaultCPUAllocator: ", r"^MemoryError", r"needs [\d.]+ GB on cpu", r"too large for this machine's memory"),
-        "The computer has too little free memory.",
-        f"Close other programs. {LESS}",
-    ),
-    Explanation(
-        (r"[Kk]ernel (appears to have )?died", r"using all available RAM", r"\bKilled\b", r"exit (code|status) 137"),
-        "The system ended the program, most often because memory ran out.",
-        f"Close other programs and start it again. {LESS}",
-    ),
-    Explanation(
-        (r"Torch not compiled with CUDA enabled",),
-        "This build of torch cannot use a GPU.",
-        'Use device="cpu", or install the build with CUDA that https://pytorch.org/get-started names.',
-    ),
-    Explanation(
-        (r"operator torchvision::\w+ does not exist",),
-        "torchvision was built for another torch: one of the two was changed alone.",
-        "Install both together, as https://pytorch.org/get-started says, then restart Python. The kit itself needs no "
-        "torchvision.",
-    ),
-    Explanation(
-        (r"no NVIDIA driver", r"driver on your system is too old", r"No CUDA GPUs are available"),
-        "torch finds no NVIDIA GPU, or a driver that is older than torch's CUDA.",
-        'Use device="cpu". Where there is a GPU: update its driver and unset CUDA_VISIBLE_DEVICES; in Colab choose a '
-        "runtime with a GPU.",
-    ),
-    Explanation(
-        (r"no kernel image is available",),
-        "This build of torch has no code for this GPU: the GPU is too old or too new for it.",
-        'Install a build for this GPU, as https://pytorch.org/get-started says, or use device="cpu".',
-    ),
-    Explanation(
-        (r"40[13] Client Error: ", r"403 Forbidden", r"[Cc]annot access gated repo", r"a gated repo(\.|sitory)"),
-        "The hub refuses access: a wrong or expired token, or a checkpoint that asks for its owner's consent.",
-        "Imp's checkpoints need no token: unset HF_TOKEN and run `hf auth logout`. For others: accept the terms on the "
-        "checkpoint's page, make a new token, run `hf auth login`.",
-    ),
-    Explanation(
-        (r"Repository Not Found for url", r"is not a valid model identifier", r"that the hub would give you"),
-        "The hub has no checkpoint of this name, or does not show it to you.",
-        "Compare the name with those of `python -m imp_kit checkpoints`.",
-    ),
-    Explanation(
-        (r"\[Errno 28\]", r"No space left on device"),
-        "The disk is full.",
-        "Free some disk, or set HF_HUB_CACHE to a folder on a larger one; `python -m imp_kit doctor` tells the sizes. "
-        "Then run the same again: a download goes on where it stopped.",
-    ),
-    Explanation(
-        (
-            r"couldn't connect to '",
-            r"outgoing traffic has been disabled",
-            r"locate the files? on the Hub",
-            r"offline mode is enabled",
-            r"Max retries exceeded with url",
-            r"[Nn]ame resolution|Name or service not known|getaddrinfo failed",
-            r"the hub cannot be reached",
-        ),
-        "The checkpoint is not complete on this machine, and the hub cannot be reached or is switched off.",
-        "Check the network, the proxy and HF_ENDPOINT, unset HF_HUB_OFFLINE, then run the same again. Or copy the "
-        "checkpoint's folder here and give its path. imp-nano needs no network.",
-    ),
-    Explanation(
-        (r"Do you wish to run the custom code", r"`trust_remote_code=True`"),
-        "transformers can load this checkpoint only by running Python code that comes with it, and wants your consent.",
-        f"{KIT} Set trust_remote_code=True only for code that you have read.",
-    ),
-    Explanation(
-        (r"does not recognize this architecture", r"KeyError: 'imp(_\w+)?'"),
-        "transformers has no classes of its own for Imp, in no version; updating it does not help.",
-        f"{KIT} To run MILVLG's code: transformers==4.37.2 with trust_remote_code=True.",
-    ),
-    Explanation(
-        (r"is required for a normal functioning of this module", r"requires [\w-]+[<>=!~].*, but you have "),
-        "transformers does not fit the version of another package, mostly of tokenizers or huggingface_hub.",
-        "Let pip choose them together: pip install transformers==4.37.2 (or: pip install -U transformers), without "
-        "--no-deps; then restart Python.",
-    ),
-)
+        for row in table
+    )
+
+
 UNKNOWN = (
     "The kit does not know this error. To report it at https://github.com/imp-kit/imp-kit/issues, give the whole "
     "traceback, what you ran, and what `python -m imp_kit doctor` prints."
 )
 ERROR = re.compile(r"^(?:E +)?(?=(?:imp-kit|[\w.]*(?:Error|ERROR|Exception))(?::|\s*$))", re.M)
+KIT_NAMES = "(?:Checkpoint|Image|MemoryLimit|Prompt|Run|Setting|Unreachable)Error"  # as a notebook writes them
+OWN = re.compile(rf"(?:(?P<sure>imp-kit|imp_kit\.[\w.]*Error)|{KIT_NAMES}): (?P<words>.+)")
+PLAIN_QUOTES = str.maketrans("‘’“”", "''\"\"")  # as some programs make of what is pasted into them
 CHAINED = re.compile(r"The above exception was the direct cause|During handling of the above exception")
 
 
 def explain(text: str) -> Explanation | None:
     """What is behind a pasted error, be it a line or tracebacks; None if the kit does not know it."""
+    text = text.translate(PLAIN_QUOTES)
     for message in _messages(text):
-        for known in KNOWN:
-            if any(re.search(sign, message, re.M) for sign in known.signs):
-                return known
+        for form in (message, " ".join(message.split())):  # as it is, and as one line, where it was wrapped
+            for known in known_errors():
+                if known.fits(form, text):
+                    return known.explanation
+        own = OWN.match(message)
+        if own and (own["sure"] or "imp_kit" in text):
+            return Explanation("This is a message of the kit itself.", f"It says what to do: {own['words']}")
     return None
 
 
