@@ -1,5 +1,5 @@
 # make run      sets up, asks Imp about the sample pictures, executes every notebook; CPU=1 takes torch's build without CUDA
-# make test     sets up, checks style, runs the tests and every notebook
+# make test     sets up, checks style, runs the tests and every notebook, on all CPUs with one thread each
 # make matrix   runs the tests and every notebook on the pinned stack and on the newest one, each with its own Python
 # make resolve  asks pip what it would install: on each Python, and in Google Colab (needs the network)
 PYTHON ?= python3
@@ -37,7 +37,7 @@ run: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=$(CELL) tests notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --nbmake --nbmake-timeout=$(CELL) tests notebooks
 
 matrix: PYTHON := python3.11
 matrix: $(READY) $(READY_NEWEST)
