@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
+from set_repository import repository
 
 import imp_kit
 from imp_kit import bench
@@ -125,12 +126,11 @@ def test_a_command_names_all_at_once_and_before_the_work(arguments, told, tmp_pa
 
 def test_no_text_advises_the_kits_name_with_an_extra():
     """It is on no index, so a stranger could take it; from the repository's address it is the kit's own."""
-    advice = re.compile(
-        r"imp-kit\[[\w,-]+\](?! @ git\+https://github\.com/imp-kit/imp-kit)|pip install ['\"]?imp-kit(?![/\w\[])"
-    )
+    ours = f"git+https://github.com/{repository()}"
+    advice = re.compile(rf"imp-kit\[[\w,-]+\](?! @ {re.escape(ours)})|pip install ['\"]?imp-kit(?![/\w\[])")
     found = {file.name: advice.findall(file.read_text("utf-8")) for file in TEXTS}
     assert {name: texts for name, texts in found.items() if texts} == {}
     assert advice.search('pip install "imp-kit[measure]"')
     assert advice.search("pip install imp-kit")
-    assert not advice.search('pip install "imp-kit[measure] @ git+https://github.com/imp-kit/imp-kit"')
-    assert not advice.search("pip install git+https://github.com/imp-kit/imp-kit\n")
+    assert not advice.search(f'pip install "imp-kit[measure] @ {ours}"')
+    assert not advice.search(f"pip install {ours}")
