@@ -187,8 +187,10 @@ def _hub() -> tuple[Finding, bool]:
     try:  # without HfApi, whose requests tell more: torch's version, the program that runs this one
         status = get_session().get(f"{hub}/api/models/{HUB_IDS[DEFAULT]}", headers=headers, timeout=5).status_code
     except Exception as error:  # requests, httpx: the errors of the client's session have no common parent
-        proxy = ", through the proxy that is set" if _has_proxy(hub) else ""
-        return Finding("WARN", f"{hub} cannot be reached: {_network_fault(error)}{proxy}", fix), False
+        fault = _network_fault(error)
+        if _has_proxy(hub) and "proxy" not in fault:
+            fault += ", through the proxy that is set"
+        return Finding("WARN", f"{hub} cannot be reached: {fault}", fix), False
     if status == 200:
         return Finding("OK", f"{hub} answers"), True
     if token and status in (401, 403):

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -66,7 +67,8 @@ def test_a_machine_without_gpu_and_hub_is_in_order(doctor, tmp_path):
     assert line_with(done, "HF_HUB_OFFLINE").startswith("[OK] ")
     assert line_with(done, f"Hub cache: {tmp_path / 'hub'}").startswith("[OK] ")
     for name in HUB_IDS:
-        assert f"not downloaded, about {SIZES[name] / 1e9} GB; needs " in line_with(done, f"] {name}: ")
+        found = line_with(done, f"] {name}: ")
+        assert f"[WARN] {name}: not downloaded, about {SIZES[name] / 1e9} GB, and cannot be downloaded now; " in found
     assert not (tmp_path / "hub").exists()
 
 
@@ -116,9 +118,98 @@ def test_a_hub_that_does_not_answer_and_a_cache_that_cannot_be_written(doctor, t
         (tmp_path / "file").touch()
         done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HF_HUB_CACHE=str(tmp_path / "file" / "hub"))
     assert done.returncode == 1
-    assert re.match(rf"\[WARN\] {endpoint} cannot be reached \(Connect\w*Error", line_with(done, endpoint))
+    assert fault(done, endpoint) == "cannot be reached: the connection is refused"
     assert "HF_ENDPOINT" in line_with(done, endpoint)
     assert "\n    Set HF_HUB_CACHE to" in line_with(done, "[FAIL] Hub cache: ")
+    for name in HUB_IDS:
+        assert ", and cannot be downloaded now; " in line_with(done, f"[WARN] {name}: ")
+
+
+def fault(done: subprocess.CompletedProcess, endpoint: str) -> str:
+    """What the doctor says of the hub: one sentence without names of classes, not cut."""
+    line = line_with(done, f"[WARN] {endpoint}").splitlines()[0]
+    assert not re.search(r"Error|Exception|Timeout|\.\.\.|0x", line)
+    return line.removeprefix(f"[WARN] {endpoint} ")
+
+
+@pytest.fixture
+def trusted(tmp_path):
+    """A server with a certificate that it signed itself; gives its port and the certificate's file."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl makes the certificate")
+    pem = tmp_path / "cert.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    subprocess.run([*command, "-keyout", tmp_path / "key.pem", "-out", pem], check=True, capture_output=True)
+    server = ThreadingHTTPServer(("localhost", 0), Hub)
+    server.asked, server.status = [], None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, tmp_path / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port, str(pem)
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_certificate_that_is_not_trusted(doctor, trusted):
+    port, certificate = trusted
+    endpoint = f"https://localhost:{port}"
+    refused = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+    assert fault(refused, endpoint) == "cannot be reached: its certificate is not trusted here"
+    said = explain(f"ConnectError: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed, {endpoint}")
+    assert "SSL_CERT_FILE and REQUESTS_CA_BUNDLE" in said.fix
+    done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", SSL_CERT_FILE=certificate, REQUESTS_CA_BUNDLE=certificate)
+    assert f"[OK] {endpoint} answers" in done.stdout
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Lets nobody through."""
+
+    def do_CONNECT(self):
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_CONNECT
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("status", [403, 407])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_refuses(doctor, scheme, status):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    server.status = status
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint, proxy = f"{scheme}://hub.invalid", f"http://127.0.0.1:{server.server_port}"
+    done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HTTPS_PROXY=proxy, HTTP_PROXY=proxy)
+    server.shutdown()
+    server.server_close()
+    assert "proxy" in fault(done, endpoint)
+    assert "the proxy" in line_with(done, endpoint)
+
+
+def test_a_proxy_that_is_not_there(doctor):
+    proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    done = doctor(HF_ENDPOINT="http://hub.invalid", HF_HUB_OFFLINE="0", **proxy)
+    assert "proxy" in fault(done, "http://hub.invalid")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [("http://hub.invalid", "its name is not found"), ("localhost:9", "its address is not a whole one")],
+)
+def test_an_address_that_leads_nowhere(doctor, endpoint, words):
+    done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+    assert fault(done, endpoint) == f"cannot be reached: {words}"
+
+
+def test_a_secure_address_of_a_server_without_certificate(doctor, hub):
+    endpoint = f"https://127.0.0.1:{hub.server_port}"
+    done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+    assert fault(done, endpoint) == "cannot be reached: the secure connection cannot be made"
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -194,10 +285,27 @@ def test_a_token_that_the_hub_takes(here, monkeypatch):
     assert here() == ("OK", "answers")
 
 
-@pytest.mark.parametrize("status", [401, 500])
-def test_a_hub_that_refuses_someone_without_a_token(here, hub, status):
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "refuses the request: probably a proxy or a firewall does"),
+        (403, "refuses the request: probably a proxy or a firewall does"),
+        (404, "does not answer as a hub does"),
+        (407, "cannot be reached: the proxy wants a name and a password"),
+        (429, "wants fewer requests from here"),
+        (500, "has a fault of its own"),
+    ],
+)
+def test_a_hub_that_refuses_someone_without_a_token(here, hub, status, words):
     hub.status = status
-    assert here() == ("WARN", f"answers {status}")
+    assert here() == ("WARN", f"{words} ({status})")
+
+
+def test_a_hub_that_answers_lets_download(here):
+    here()
+    found = [finding for finding in examine() if "not downloaded" in finding.what]
+    assert found
+    assert not any("cannot be downloaded" in finding.what for finding in found)
 
 
 def test_a_hub_that_is_silent(here, hub):
@@ -206,7 +314,7 @@ def test_a_hub_that_is_silent(here, hub):
 
         constants.ENDPOINT = f"http://127.0.0.1:{silent.getsockname()[1]}"  # `here` puts the right one back
         (found,) = [finding for finding in examine() if finding.what.startswith(constants.ENDPOINT)]
-    assert (found.level, "Timeout" in found.what) == ("WARN", True)
+    assert (found.level, found.what) == ("WARN", f"{constants.ENDPOINT} cannot be reached: it does not answer in time")
 
 
 def nvidia_smi(folder: Path) -> None:
