@@ -1,8 +1,10 @@
 """The table of known errors, tried on messages as they are printed.
 
-error_messages.jsonl holds the messages: `part` "dev" are from public trackers, at the address `source`; "neighbour" are
-other wordings of the same faults, from the libraries' sources and from trials. `cause` is how the right row's cause
-begins; a message of the group "unrelated" has none, since no row may explain it.
+error_messages.jsonl holds the messages: `part` "dev" and "held back" are from public trackers, at the address `source`.
+Those held back had no part in the table as it was first written, which knew 39 of 46, one of them by a wrong cause, and
+none of 21 unrelated ones; rows for most of the others came then. "neighbour" are other wordings of the same faults,
+from the libraries' sources and from trials. `cause` is how the right row's cause begins; a message of the group
+"unrelated" has none, since no row may explain it.
 """
 
 import ast
@@ -50,6 +52,9 @@ GENERAL = (
     "The package accelerate is missing",
     "The disk is full",
     "A server answered too slowly",
+    "The program asked a question where nobody can answer",
+    "The GPU failed in the middle of the work",
+    "A library of CUDA that torch",
 )
 
 
@@ -74,7 +79,7 @@ def test_an_unrelated_message_is_not_explained(message):
 
 
 def test_the_collection_is_as_it_says():
-    assert {entry["part"] for entry in MESSAGES} >= {"dev", "neighbour"}
+    assert {entry["part"] for entry in MESSAGES} == {"dev", "held back", "neighbour"}
     assert all(entry.keys() == {"message", "source", "group", "part", "cause"} for entry in MESSAGES)
     assert all(entry["source"].startswith("https://") for entry in MESSAGES if entry["part"] != "neighbour")
     assert all((entry["cause"] is None) == (entry["group"] == "unrelated") for entry in MESSAGES)
