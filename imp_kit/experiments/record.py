@@ -120,7 +120,8 @@ def run(
     `settings` are those of `Imp.ask`. `design` says how the cases were chosen, such as size and seed; run.json keeps it
     with what else must be the same for a run to go on. `score` gives what else to write into the record of an answer.
     Under torchrun or `accelerate launch` each process asks its share into a file of its own; the first process joins
-    them. Raises RunError, and SettingError before anything is asked.
+    them. Raises RunError, also where another process writes to the folder; SettingError before anything is asked; and
+    Stopped, a KeyboardInterrupt that says what is kept.
     """
     from imp_kit.sampling import read_settings
 
