@@ -41,6 +41,9 @@ class Answer:
     def __str__(self) -> str:
         return self.text
 
+    def __format__(self, spec: str) -> str:
+        return format(self.text, spec)
+
     def __eq__(self, other: object) -> bool:
         """Equal to a `str` that is its text, and to an Answer that came about in the same way."""
         if isinstance(other, str):

@@ -199,6 +199,9 @@ class Imp:
     def ask(self, picture, question: str, **settings: Unpack[Settings]) -> Answer:
         """Answer one question about one picture, or about none (None).
 
+        `max_new_tokens` is the answer's length, at most; `temperature` 0 takes the likeliest token, above 0 they are
+        drawn, from those that make up `top_p` of the probability, in a way that `seed` makes repeatable; `stop` is a
+        text or a list of texts before which the answer ends.
         Raises ImageError, PromptError, SettingError or MemoryLimitError.
         """
         check_order(picture, question)
@@ -358,7 +361,9 @@ class Chat:
         self._pieces: tuple[str, ...] = () if view.picture is None else view.imp.template.open()
 
     def __repr__(self) -> str:
-        return f"<Chat with {self.view.imp.name}: {len(self.turns)} questions asked; say(question) asks the next>"
+        count = len(self.turns)
+        asked = f"{count} question{'s' * (count != 1)} asked"
+        return f"<Chat with {self.view.imp.name}: {asked}; say(question) asks the next>"
 
     def _repr_html_(self) -> str:
         turns = (

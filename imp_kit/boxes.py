@@ -74,7 +74,7 @@ class Box:
     def __str__(self) -> str:
         if self:
             return f"{self.phrase}: {_write_corners(self.fractions)}"
-        return f"{self.phrase}: not found ({self.answer.text})"
+        return f'{self.phrase}: not found ({self.answer.checkpoint} said "{self.answer.text}")'
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()

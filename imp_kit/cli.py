@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; an error of the kit is one line on stderr and exit status 2, a bad finding is status 1."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     args = parser().parse_args(arguments)
     if args.command == "probe" and _is_first():
         again = Stopped("nothing was asked yet", f"python -m imp_kit {shlex.join(arguments)}")
@@ -180,7 +180,10 @@ def ask(args: argparse.Namespace) -> int:
     # A slip is told before gigabytes are loaded.
     read_settings(settings)
     question = CAPTION if args.command == "caption" else _typed(args.question)
-    check_order(args.pictures[0], question)
+    for picture in args.pictures:
+        check_order(picture, question)
+    if os.path.isfile(question):
+        raise PromptError(f"{question!r} is a file where the question should be: ask PICTURE ... QUESTION.")
     check_question(question)
     if not several:
         open_image(args.pictures[0])
@@ -196,9 +199,7 @@ def ask(args: argparse.Namespace) -> int:
             if args.json:
                 _print_json(picture=name, question=question, error=str(error))
             continue
-        if several and not args.json:
-            print(end=f"{name}: ", flush=True)
-        _say(args, chat, question, settings, picture=name)
+        _say(args, chat, question, settings, f"{name}: " if several else "", picture=name)
     return status
 
 
@@ -220,16 +221,17 @@ def chat(args: argparse.Namespace) -> None:
             print(f"imp-kit: {error}", file=sys.stderr)
 
 
-def _say(args: argparse.Namespace, talk, question: str, settings: dict, **names) -> None:
-    """Print the next answer of a chat: as letters when they come, or whole as JSON with `names` before it."""
+def _say(args: argparse.Namespace, talk, question: str, settings: dict, before: str = "", **names) -> None:
+    """Print the next answer of a chat: behind `before` as letters when they come, or whole as JSON with `names`."""
     for piece in talk.stream(question, **settings):
         if not args.json:
-            print(end=piece, flush=True)
+            print(end=before + piece, flush=True)
+            before = ""
     answer = talk.turns[-1][1]
     if args.json:
         _print_json(**names, question=question, **answer.to_dict())
         return
-    print(flush=True)
+    print(before, flush=True)
     print(f"[{answer.summary}]", file=_Notes(args.quiet))
 
 
@@ -377,6 +379,7 @@ def probe_answers(args: argparse.Namespace) -> None:
     experiment = {reading.NAME: reading, japanese.NAME: japanese}[args.experiment]
     checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
     loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
+    require("measure", what="An experiment and its report")  # all at once, and before anything is asked
     before = answered(args.out)
     samples = experiment.run(checkpoint, args.size, args.seed, args.out, **loading)
     if _is_first():

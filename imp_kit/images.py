@@ -184,10 +184,12 @@ def _hint(path):
     with os.scandir(path.parent) as entries:  # in a folder of 100,000 pictures, the comparisons would take seconds
         names = [entry.name for entry in islice(entries, MANY_FILES + 1)]
     pictures = Image.registered_extensions()
-    wanted, files = path.name.lower(), {name.lower(): name for name in names if Path(name).suffix.lower() in pictures}
-    for number in [name for name in files if re.sub(r"\d", "", name) == re.sub(r"\d", "", wanted) and name != wanted]:
-        del files[number]  # another picture of a numbered series is not meant
-    close = difflib.get_close_matches(wanted, files, n=1, cutoff=0.7) if len(names) <= MANY_FILES else ()
+    wanted = path.stem.lower()
+    files = {Path(name).stem.lower(): name for name in sorted(names) if Path(name).suffix.lower() in pictures}
+    # Another picture of a numbered series is not meant.
+    series = re.sub(r"\d", "", wanted)
+    alike = [stem for stem in files if stem == wanted or re.sub(r"\d", "", stem) != series]
+    close = difflib.get_close_matches(wanted, alike, n=1, cutoff=0.7) if len(names) <= MANY_FILES else ()
     return f"did you mean {str(path.with_name(files[close[0]]))!r}?" if close else "check the path"
 
 

@@ -427,6 +427,7 @@ def test_an_answer_compares_with_a_text(imp):
     assert answer == "The bus is red and white."
     assert answer != "The bus is red."
     assert "red" in answer
+    assert f"{answer:>30}" == "     The bus is red and white."
     assert {answer: 1}["The bus is red and white."] == 1
     assert answer == dataclasses.replace(answer)
     assert answer != again  # which took another time
@@ -456,7 +457,7 @@ def test_a_view_and_a_chat_show_themselves_in_a_notebook(imp):
         assert "imp-nano" in repr(shown)
     assert "Where is the &lt;door&gt;?" in chat._repr_html_()
     assert answer.text in chat._repr_html_()
-    assert "1 questions asked" in repr(chat)
+    assert "1 question asked" in repr(chat)
     assert "no picture" in imp.look(None)._repr_html_()
     assert "<img" not in imp.chat(None)._repr_html_()
 

@@ -53,6 +53,22 @@ def test_several_pictures_are_asked_in_turn_and_one_that_fails_does_not_end_it()
     assert "imp-kit: 'missing.png': no such file" in done.stderr
 
 
+def test_a_forgotten_question_is_named(capsys, monkeypatch):
+    monkeypatch.setattr("imp_kit.assistant.fill", None)
+    for arguments, told in (
+        (["ask", BUS, DOOR], "is a file where the question should be"),
+        (["ask", BUS, COLORS, DOOR], "The picture comes first"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert told in capsys.readouterr().err
+
+
+def test_no_arguments_show_the_help():
+    done = shell()
+    assert (done.returncode, done.stdout) == (0, shell("--help").stdout)
+
+
 def test_json_is_a_line_for_each_picture(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["caption", BUS, "missing.png", "--checkpoint", "imp-nano", "--device", "cpu", "--json"])

@@ -585,10 +585,10 @@ def test_missing_file_with_a_hint(tmp_path, asked):
     assert f"did you mean {str(tmp_path / 'cat.jpg')!r}" in message
 
 
-@pytest.mark.parametrize("asked", ["img_0002.jpg", "script.png", "dog.png", "cats/cat.jpg"])
+@pytest.mark.parametrize("asked", ["img_0002.jpg", "script.png", "dog.png", "nosuch.png", "cats/cat.jpg"])
 def test_no_senseless_hint(tmp_path, asked):
     """Not another number of a series, no file that is no picture, no name that shares only its ending."""
-    for name in ("img_0001.jpg", "script.py", "notes.txt", "bus.png"):
+    for name in ("img_0001.jpg", "script.py", "notes.txt", "bus.png", "loc.png"):
         PICTURE.save(tmp_path / name, "PNG")
     assert "did you mean" not in refusal(tmp_path / asked)
 

@@ -139,7 +139,9 @@ def run(
     head = json.loads(json.dumps({**head, "imp-kit": __version__}))
     with _begun(folder, head, subject, {case.id for case in cases}) if state.is_main_process else nullcontext():
         state.wait_for_everyone()
-        keys = {case.id: _key(case, subject.identity, settings) for case in cases}
+        # Each picture is drawn for its part in the key, also those that were answered.
+        drawn = tqdm(cases, desc="drawing", unit="picture", leave=False)
+        keys = {case.id: _key(case, subject.identity, settings) for case in drawn}
         known = _answered(folder, keys)
         mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
         name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
