@@ -168,8 +168,8 @@ def test_only_phi_2_is_compared(tmp_path):
 
 
 def test_transformers_may_be_absent(monkeypatch):
-    monkeypatch.setattr(imp_kit.bench, "find_spec", lambda name: None)
-    with pytest.raises(SettingError, match=r"imp-kit\[official\]"):
+    monkeypatch.setattr("imp_kit.extras.has", lambda module: False)
+    with pytest.raises(SettingError, match="needs transformers and accelerate: pip install transformers accelerate"):
         bench("imp-nano", device="cpu", against="transformers")
     with pytest.raises(SettingError, match="matplotlib"):
         imp_kit.bench.check_files(None, "roof.png")
