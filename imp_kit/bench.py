@@ -28,6 +28,7 @@ from imp_kit import __version__
 from imp_kit.assistant import Imp, choose_checkpoint, identify, load
 from imp_kit.checkpoints import Snapshot, find
 from imp_kit.config_json import read_family
+from imp_kit.cpu_meter import CpuMeter
 from imp_kit.errors import CheckpointError, SettingError
 from imp_kit.extras import require
 from imp_kit.fitting import slots
@@ -42,7 +43,7 @@ from imp_kit.model.weights import load_weights
 from imp_kit.published import Words, published_config, random_model
 from imp_kit.sampling import Sampling
 from imp_kit.stored import read_json
-from imp_kit.threads import CpuMeter, is_small
+from imp_kit.threads import is_small
 from imp_kit.tokens import TextTokenizer
 
 QUESTIONS = ("What are the colors of the bus in the image?", "How many windows can you see in the image?")

@@ -379,7 +379,7 @@ def probe_answers(args: argparse.Namespace) -> None:
     experiment = {reading.NAME: reading, japanese.NAME: japanese}[args.experiment]
     checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
     loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
-    require("measure", what="An experiment and its report")  # all at once, and before anything is asked
+    require("measure", what="The probe with its report")  # all at once, and before anything is asked
     before = answered(args.out)
     samples = experiment.run(checkpoint, args.size, args.seed, args.out, **loading)
     if _is_first():

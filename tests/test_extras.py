@@ -103,7 +103,7 @@ main(sys.argv[2:])
     [
         (
             ["probe", "captcha", "--checkpoint", "imp-nano", "--device", "cpu", "--size", "smoke", "--out", "nowhere"],
-            "The reading probe needs matplotlib and rapidfuzz: pip install matplotlib rapidfuzz.",
+            "The probe with its report needs scipy, matplotlib and rapidfuzz: pip install scipy matplotlib rapidfuzz.",
         ),
         (
             ["report", "nowhere"],

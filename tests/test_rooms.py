@@ -12,6 +12,7 @@ FLOORS = (  # from the ground up; rooms of one floor do not know each other
     ("errors", "interrupts", "picture_files"),
     (
         "images",
+        "cpu_meter",
         "experiments.files",
         "extras",
         "experiments.markdown",

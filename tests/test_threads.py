@@ -10,7 +10,7 @@ import torch
 import imp_kit
 from imp_kit import threads
 from imp_kit.checkpoints import NANO_FOLDER
-from imp_kit.threads import CpuMeter
+from imp_kit.cpu_meter import CpuMeter
 
 BUS = "images/bus.png"
 

@@ -25,10 +25,10 @@ from tqdm.auto import tqdm
 from imp_kit import __version__, interrupts
 from imp_kit.answers import Answer
 from imp_kit.checkpoints import NANO
+from imp_kit.cpu_meter import CpuMeter
 from imp_kit.errors import RunError, Stopped
 from imp_kit.experiments.files import ESCAPED, appending, disk_errors, only_writer, write_whole
 from imp_kit.extras import require
-from imp_kit.threads import CpuMeter
 
 SAMPLES, HEAD, LOCK = "samples.jsonl", "run.json", "run.lock"
 # Those that can change an answer, or a picture: faces come with matplotlib, photographs with scikit-image.
@@ -140,7 +140,7 @@ def run(
     with _begun(folder, head, subject, {case.id for case in cases}) if state.is_main_process else nullcontext():
         state.wait_for_everyone()
         # Each picture is drawn for its part in the key, also those that were answered.
-        drawn = tqdm(cases, desc="drawing", unit="picture", leave=False)
+        drawn = tqdm(cases, desc="drawing", unit="picture", leave=False, disable=not state.is_main_process)
         keys = {case.id: _key(case, subject.identity, settings) for case in drawn}
         known = _answered(folder, keys)
         mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
