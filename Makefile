@@ -41,17 +41,17 @@ test: $(READY)
 
 matrix: PYTHON := python3.11
 matrix: $(READY) $(READY_NEWEST)
-	$(BIN)/python tests/matrix.py $(BIN)/python $(VENV_NEWEST)/bin/python
+	$(BIN)/python tests/tools/matrix.py $(BIN)/python $(VENV_NEWEST)/bin/python
 
 resolve: $(READY)
-	$(BIN)/python tests/resolve.py $(PYTHON_NEWEST)
+	$(BIN)/python tests/tools/resolve.py $(PYTHON_NEWEST)
 
 parity: $(READY)
-	$(BIN)/python tests/parity.py
+	$(BIN)/python tests/tools/parity.py
 
 # Runs code from the hub, so it asks for make verify-real TRUST_REMOTE_CODE=1; ARGS="imp-v1-3b --dtype fp32" chooses.
 verify-real: $(READY)
-	$(BIN)/python tests/verify_real.py $(if $(filter 1,$(TRUST_REMOTE_CODE)),--trust-remote-code) $(ARGS)
+	$(BIN)/python tests/tools/verify_real.py $(if $(filter 1,$(TRUST_REMOTE_CODE)),--trust-remote-code) $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV_NEWEST)

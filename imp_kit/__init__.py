@@ -5,7 +5,9 @@
 >>> imp.ask("images/bus.png", "What are the colors of the bus in the image?")
 """
 
+import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from imp_kit.errors import (
     CheckpointError,
@@ -16,9 +18,15 @@ from imp_kit.errors import (
     RunError,
     SettingError,
 )
+from imp_kit.moved import MovedModules
+
+if TYPE_CHECKING:
+    from imp_kit.imp import Answer, Box, Chat, Imp, View, load
+    from imp_kit.tools import bench as bench
+    from imp_kit.tools import doctor as doctor
+    from imp_kit.tools import official as official
 
 __version__ = "0.1.0"
-ROOMS = ("bench", "doctor", "official")  # modules that a user may call without importing them
 __all__ = [
     "Answer",
     "Box",
@@ -34,12 +42,18 @@ __all__ = [
     "View",
     "load",
 ]
+TOOLS = ("bench", "doctor", "official")  # modules that may be called without importing them
+sys.meta_path.append(MovedModules())
 
 
 def __getattr__(name: str):
-    # The assistant brings torch, seconds of import time; it comes when it is first asked for.
-    if name in ROOMS:
-        return import_module(f"imp_kit.{name}")
+    # What needs torch, seconds of import time, comes when it is first asked for.
+    if name in TOOLS:
+        return import_module(f"imp_kit.tools.{name}")
     if name in __all__:
-        return getattr(import_module("imp_kit.assistant"), name)
+        return getattr(import_module("imp_kit.imp"), name)
     raise AttributeError(f"module 'imp_kit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *TOOLS, "__version__"]

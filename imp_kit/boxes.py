@@ -42,18 +42,23 @@ class Box:
 
     phrase: str
     fractions: Corners | None
-    picture: Image.Image = field(repr=False, compare=False)
+    image: Image.Image = field(repr=False, compare=False)
     answer: Answer = field(repr=False, compare=False)
 
     def __bool__(self) -> bool:
         return self.fractions is not None
 
     @property
+    def picture(self) -> Image.Image:
+        """The older name of `image`."""
+        return self.image
+
+    @property
     def pixels(self) -> tuple[int, int, int, int] | None:
         """The same corners in pixels, as PIL's `crop` takes them, at least one pixel apart; None if not found."""
         if self.fractions is None:
             return None
-        sides = zip(self.fractions[:2], self.fractions[2:], self.picture.size, strict=True)
+        sides = zip(self.fractions[:2], self.fractions[2:], self.image.size, strict=True)
         (x0, x1), (y0, y1) = (_round_side(low * length, high * length, length) for low, high, length in sides)
         return x0, y0, x1, y1
 
@@ -63,7 +68,7 @@ class Box:
         The phrase is cut where the picture is too narrow for it, and left out where the picture is too small or no
         font at hand (Pillow's own, or one that systems come with) has its letters.
         """
-        copy = self.picture.copy()
+        copy = self.image.copy()
         if self:
             x0, y0, x1, y1 = self.pixels
             width = max(2, min(copy.size) // 100)
@@ -143,30 +148,30 @@ def _round_side(low: float, high: float, end: int, digits: int | None = None) ->
     return first, last
 
 
-def _write_label(picture: Image.Image, phrase: str, corner: tuple[int, int], margin: int) -> None:
+def _write_label(image: Image.Image, phrase: str, corner: tuple[int, int], margin: int) -> None:
     """Write a phrase above a box's upper left corner, or below it at the picture's upper edge."""
     text = unicodedata.normalize("NFC", " ".join(phrase.split()))
-    size = max(10, min(picture.size) // 20)
+    size = max(10, min(image.size) // 20)
     font = _find_font(text, size)
     if font is None:
         return
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(image)
     halo = max(2, size // 12)
 
     def measure(shown: str) -> tuple[int, int, int, int]:
         left, top, right, bottom = pen.textbbox((0, 0), shown, font, stroke_width=halo)
         return math.floor(left), math.floor(top), math.ceil(right - left), math.ceil(bottom - top)
 
-    if measure(text)[2] > picture.width:
+    if measure(text)[2] > image.width:
         lengths = range(len(text))
-        text = text[: bisect(lengths, picture.width, key=lambda length: measure(text[:length] + "…")[2]) - 1]
+        text = text[: bisect(lengths, image.width, key=lambda length: measure(text[:length] + "…")[2]) - 1]
         text = text.rstrip() + "…"
     left, top, width, height = measure(text)
-    if width > picture.width or 2 * height > picture.height:
+    if width > image.width or 2 * height > image.height:
         return
-    x = min(corner[0], picture.width - width)
+    x = min(corner[0], image.width - width)
     above, below = corner[1] - height - margin, corner[1] + 2 * margin
-    y = above if above >= 0 else min(below, picture.height - height)
+    y = above if above >= 0 else min(below, image.height - height)
     pen.text((x - left, y - top), text, INK, font, stroke_width=halo, stroke_fill="white")
 
 

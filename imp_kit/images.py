@@ -14,15 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from imp_kit.errors import ImageError, PromptError
-from imp_kit.picture_files import (
-    JPEG,
-    METADATA,
-    ORIENTATION,
-    PNG,
-    explain_unreadable,
-    read_orientation,
-    strip_metadata,
-)
+from imp_kit.image_files import JPEG, METADATA, ORIENTATION, PNG, explain_unreadable, read_orientation, strip_metadata
 
 MAX_PIXELS = 100_000_000
 MANY_FILES = 1000  # of a folder, beside which no name is looked for that is like a missing one

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import imp_kit
-from imp_kit.registry import PUBLISHED
+from imp_kit.checkpoints.registry import PUBLISHED
 
 NEW_TRANSFORMERS = int(transformers.__version__.split(".")[0]) >= 5
 COMMIT = "fedcba9876543210fedcba9876543210fedcba98"

@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.stats import binom
 
-from imp_kit.experiments.record import Case, _digest
+from imp_kit.experiments.runs import Case, _digest
 from imp_kit.experiments.stats import Share, wilson
 
 

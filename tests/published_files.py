@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imp_kit.checkpoints import hub_told, needed_files
+from imp_kit.checkpoints.files import TensorInfo, read_json
+from imp_kit.checkpoints.hub import hub_errors, needed_files
+from imp_kit.checkpoints.plan import plan, read_configs
+from imp_kit.checkpoints.published import index_bytes, published_tensors
+from imp_kit.checkpoints.registry import PUBLISHED
+from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.errors import CheckpointError
-from imp_kit.fitting import plan, read_configs
-from imp_kit.published import index_bytes, published_tensors
-from imp_kit.registry import PUBLISHED
-from imp_kit.stored import Stored, read_json
-from imp_kit.tokens import TextTokenizer
 
 INDEX = "model.safetensors.index.json"
 
@@ -30,7 +30,7 @@ def look(name: str) -> Look:
     """Read everything but the weights of a published checkpoint's main branch, and compare it."""
     seen, entry = Look(name), PUBLISHED[name]
     try:
-        with hub_told(entry.hub_id, None):
+        with hub_errors(entry.hub_id, None):
             folder, sizes, found = _fetch(name, seen)
         if not seen.commit.startswith(entry.commit):
             seen.differences.append(("commit of main", entry.commit, seen.commit))
@@ -50,7 +50,7 @@ def look(name: str) -> Look:
     return seen
 
 
-def _fetch(name: str, seen: Look) -> tuple[Path, dict[str, int], dict[str, Stored]]:
+def _fetch(name: str, seen: Look) -> tuple[Path, dict[str, int], dict[str, TensorInfo]]:
     """The folder with the small files, the sizes of all files that loading needs, and the headers."""
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -64,7 +64,7 @@ def _fetch(name: str, seen: Look) -> tuple[Path, dict[str, int], dict[str, Store
             folder = Path(hf_hub_download(hub_id, file, revision=info.sha)).parent
     headers = api.get_safetensors_metadata(hub_id, revision=info.sha).files_metadata
     found = {
-        key: Stored(Path(file), tuple(tensor.shape), tensor.dtype)
+        key: TensorInfo(Path(file), tuple(tensor.shape), tensor.dtype)
         for file, header in headers.items()
         for key, tensor in header.tensors.items()
     }
@@ -98,7 +98,7 @@ def _contents(file: str, known: dict, found: dict) -> Iterator[tuple[str, str, s
                 yield f"{file}: {key}", *(repr(each[key]) if key in each else "–" for each in (known, found))
 
 
-def _tensors(name: str, found: dict[str, Stored]) -> Iterator[tuple[str, str, str]]:
+def _tensors(name: str, found: dict[str, TensorInfo]) -> Iterator[tuple[str, str, str]]:
     known = published_tensors(name)
     missing, new = ([key for key in a if key not in b] for a, b in ((known, found), (found, known)))
     for what, keys in (("missing", missing), ("not in the registry", new)):
@@ -112,12 +112,12 @@ def _tensors(name: str, found: dict[str, Stored]) -> Iterator[tuple[str, str, st
         yield "dtype of the weights", PUBLISHED[name].dtype, ", ".join(dtypes)
 
 
-def _loads(name: str, folder: Path, found: dict[str, Stored], facts: dict) -> Iterator[tuple[str, str, str]]:
+def _loads(name: str, folder: Path, found: dict[str, TensorInfo], facts: dict) -> Iterator[tuple[str, str, str]]:
     """Whether the kit would load it, and what no page shows of its tokenizer."""
     try:
         raw, ends = read_configs(folder)
         checked = plan(raw, found, str(folder), ends)
-        for fault in list(checked.faults.values())[:1]:
+        for fault in list(checked.problems.values())[:1]:
             yield "loading", "the kit loads it", fault
         config = checked.model.config
         facts["picture"] = f"{config.vision.num_patches} tokens, {'pad' if config.pad else 'square'}"

@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import imp_kit
-from imp_kit import machine
-from imp_kit.sampling import Sampling
+from imp_kit import device as machine
+from imp_kit.model.sampling import Sampling
 
 IMAGES = Path(__file__).parent.parent / "images"
 BUS, DOOR = IMAGES / "bus.png", IMAGES / "door.png"
@@ -35,9 +35,7 @@ def imp():
 def whole_prompt_tokens(imp, prompt_pieces, count):
     """Greedy tokens without View, Chat or any cache that was kept: the prompt is read anew for each token."""
     view = imp.look(DOOR)
-    features = imp.model.encode(
-        imp_kit.assistant.to_pixels(view.picture, imp.model.config.vision.image_size, False)[None]
-    )[0]
+    features = imp.model.encode(imp_kit.imp.to_pixels(view.picture, imp.model.config.vision.image_size, False)[None])[0]
     ids = []
     with torch.inference_mode():
         while len(ids) < count:
@@ -319,7 +317,7 @@ def tiny(tmp_path):
 def kept(checkpoint, picture):
     """The keys and values of a picture, read by an Imp that saw no other."""
     cache = imp_kit.load(checkpoint, device="cpu", dtype="fp32").look(picture)._cache
-    return cache.store.tensor[..., : cache.length, :]
+    return cache.buffer.tensor[..., : cache.length, :]
 
 
 def test_a_padded_picture_is_padded(tiny):

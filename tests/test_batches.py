@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 
 import imp_kit
-from imp_kit import batches
-from imp_kit.batches import converse
+from imp_kit import engine
+from imp_kit.engine import Conversation
 from imp_kit.model import generate as generation
-from imp_kit.model.decoder import KVCache
-from imp_kit.nano.evaluate import exam
-from imp_kit.nano.lessons import SKILLS
-from imp_kit.sampling import Sampling
+from imp_kit.model.sampling import Sampling
+from imp_kit.nano.training.evaluation import exam
+from imp_kit.nano.training.lessons import SKILLS
 
 BUS, DOOR = "images/bus.png", "images/door.png"
 
@@ -93,8 +92,12 @@ def test_the_limit_of_tokens_is_told(imp):
 def test_conversations_in_a_batch_equal_chats(imp):
     cases = list(exam("second_turn", "trained", 5, 9))
     conversations = [[turn.question for turn in case.turns] for case in cases]
-    together = converse(imp, [case.picture for case in cases], conversations, Sampling(60))
-    for case, questions, answer in zip(cases, conversations, together, strict=True):
+    talks = [Conversation(imp.engine, case.picture) for case in cases]
+    for number in range(len(conversations[0])):
+        turns = [talk.ask(questions[number]) for talk, questions in zip(talks, conversations, strict=True)]
+        imp.engine.answer(turns, Sampling(60), range(len(turns)))
+    for case, questions, talk in zip(cases, conversations, talks, strict=True):
+        answer = talk.answers[-1]
         chat = imp.chat(case.picture)
         last = [chat.say(question, max_new_tokens=60) for question in questions][-1]
         assert (answer.token_ids, answer.prompt) == (last.token_ids, last.prompt)
@@ -158,8 +161,8 @@ def test_a_picture_too_long_to_be_padded_costs_only_itself(imp, monkeypatch):
 def test_no_batch_plans_beyond_the_context(imp, monkeypatch):
     """Two questions of unlike length: the longer one may reach the limit before the shorter one does."""
     ends = []
-    keep = KVCache.keep
-    monkeypatch.setattr(KVCache, "keep", lambda self, rows, end: ends.append(end) or keep(self, rows, end))
+    new = imp.model.new_cache
+    monkeypatch.setattr(imp.model, "new_cache", lambda end, batch=1: ends.append(end) or new(end, batch))
     pairs = [(BUS, "What is this?"), (BUS, "What are the colors of the bus in the image?")]
     answers = imp.ask_many(pairs, progress=False, max_new_tokens=200_000)
     assert [str(answer) for answer in answers] == [str(imp.ask(*pair)) for pair in pairs]
@@ -172,7 +175,7 @@ def test_errors_keep_no_memory_alive(imp, monkeypatch, tmp_path):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(batches, "generate", full)
+    monkeypatch.setattr(engine, "generate", full)
     with pytest.warns(UserWarning, match="2 of 2"):
         errors = imp.ask_many([(BUS, "What is this?"), (tmp_path / "absent.png", "What?")], progress=False)
     for error in errors:

@@ -6,19 +6,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import imp_kit.bench
 import pytest
 import torch
 from oracle import make_oracle, write_checkpoint
 
-import imp_kit.bench
-from imp_kit.bench import Costs, Transformers, bench, draw, table
-from imp_kit.cli import main
+from imp_kit.checkpoints.published import published_config, random_model
+from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.errors import SettingError
-from imp_kit.linears import lay_out
 from imp_kit.model.generate import generate
-from imp_kit.published import published_config, random_model
-from imp_kit.registry import PUBLISHED
-from imp_kit.sampling import Sampling
+from imp_kit.model.packed_linear import pack_model
+from imp_kit.model.sampling import Sampling
+from imp_kit.tools.bench import Costs, Transformers, bench, draw, table
+from imp_kit.tools.cli import main
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def small_machine(monkeypatch):
     """Limits measured on little, so that the tests are quick."""
     for name, value in {"ENOUGH": 2_000_000, "SQUARE": 128, "PRODUCT": 1e7}.items():
-        monkeypatch.setattr(imp_kit.bench, name, value)
+        monkeypatch.setattr(imp_kit.tools.bench, name, value)
 
 
 def test_the_command_prints_writes_and_draws_what_the_function_returns(tmp_path, capsys):
@@ -64,7 +64,7 @@ def test_random_weights_go_through_template_look_and_ask(name, quantize, monkeyp
     )
     seen = replace(whole.vision, hidden_size=48, intermediate_size=96, num_heads=3, used_layers=2, image_size=140)
     small = replace(whole, decoder=replace(sizes, rotary_dim=16), vision=seen)
-    monkeypatch.setattr(imp_kit.bench, "published_config", lambda name: small)
+    monkeypatch.setattr(imp_kit.tools.bench, "published_config", lambda name: small)
     settings = {"dtype": "bf16", "quantize": quantize, "repeats": 1, "progress": False}
     result = bench(random=name, device="cpu", **settings)
     assert result["checkpoint"] == f"{name} with random weights"
@@ -79,12 +79,12 @@ def test_random_weights_go_through_template_look_and_ask(name, quantize, monkeyp
 def test_costs_of_the_published_sizes(name):
     """Known numbers: Phi-2 has 2.78 billion parameters, and its keys and values take 328 kB a token in 16 bit."""
     with torch.device("meta"):
-        model = imp_kit.bench.ImpModel(published_config(name)).to(torch.bfloat16)
+        model = imp_kit.tools.bench.ImpModel(published_config(name)).to(torch.bfloat16)
     costs = Costs.of(model)
     sizes = model.config.decoder
     weights = sum(p.numel() for p in model.decoder.parameters() if p.ndim > 1) - sizes.vocab_size * sizes.hidden_size
     assert costs.weight_bytes == 2 * weights
-    lay_out(model, "int8")
+    pack_model(model, "int8")
     assert Costs.of(model).weight_bytes == weights
     flops, size = costs.read(1, 0)
     assert flops == pytest.approx(2 * weights, rel=1e-3)
@@ -121,7 +121,7 @@ def test_transformers_has_views_and_the_kit_keeps_its_answers():
     assert theirs.language.model.layers[1].self_attn.k_proj.weight.data_ptr() == fused[rows : 2 * rows].data_ptr()
     pixels = torch.rand(1, 3, 192, 192) * 2 - 1
     before = model.encode(pixels)
-    lay_out(model)
+    pack_model(model)
     prompt = model.splice([[5, 6, 7], before[0], [8, 9]])
     steps = generate(model, prompt, model.new_cache(200), Sampling(6), stop_ids=())
     torch.testing.assert_close(theirs.encode(pixels), before, atol=1e-4, rtol=1e-4)
@@ -132,7 +132,14 @@ def test_transformers_has_views_and_the_kit_keeps_its_answers():
 def test_a_load_of_full_size_is_measured_and_drawn(tmp_path):
     """The tool for the README's figures; of imp-nano, since the others take gigabytes."""
     file = tmp_path / "load.png"
-    command = [sys.executable, Path(__file__).with_name("full_size.py"), "--folder", tmp_path, "--picture", file]
+    command = [
+        sys.executable,
+        Path(__file__).parent / "tools" / "full_size.py",
+        "--folder",
+        tmp_path,
+        "--picture",
+        file,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loads = json.loads(done.stdout)["imp-nano"]
     assert len(loads) == 3
@@ -156,7 +163,7 @@ def test_a_load_of_full_size_is_measured_and_drawn(tmp_path):
 )
 def test_a_slip_is_told_before_anything_is_loaded(options, told, monkeypatch):
     for name in ("load_weights", "random_model", "_load_alone"):
-        monkeypatch.setattr(imp_kit.bench, name, None)
+        monkeypatch.setattr(imp_kit.tools.bench, name, None)
     with pytest.raises(SettingError, match=told):
         bench(device="cpu", **options)
 
@@ -168,11 +175,11 @@ def test_only_phi_2_is_compared(tmp_path):
 
 
 def test_transformers_may_be_absent(monkeypatch):
-    monkeypatch.setattr("imp_kit.extras.has", lambda module: False)
+    monkeypatch.setattr("imp_kit.system.extras.has", lambda module: False)
     with pytest.raises(SettingError, match="needs transformers and accelerate: pip install transformers accelerate"):
         bench("imp-nano", device="cpu", against="transformers")
     with pytest.raises(SettingError, match="matplotlib"):
-        imp_kit.bench.check_files(None, "roof.png")
+        imp_kit.tools.bench.check_files(None, "roof.png")
 
 
 @pytest.mark.parametrize("option", ["--json", "--picture", "--growth"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import imp_kit
-from imp_kit.experiments.captcha import (
+from imp_kit.experiments.captcha.codes import (
     CHARSET,
     GLYPH_HEIGHTS,
     LEVELS,

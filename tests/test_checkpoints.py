@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import imp_kit
-from imp_kit.assistant import identify
-from imp_kit.checkpoints import HUB_IDS, NANO_FOLDER, at_hand, find
+from imp_kit.checkpoints.hub import HUB_IDS, NANO_FOLDER, find, is_available
+from imp_kit.imp import identify
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BUS = Path(__file__).parent.parent / "images" / "bus.png"
@@ -88,9 +88,9 @@ def test_offline_with_nothing_cached(hub, name):
 
 
 def test_whether_the_hub_has_it(hub):
-    assert not at_hand("MILVLG/imp-v1-3b")
+    assert not is_available("MILVLG/imp-v1-3b")
     hub("MILVLG/imp-v1-3b")
-    assert at_hand("MILVLG/imp-v1-3b")
+    assert is_available("MILVLG/imp-v1-3b")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_the_command_line_about_a_folder_whose_name_is_no_utf8(odd, tmp_path, co
 def test_a_run_in_a_folder_whose_name_is_no_utf8(tmp_path):
     from PIL import Image
 
-    from imp_kit.experiments import record
+    from imp_kit.experiments import runs as record
 
     out = tmp_path / os.fsdecode(b"run-\xff")
     case = record.Case("one", Image.new("RGB", (20, 20)), "What is this?", {}, {}, 1)
@@ -225,7 +225,7 @@ def test_a_run_in_a_folder_whose_name_is_no_utf8(tmp_path):
 def test_an_object_whose_name_is_no_utf8(tmp_path):
     from PIL import Image
 
-    from imp_kit.experiments import record
+    from imp_kit.experiments import runs as record
 
     class Somebody:
         name = NO_UTF8
@@ -240,7 +240,7 @@ def test_an_object_whose_name_is_no_utf8(tmp_path):
 
 
 def test_a_run_keeps_the_whole_path_of_its_checkpoint(tmp_path, monkeypatch):
-    from imp_kit.experiments import record
+    from imp_kit.experiments import runs as record
 
     shutil.copytree(NANO_FOLDER, tmp_path / "my-imp")
     monkeypatch.chdir(tmp_path)

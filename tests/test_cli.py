@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import imp_kit
-from imp_kit.cli import main
 from imp_kit.images import open_image
+from imp_kit.tools.cli import main
 
 IMAGES = Path(__file__).parent.parent / "images"
 BUS, DOOR = str(IMAGES / "bus.png"), str(IMAGES / "door.png")
@@ -54,7 +54,7 @@ def test_several_pictures_are_asked_in_turn_and_one_that_fails_does_not_end_it()
 
 
 def test_a_forgotten_question_is_named(capsys, monkeypatch):
-    monkeypatch.setattr("imp_kit.assistant.fill", None)
+    monkeypatch.setattr("imp_kit.imp.fill", None)
     for arguments, told in (
         (["ask", BUS, DOOR], "is a file where the question should be"),
         (["ask", BUS, COLORS, DOOR], "The picture comes first"),
@@ -113,7 +113,7 @@ def test_what_the_kit_warns_of_is_one_line():
 
 
 def test_swapped_arguments_are_named_before_anything_is_loaded(capsys, monkeypatch):
-    monkeypatch.setattr("imp_kit.assistant.fill", None)
+    monkeypatch.setattr("imp_kit.imp.fill", None)
     for command in ("ask", "locate"):
         with pytest.raises(SystemExit, match="2"):
             main([command, "Where is the bus?", BUS])
@@ -137,7 +137,7 @@ def test_chat_ends_with_its_input():
 
 
 def test_checkpoints_lists_every_name(capsys):
-    from imp_kit.checkpoints import HUB_IDS
+    from imp_kit.checkpoints.hub import HUB_IDS
 
     main(["checkpoints"])
     printed = capsys.readouterr().out
@@ -202,7 +202,7 @@ def test_bad_input_is_one_line_and_status_2(arguments, told, capsys):
 
 
 def test_help_imports_no_torch():
-    code = "import sys; from imp_kit.cli import parser; parser(); assert 'torch' not in sys.modules"
+    code = "import sys; from imp_kit.tools.cli import parser; parser(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert "Show Imp a picture" in shell("--help").stdout
 
@@ -243,7 +243,7 @@ def test_a_question_of_bytes_that_are_no_text_is_refused(capsys):
 
 
 def test_a_phrase_and_a_revision_without_sense_are_told_before_anything_is_loaded(capsys, monkeypatch):
-    monkeypatch.setattr("imp_kit.assistant.fill", None)
+    monkeypatch.setattr("imp_kit.imp.fill", None)
     for arguments, told in (
         (["locate", BUS, " . "], "name what to look for"),
         (["ask", BUS, COLORS, "--checkpoint", "imp-nano", "--revision", "main"], "'imp-nano' comes with the kit"),

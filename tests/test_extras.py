@@ -11,9 +11,13 @@ from packaging.utils import canonicalize_name
 from set_repository import repository
 
 import imp_kit
-from imp_kit import bench
-from imp_kit.experiments import captcha, loading, plots, reading, record, report, scores, stats
-from imp_kit.extras import EXTRAS, has, require
+from imp_kit.experiments import plots, report, scores, stats
+from imp_kit.experiments import runs as record
+from imp_kit.experiments.captcha import codes as captcha
+from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.transformers_matrix import measure as loading
+from imp_kit.system.extras import EXTRAS, has, require
+from imp_kit.tools import bench
 
 TOP = Path(__file__).parent.parent
 TEXTS = [*(TOP / "imp_kit").rglob("*.py"), *(TOP / "notebooks").glob("*.ipynb"), TOP / "README.md"]

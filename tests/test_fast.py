@@ -15,20 +15,23 @@ from torch import nn
 from torch.nn import functional as F
 
 import imp_kit
-from imp_kit import assistant, batches, linears
-from imp_kit.checkpoints import NANO_FOLDER, find
-from imp_kit.fitting import plan
-from imp_kit.linears import GeluLinear, HalfLinear, Int8Linear, PackedLinear, laid_out, lay_out
+from imp_kit import engine
+from imp_kit import imp as assistant
+from imp_kit.checkpoints.files import find_tensors, read_json
+from imp_kit.checkpoints.hub import NANO_FOLDER, find
+from imp_kit.checkpoints.load import load_weights
+from imp_kit.checkpoints.plan import plan
+from imp_kit.checkpoints.tokenizer import TextTokenizer
+from imp_kit.model import cuda_graph as graph
 from imp_kit.model import decoder as network
 from imp_kit.model import generate as generation
-from imp_kit.model import graph
+from imp_kit.model import packed_linear
+from imp_kit.model.cuda_graph import StepGraph
 from imp_kit.model.decoder import Padding
-from imp_kit.model.graph import StepGraph
-from imp_kit.model.weights import load_weights
-from imp_kit.nano.evaluate import exam
-from imp_kit.nano.lessons import SKILLS
-from imp_kit.stored import find_tensors, read_json
-from imp_kit.tokens import TextTokenizer
+from imp_kit.model.packed_linear import GeluLinear, HalfLinear, Int8Linear, PackedLinear, pack_linear, pack_model
+from imp_kit.model.sampling import Sampling
+from imp_kit.nano.training.evaluation import exam
+from imp_kit.nano.training.lessons import SKILLS
 
 BUS, DOOR = "images/bus.png", "images/door.png"
 STOPS = ("the", " a", "re", ".", "picture", "s ", "no such text", "</s>")
@@ -36,7 +39,7 @@ SAME = ("text", "token_ids", "prompt", "finish", "tokens")
 
 
 half = pytest.mark.skipif(
-    not linears._has_half_product(torch.backends.quantized.engine),
+    not packed_linear._has_half_product(torch.backends.quantized.engine),
     reason="torch has no product with fp16 weights on this CPU",
 )
 
@@ -61,7 +64,7 @@ def plain():
 
 def plainly(plain, picture, question, **settings):
     """One answer with nothing kept from an earlier one."""
-    plain._looked.clear()
+    plain.engine._prefix_cache.clear()
     return plain.ask(picture, question, **settings)
 
 
@@ -113,11 +116,11 @@ def test_questions_about_a_picture_copy_nothing(fresh):
     chat = assistant.Chat(view)
     chat.say("What color is the door?")
     chat.say("Where is it?")
-    assert chat._cache.store is view._cache.store
+    assert chat._conversation.prefix().buffer is view.prefix.buffer
     # While that chat is alive another goes on beside it, in memory of its own.
     other = assistant.Chat(view)
     assert told(other.say("What color is the door?")) == told(first)
-    assert other._cache.store is not view._cache.store
+    assert other._conversation.prefix().buffer is not view.prefix.buffer
     expected = [told(answer) for answer in (chat.say("And the box?"), other.say("And the box?"))]
     chats = [fresh.chat(DOOR), fresh.chat(DOOR)]
     for each in chats:
@@ -162,24 +165,23 @@ def test_a_picture_is_read_once(fresh, monkeypatch):
     other.putpixel((301, 201), (255, 0, 255))
     fresh.look(other)
     assert read == [1, 1, 1]
-    fresh.template = assistant.TEMPLATES["imp_qwen2"]
-    fresh.look(DOOR)
-    assert read == [1, 1, 1, 1]
+    fresh.ask_many([(DOOR, "What color is the door?"), (BUS, "What color is the bus?")], progress=False)
+    assert read == [1, 1, 1]
 
 
 def test_what_is_kept_is_bounded(fresh, monkeypatch):
-    size = fresh.look(DOOR)._cache.store.tensor.nbytes
-    monkeypatch.setattr(assistant, "KEPT_BYTES", 2.5 * size)
+    size = fresh.look(DOOR).prefix.buffer.tensor.nbytes
+    monkeypatch.setattr(engine, "PREFIX_CACHE_BYTES", 2.5 * size)
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(4)]
     views = [fresh.look(picture) for picture in pictures]
-    kept = list(fresh._looked.values())
-    assert kept == [view._cache for view in views[-2:]]
+    kept = list(fresh.engine._prefix_cache.values())
+    assert kept == [view.prefix for view in views[-2:]]
     assert told(views[0].ask("What is this?")) == told(fresh.ask(pictures[0], "What is this?"))
-    kept = list(fresh._looked.values())
-    monkeypatch.setattr(assistant, "KEPT_BYTES", size - 1)  # what is too large to be kept drives nothing out
+    kept = list(fresh.engine._prefix_cache.values())
+    monkeypatch.setattr(engine, "PREFIX_CACHE_BYTES", size - 1)  # what is too large to be kept drives nothing out
     fresh.look(DOOR)
-    assert list(fresh._looked.values()) == kept
+    assert list(fresh.engine._prefix_cache.values()) == kept
 
 
 # Batches ----------------------------------------------------------------------------------------------------
@@ -213,8 +215,8 @@ def test_questions_about_one_picture_read_it_once_and_leave_when_answered(imp, s
 
 def test_a_batch_that_does_not_fit_is_halved(imp, shapes, monkeypatch):
     pairs = [(DOOR, "What color is the door?"), (BUS, "What color is the bus?")] * 4
-    row = batches._row_bytes(imp, imp_kit.assistant.Sampling(20))
-    monkeypatch.setattr(batches, "free_memory", lambda _: 3 * row)
+    row = imp.engine._row_bytes(Sampling(20))
+    monkeypatch.setattr(engine, "free_memory", lambda _: 3 * row)
     together = imp.ask_many(pairs, batch_size=8, progress=False, max_new_tokens=20)
     assert max(rows for rows, _ in shapes) == 2
     assert [told(answer) for answer in together] == [told(imp.ask(*pair, max_new_tokens=20)) for pair in pairs]
@@ -250,9 +252,9 @@ def test_a_step_at_fixed_addresses_is_the_plain_step(plain, pads, name, tmp_path
     caches = [model.new_cache(length + steps, rows) for _ in range(2)]
     prompt = torch.randn(rows, length, model.config.decoder.hidden_size)
     for cache in caches:
-        cache.store.tensor.zero_()
+        cache.buffer.tensor.zero_()
         model.decoder(prompt, cache, padding)
-    step = StepGraph(model, caches[1].store.tensor, padding)
+    step = StepGraph(model, caches[1].buffer.tensor, padding)
     step.prepare(torch.zeros(rows, dtype=torch.long), length)
     for _ in range(steps):
         ids = torch.randint(min(800, model.config.decoder.vocab_size), (rows,))
@@ -260,7 +262,7 @@ def test_a_step_at_fixed_addresses_is_the_plain_step(plain, pads, name, tmp_path
         expected = model.decoder(model.decoder.embed_tokens(ids)[:, None], caches[0], padding)
         torch.testing.assert_close(step.run(), expected, rtol=0, atol=2e-5)
     assert step.place.tolist() == [length + steps]
-    torch.testing.assert_close(caches[1].store.tensor, caches[0].store.tensor, rtol=0, atol=2e-5)
+    torch.testing.assert_close(caches[1].buffer.tensor, caches[0].buffer.tensor, rtol=0, atol=2e-5)
 
 
 @torch.inference_mode()
@@ -268,18 +270,18 @@ def test_a_captured_step_is_used_again_behind_another_question(plain):
     """One memory, one capture: the next question goes on at its own place, over what the last one left there."""
     model = plain.model
     cache = model.new_cache(30)
-    cache.store.tensor.zero_()
+    cache.buffer.tensor.zero_()
     model.decoder(torch.randn(1, 10, model.config.decoder.hidden_size), cache)
-    cache.settle(10)
+    cache.truncate(10)
     expected, found = [], []
     for question, first in enumerate((7, 8)):
-        going, copied = cache.branch(25), cache.branch(31)
-        assert (going.store is cache.store, copied.store is cache.store) == (True, False)
+        going, copied = cache.fork(25), cache.fork(31)
+        assert (going.buffer is cache.buffer, copied.buffer is cache.buffer) == (True, False)
         step = StepGraph.of(model, going, None)
         if question == 0:
             step.prepare(torch.tensor([0]), 10)
             step.graph = "captured"
-        assert step is cache.store.step
+        assert step is cache.buffer.step
         assert step.place.tolist() == [10]
         for token in range(first, first + 4 - question):
             step.ids.copy_(torch.tensor([token]))
@@ -295,7 +297,7 @@ def test_where_no_graph_can_be_captured_the_plain_steps_go_on(plain):
         pytest.skip("needs a machine without a GPU")
     model = plain.model
     cache, other = (model.new_cache(8) for _ in range(2))
-    step = StepGraph(model, cache.store.tensor, None)
+    step = StepGraph(model, cache.buffer.tensor, None)
     ids = torch.tensor([5])
     with pytest.warns(UserWarning, match="without a CUDA graph, which is slower") as warned:
         results = [step(ids, cache) for _ in range(3)]
@@ -322,7 +324,7 @@ def test_a_graph_that_gives_something_else_is_refused_and_leaves_nothing_behind(
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     model = plain.model
     cache, other = (model.new_cache(8) for _ in range(2))
-    step = StepGraph(model, cache.store.tensor, None)
+    step = StepGraph(model, cache.buffer.tensor, None)
     ids = torch.tensor([5])
     with pytest.warns(UserWarning, match="its result is not that of the plain step"):
         results = [step(ids, cache) for _ in range(3)]
@@ -358,7 +360,7 @@ def test_packed_weights_give_the_same_products(dtype, tolerance, shape):
     first, middle, last = model
     expected = last(F.gelu(F.linear(first(x), middle.weight, middle.bias), approximate="tanh"))
     model = nn.ModuleDict({"decoder": model})
-    lay_out(model)
+    pack_model(model)
     model = model["decoder"]
     if torch.backends.mkldnn.is_available() and (
         dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -381,8 +383,8 @@ def half_linear(kind=nn.Linear, columns=1000, rows=1009, **settings) -> nn.Linea
 @pytest.fixture
 def all_large(monkeypatch):
     """Every weight of imp-nano's decoder counts as one that is worth to stay in fp16."""
-    monkeypatch.setattr(linears, "SMALL", 0)
-    monkeypatch.setattr(linears, "BLOCK", 1)
+    monkeypatch.setattr(packed_linear, "SMALL", 0)
+    monkeypatch.setattr(packed_linear, "BLOCK", 1)
 
 
 @half
@@ -394,7 +396,7 @@ def test_weights_in_fp16_give_the_products_of_fp32(threads, rows, kind, bias):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        layer = laid_out("decoder.lm_head", linear)
+        layer = pack_linear("decoder.lm_head", linear)
         x = torch.randn(*rows, 2 * 1000)[..., ::2]
         found = layer(x)
     finally:
@@ -412,7 +414,7 @@ def test_a_value_that_fp16_does_not_hold_keeps_its_weight_in_fp32(value):
     """One of a million, as in a checkpoint that is stored in bf16 or fp32."""
     linear = half_linear(bias=False)
     linear.weight[-1, -1] = value
-    layer = laid_out("decoder.lm_head", linear)
+    layer = pack_linear("decoder.lm_head", linear)
     assert not isinstance(layer, HalfLinear)
     x = torch.zeros(1, 1, 1000)
     x[..., -1] = 1
@@ -422,7 +424,7 @@ def test_a_value_that_fp16_does_not_hold_keeps_its_weight_in_fp32(value):
 @half
 def test_only_large_weights_of_the_decoder_in_fp32_stay_in_fp16():
     head, narrow = "decoder.lm_head", half_linear(columns=64, rows=30000)  # FBGEMM would give it 512 columns
-    assert isinstance(laid_out(head, half_linear()), HalfLinear)
+    assert isinstance(pack_linear(head, half_linear()), HalfLinear)
     for name, linear in (
         ("vision.head", half_linear()),
         (head, half_linear().bfloat16()),
@@ -430,12 +432,12 @@ def test_only_large_weights_of_the_decoder_in_fp32_stay_in_fp16():
         (head, narrow),
         (head, half_linear(columns=960)),
     ):
-        assert not isinstance(laid_out(name, linear), HalfLinear)
-    assert isinstance(laid_out(head, half_linear(), "int8"), Int8Linear)
+        assert not isinstance(pack_linear(name, linear), HalfLinear)
+    assert isinstance(pack_linear(head, half_linear(), "int8"), Int8Linear)
     turned = half_linear(rows=1000)
     turned.weight = nn.Parameter(turned.weight.T, requires_grad=False)
     x = torch.randn(1, 1000)
-    torch.testing.assert_close(laid_out(head, turned)(x), turned(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pack_linear(head, turned)(x), turned(x), rtol=1e-5, atol=1e-5)
     imp = imp_kit.load("imp-nano", device="cpu", dtype="fp32")
     assert not any(isinstance(module, HalfLinear) for module in imp.model.modules())
 
@@ -444,7 +446,7 @@ def test_only_large_weights_of_the_decoder_in_fp32_stay_in_fp16():
 def test_what_is_laid_out_in_fp16_can_be_neither_moved_nor_lost():
     model = nn.ModuleDict({"decoder": nn.Sequential(half_linear())})
     plain = {name: values.clone() for name, values in model.state_dict().items()}
-    lay_out(model)
+    pack_model(model)
     x = torch.randn(2, 1000)
     before = model["decoder"](x)
     assert torch.equal(model.to("cpu").float()["decoder"](x), before)
@@ -459,7 +461,7 @@ def test_what_is_laid_out_in_fp16_can_be_neither_moved_nor_lost():
 @half
 def test_answers_with_weights_in_fp16_are_those_of_fp32(imp, plain, all_large):
     """Each of imp-nano's layers, as if it were large; a caller's own defaults change nothing."""
-    linears._has_half_product.cache_clear()
+    packed_linear._has_half_product.cache_clear()
     torch.set_default_dtype(torch.bfloat16)
     torch.set_default_device("meta")
     try:
@@ -505,9 +507,9 @@ def test_the_bytes_of_weights_are_known_before_they_are_read(dtype, quantize, la
         request.getfixturevalue("all_large")
     cpu = torch.device("cpu")
     checked = plan(read_json(NANO_FOLDER / "config.json"), find_tensors(NANO_FOLDER), "imp-nano")
-    for frozen in (False, True):
-        model, _ = load_weights(NANO_FOLDER, cpu, dtype, frozen=frozen, quantize=quantize)
-        known = checked.weight_bytes(cpu, dtype, frozen=frozen, quantize=quantize)
+    for pack in (False, True):
+        model, _ = load_weights(NANO_FOLDER, cpu, dtype, frozen=pack, quantize=quantize)
+        known = checked.weight_bytes(cpu, dtype, frozen=pack, quantize=quantize)
         scales = sum(p.nbytes for name, p in model.named_parameters() if name.endswith(".scale"))
         assert known == sum(p.numel() * p.dtype.itemsize for p in model.parameters()) - scales
 
@@ -526,7 +528,7 @@ def test_a_weight_that_is_stored_partly_in_fp32_counts_as_one(all_large, tmp_pat
     folder = stored_in_fp32(tmp_path / "mixed", lambda name: "layers.0.self_attn.q_proj.weight" in name)
     sizes = [
         plan(read_json(place / "config.json"), find_tensors(place), "a folder").weight_bytes(
-            torch.device("cpu"), torch.float32, frozen=True
+            torch.device("cpu"), torch.float32, pack=True
         )
         for place in (folder, NANO_FOLDER)
     ]
@@ -538,37 +540,37 @@ def test_a_large_model_on_a_cpu_is_fp32_where_that_fits_with_weights_in_fp16(all
     """What is chosen can also be loaded, whatever is free."""
     wide = stored_in_fp32(tmp_path / "wide")
     monkeypatch.setattr(assistant, "SMALL_MODEL", 0)
-    monkeypatch.setattr(assistant, "bf16_pays", lambda: False)
+    monkeypatch.setattr(assistant, "bf16_is_faster", lambda: False)
     cpu = torch.device("cpu")
     checked = plan(read_json(NANO_FOLDER / "config.json"), find_tensors(NANO_FOLDER), "imp-nano")
-    halved, whole = (checked.needed_bytes(cpu, torch.float32, frozen=frozen) for frozen in (True, False))
+    halved, whole = (checked.needed_bytes(cpu, torch.float32, frozen=pack) for pack in (True, False))
     assert checked.needed_bytes(cpu, torch.bfloat16, frozen=True) < halved < 0.8 * whole
     chosen = []
     for free in (halved - 1, halved, whole - 1, whole):
-        for room in ("imp_kit.assistant", "imp_kit.model.weights"):
+        for room in ("imp_kit.imp", "imp_kit.checkpoints.load"):
             monkeypatch.setattr(f"{room}.free_memory", lambda _, free=free: free)
         chosen.append([imp_kit.load(folder, device="cpu").dtype for folder in (NANO_FOLDER, wide)])
     narrow, both = ["fp32", "bf16"], ["fp32", "fp32"]
     assert chosen == [["bf16", "bf16"], narrow, narrow, both]
-    monkeypatch.setattr(assistant, "bf16_pays", lambda: True)
+    monkeypatch.setattr(assistant, "bf16_is_faster", lambda: True)
     assert assistant.identify(NANO_FOLDER, device="cpu")["dtype"] == "bf16"
 
 
 def test_without_such_a_product_weights_stay_in_fp32(monkeypatch):
     """As on a CPU with ARM's instructions, or with a torch that lacks the operator."""
-    linears._has_half_product.cache_clear()
+    packed_linear._has_half_product.cache_clear()
     monkeypatch.setattr(torch.ops.quantized, "linear_dynamic_fp16", Mock(side_effect=RuntimeError("no engine")))
     try:
-        assert not isinstance(laid_out("decoder.lm_head", half_linear()), HalfLinear)
+        assert not isinstance(pack_linear("decoder.lm_head", half_linear()), HalfLinear)
     finally:
-        linears._has_half_product.cache_clear()
+        packed_linear._has_half_product.cache_clear()
 
 
 FREED = """
 import gc, torch
 from torch import nn
 from imp_kit.linears import HalfLinear
-from imp_kit.machine import return_memory
+from imp_kit.machine import trim_heap
 
 def resident():
     return next(int(line.split()[1]) / 1e3 for line in open("/proc/self/status") if line.startswith("VmRSS:"))
@@ -581,7 +583,7 @@ for _ in range(3):
     held = resident() - before
     layers.clear()
     gc.collect()
-return_memory()
+trim_heap()
 print(held, resident() - before)
 """
 
@@ -637,7 +639,7 @@ def test_a_row_of_zeros_stays_zero():
 def test_every_weight_is_there_after_it_was_laid_out(dtype, tolerance, quantize):
     """Weights pass through one piece of memory while they load; fp16 stays plain on a CPU, but not in there."""
     where = (NANO_FOLDER, torch.device("cpu"), dtype)
-    plain, laid = load_weights(*where)[0], load_weights(*where, frozen=True, quantize=quantize)[0]
+    plain, laid = load_weights(*where)[0], load_weights(*where, pack=True, quantize=quantize)[0]
     torch.manual_seed(0)
     pixels, x = torch.rand(1, 3, 192, 192) * 2 - 1, torch.randn(1, 30, 256).to(dtype)
     pictures = [model.encode(pixels).float() for model in (laid, plain)]

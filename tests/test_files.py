@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import imp_kit
-from imp_kit.experiments import japanese, loading
 from imp_kit.experiments.files import appending, only_writer, write_whole
-from imp_kit.experiments.record import Case, Subject, read, run
+from imp_kit.experiments.japanese import probe as japanese
+from imp_kit.experiments.runs import Case, Subject, read, run
+from imp_kit.experiments.transformers_matrix import measure as loading
 
 # A limit on the size of files, at which writing fails as on a full disk, in the middle of a file.
 LIMITED = """
@@ -193,7 +194,7 @@ def test_a_form_for_raters_is_whole_or_not_there(tmp_path):
 
 
 def test_the_loading_table_and_its_picture_on_a_full_disk(tmp_path):
-    imports = "from pathlib import Path\nfrom imp_kit.experiments.loading import *"
+    imports = "from pathlib import Path\nfrom imp_kit.experiments.transformers_matrix.measure import *"
     table = loading.TABLE.read_bytes()
     (tmp_path / "table.csv").write_bytes(table)
     (tmp_path / "table.png").write_bytes(b"old")

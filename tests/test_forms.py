@@ -35,11 +35,12 @@ from oracle import change_json
 from sentencepiece import SentencePieceProcessor
 
 import imp_kit
-from imp_kit.checkpoints import needed_files
-from imp_kit.experiments.tokenized import BYTE_LETTERS
-from imp_kit.published import index_bytes, published_tensors
-from imp_kit.registry import PUBLISHED
-from imp_kit.tokens import GrowingText, TextTokenizer
+from imp_kit.checkpoints.hub import needed_files
+from imp_kit.checkpoints.published import index_bytes, published_tensors
+from imp_kit.checkpoints.registry import PUBLISHED
+from imp_kit.checkpoints.tokenizer import TextTokenizer
+from imp_kit.engine import StreamDecoder
+from imp_kit.experiments.japanese.tokenized import BYTE_LETTERS
 
 WHOLE = [form for form in FORMS if form.what in ("main", "main without tokenizer.json")]  # one a repository
 
@@ -301,16 +302,18 @@ def test_an_end_token_behind_the_prompt_leaves_with_the_next_turn(tmp_path):
     (snapshot / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
     imp = load(snapshot)
     assert imp.tokenizer.suffix
-    from imp_kit.batches import converse
+    from imp_kit.engine import Conversation
     from imp_kit.images import open_image
-    from imp_kit.sampling import Sampling
+    from imp_kit.model.sampling import Sampling
 
     chat = imp.chat(BUS)
     questions = [QUESTION, "And the sky?", "Why?"]
     said = [chat.say(question, max_new_tokens=6).token_ids for question in questions]
     for count in (1, 2, 3):
-        (alone,) = converse(imp, [open_image(BUS)], [questions[:count]], Sampling(6))
-        assert alone.token_ids == said[count - 1]
+        talks = [Conversation(imp.engine, open_image(BUS)) for _ in range(2)]  # a batch reads earlier turns anew
+        for question in questions[:count]:
+            imp.engine.answer([talk.ask(question) for talk in talks], Sampling(6), range(2))
+        assert {talk.answers[-1].token_ids for talk in talks} == {said[count - 1]}
 
 
 # Damaged forms -------------------------------------------------------------------------------------------------
@@ -400,7 +403,7 @@ def test_bytes_are_read_as_python_reads_them(family, tmp_path, bytes_, text):
         spelled = {value: letter for letter, value in BYTE_LETTERS.items()}
         ids = [tokenizer.backend.token_to_id(spelled[byte]) for byte in bytes_]
     assert tokenizer.decode(ids) == bytes_.decode("utf-8", "replace") == text
-    grown = GrowingText(tokenizer, ())
+    grown = StreamDecoder(tokenizer, ())
     pieces = [grown.add(id) for id in ids]
     assert "".join([*pieces, grown.finish()]) == text
 
@@ -495,7 +498,7 @@ def test_a_token_that_looks_like_a_byte_is_none_without_byte_fallback(tmp_path):
 
 
 def test_inspect_refuses_what_load_refuses(tmp_path):
-    from imp_kit.inspection import inspect
+    from imp_kit.checkpoints.inspect import inspect
 
     folder = write(WHOLE[0], tmp_path / "imp")
     assert list(inspect(folder).lines())[-1] == "The kit would load it."

@@ -17,11 +17,11 @@ from oracle import change_json, make_oracle, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 import imp_kit
-from imp_kit.checkpoints import NANO_FOLDER
+from imp_kit.checkpoints.files import TEXT_LIMIT, find_tensors, follow, read_tensor
+from imp_kit.checkpoints.hub import NANO_FOLDER
+from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.errors import CheckpointError, PromptError
 from imp_kit.prompts import TEMPLATES
-from imp_kit.stored import TEXT_LIMIT, find_tensors, follow, read_tensor
-from imp_kit.tokens import TextTokenizer
 
 BUS = Path(__file__).parent.parent / "images" / "bus.png"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -357,10 +357,10 @@ def test_a_link_out_of_the_cache_that_is_no_blob_is_refused(whole, offline, tmp_
 def test_files_whose_names_begin_with_a_dot_are_nobodys(whole, name):
     """macOS puts a "._" file beside each on a disk of another kind."""
     before = load(whole).ask(BUS, "a?", max_new_tokens=3).token_ids
-    digest = imp_kit.checkpoints.find(whole).digest()
+    digest = imp_kit.checkpoints.hub.find(whole).digest()
     (whole / name).write_bytes(b"\0\5\26\7no tensors")
     assert load(whole).ask(BUS, "a?", max_new_tokens=3).token_ids == before
-    assert imp_kit.checkpoints.find(whole).digest() == digest
+    assert imp_kit.checkpoints.hub.find(whole).digest() == digest
     (whole / "model.safetensors").unlink()
     refused(whole, "no *.safetensors")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from loopback_hub import COMMIT, serve
 
-from imp_kit.checkpoints import NANO_FOLDER
+from imp_kit.checkpoints.hub import NANO_FOLDER
 
 BUS = Path(__file__).parent.parent / "images" / "bus.png"
 FILES = {file.name: file.read_bytes() for file in NANO_FOLDER.iterdir()}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imp_kit.experiments.record import read
+from imp_kit.experiments.runs import read
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 # The command itself, after a sign of life: Python as it starts cannot be kept from a traceback of its own.
@@ -49,7 +49,7 @@ def test_an_interrupt_at_any_moment_is_one_line_at_most(tmp_path, seconds):
     assert len(said(errors)) <= 1
 
 
-@pytest.mark.parametrize("module", ["imp_kit.cli", "torch", "numpy"])
+@pytest.mark.parametrize("module", ["imp_kit.tools.cli", "torch", "numpy"])
 def test_an_interrupt_within_an_import_ends_in_silence(module):
     """Sent by the import itself, so that it comes neither before nor after."""
     code = (

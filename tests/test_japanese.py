@@ -13,9 +13,9 @@ import pytest
 from planted import Planted, answered, check_calibration
 
 import imp_kit
-from imp_kit.experiments import japanese
-from imp_kit.experiments.japanese import LANGUAGES, cases, chain, chance, data, mentioned, named, scene_cases
-from imp_kit.experiments.record import Subject, read, run
+from imp_kit.experiments.japanese import probe as japanese
+from imp_kit.experiments.japanese.probe import LANGUAGES, cases, chain, chance, data, mentioned, named, scene_cases
+from imp_kit.experiments.runs import Subject, read, run
 from imp_kit.experiments.stats import wilson
 
 TERMS = data()["terms"]

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 import imp_kit
-from imp_kit.checkpoints import HUB_IDS
-from imp_kit.doctor import TESTED, explain, known_errors
+from imp_kit.checkpoints.hub import HUB_IDS
+from imp_kit.tools.doctor import TESTED, explain, known_errors
 
 ROOT = Path(__file__).parent.parent
 MESSAGES = [json.loads(line) for line in (ROOT / "tests" / "error_messages.jsonl").read_text("utf-8").splitlines()]
@@ -103,7 +103,7 @@ def test_of_two_rows_that_fit_a_message_the_second_says_less():
 
 
 def test_a_row_is_short_and_says_how_it_was_checked():
-    table = json.loads((Path(imp_kit.__file__).parent / "known_errors.json").read_text("utf-8"))
+    table = json.loads((Path(imp_kit.__file__).parent / "tools" / "known_errors.json").read_text("utf-8"))
     for row in table:
         assert row.keys() <= {"signs", "cause", "fix", "checked", "near"}
         assert re.fullmatch(r"tried|read: https://\S+", row["checked"])

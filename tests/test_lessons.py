@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from imp_kit.boxes import read_box
-from imp_kit.nano import lessons
-from imp_kit.nano.draw import COLORS, KINDS, TWO_COLORED, Scene, Thing
-from imp_kit.nano.lessons import (
+from imp_kit.experiments.drawings import COLORS, KINDS, TWO_COLORED, Scene, Thing
+from imp_kit.nano.training import lessons
+from imp_kit.nano.training.lessons import (
     BESIDE,
     LESSONS,
     ONLY_DRAWINGS,
@@ -26,7 +26,7 @@ from imp_kit.nano.lessons import (
     score,
     spans_of_things,
 )
-from imp_kit.nano.text import Line, Page, sample_page
+from imp_kit.nano.training.text import Line, Page, sample_page
 
 
 def thing(kind, colors, column=1, row=1, holding=None):

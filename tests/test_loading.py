@@ -11,9 +11,9 @@ from importlib import metadata
 
 import pytest
 
-from imp_kit.cli import main
 from imp_kit.errors import ImpKitError
-from imp_kit.experiments.loading import (
+from imp_kit.experiments.transformers_matrix.calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
+from imp_kit.experiments.transformers_matrix.measure import (
     COLORS,
     COLUMNS,
     SCRIPT,
@@ -32,7 +32,7 @@ from imp_kit.experiments.loading import (
     summary,
     write_table,
 )
-from imp_kit.experiments.loading_calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
+from imp_kit.tools.cli import main
 
 OWN = metadata.version("transformers")
 # What the thread on the failure, the blog's route and the usual mend come down to.

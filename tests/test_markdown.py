@@ -10,10 +10,12 @@ import mistune  # comes with Jupyter
 import pytest
 from planted import Planted
 
-from imp_kit.experiments import japanese, plots, reading
+from imp_kit.experiments import plots
+from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.markdown import block, plain, quoted, table
-from imp_kit.experiments.record import Subject, run
 from imp_kit.experiments.report import write
+from imp_kit.experiments.runs import Subject, run
 
 # More than GitHub has, so that what is no markup there, but elsewhere, is none either.
 EXTENSIONS = [

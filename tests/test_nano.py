@@ -18,34 +18,27 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 import imp_kit
-from imp_kit.checkpoints import NANO_FOLDER
-from imp_kit.nano import draw as drawing
-from imp_kit.nano.card import check_target, plot, write
-from imp_kit.nano.draw import COLORS, KINDS, TWO_COLORED, Scene, Thing, draw, sample_scene
-from imp_kit.nano.evaluate import (
-    EVALUATION,
-    WORDINGS,
-    Case,
-    evaluate,
-    exam,
-    mark,
-    overlap,
+from imp_kit.checkpoints.hub import NANO_FOLDER
+from imp_kit.checkpoints.tokenizer import TextTokenizer
+from imp_kit.experiments import drawings as drawing
+from imp_kit.experiments.drawings import COLORS, KINDS, TWO_COLORED, Scene, Thing, draw, sample_scene
+from imp_kit.nano.training.card import check_target, plot, write
+from imp_kit.nano.training.evaluation import EVALUATION, WORDINGS, Case, evaluate, exam, mark, overlap
+from imp_kit.nano.training.labels import (
+    ACROSS,
+    CHARACTERS,
+    IGNORED,
+    ORDINALS,
+    THING,
+    THING_LABELS,
+    patch_labels,
+    where_to_look,
 )
-from imp_kit.nano.labels import ACROSS, CHARACTERS, IGNORED, ORDINALS, THING, THING_LABELS, patch_labels, where_to_look
-from imp_kit.nano.lessons import OUTSIDE, SKILLS, Turn, question, score
-from imp_kit.nano.text import Line, Page, sample_page
-from imp_kit.nano.train import (
-    TRAINING,
-    VOCABULARY_TEXT,
-    Plan,
-    begin_from,
-    lesson,
-    new_model,
-    train,
-)
-from imp_kit.tokens import TextTokenizer
+from imp_kit.nano.training.lessons import OUTSIDE, SKILLS, Turn, question, score
+from imp_kit.nano.training.text import Line, Page, sample_page
+from imp_kit.nano.training.train import TRAINING, VOCABULARY_TEXT, TrainConfig, init_from, lesson, new_model, train
 
-PLAN = Plan(samples=96, seeing=32, plain=8, varied=24, lengthening=8, batch=8, warm_up=16)
+PLAN = TrainConfig(samples=96, seeing=32, plain=8, varied=24, lengthening=8, batch=8, warm_up=16)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +100,7 @@ def test_a_drawing_is_a_function_of_its_seed():
 
 
 def test_the_exam_uses_no_drawing_that_was_trained_on():
-    trained = {digest(lesson(Plan(), index)[1]) for index in range(150)}
+    trained = {digest(lesson(TrainConfig(), index)[1]) for index in range(150)}
     assert len(trained) == 150
     examined = {digest(case.picture) for skill in SKILLS for case in exam(skill, "trained", 0, 10)}
     assert len(examined) == 10 * len(SKILLS)
@@ -178,9 +171,9 @@ def test_where_each_token_of_an_answer_looks(nano):
 def test_training_goes_on_where_it_was_killed(tmp_path):
     """Killed with SIGKILL after its first report, then run again: the same weights as a run left in peace."""
     code = (
-        "import sys, torch\nfrom pathlib import Path\nfrom imp_kit.nano.train import Plan, train\n"
+        "import sys, torch\nfrom pathlib import Path\nfrom imp_kit.nano.training.train import TrainConfig, train\n"
         "if __name__ == '__main__':\n    torch.set_num_threads(1)\n"
-        f"    train(Path(sys.argv[1]), Plan(**{vars(PLAN)}), report_every=16)\n"
+        f"    train(Path(sys.argv[1]), TrainConfig(**{vars(PLAN)}), report_every=16)\n"
     )
     script = tmp_path / "run.py"
     script.write_text(code)
@@ -217,7 +210,7 @@ def test_training_goes_on_where_it_was_killed(tmp_path):
 def test_a_training_without_sense_leaves_no_folder(tmp_path):
     for settings in ({"samples": 0}, {"batch": 0}, {"seed": -1}):
         with pytest.raises(imp_kit.SettingError):
-            train(tmp_path / "new", Plan(**settings))
+            train(tmp_path / "new", TrainConfig(**settings))
     with pytest.raises(imp_kit.SettingError, match="gpu"):
         train(tmp_path / "new", PLAN, device="gpu")
     assert not (tmp_path / "new").exists()
@@ -239,7 +232,7 @@ def test_the_curriculum_begins_with_plain_texts_and_single_characters():
 
 def test_a_run_can_begin_from_an_earlier_checkpoint(tmp_path):
     old, model = TextTokenizer(NANO_FOLDER), new_model(1)
-    begin_from(NANO_FOLDER, model, old)
+    init_from(NANO_FOLDER, model, old)
     stored = load_file(NANO_FOLDER / "model.safetensors")
     position = model.vision.embeddings.position_embedding.weight
     assert torch.equal(position, next(v for k, v in stored.items() if k.endswith("position_embedding.weight")).float())
@@ -251,11 +244,11 @@ def test_a_run_can_begin_from_an_earlier_checkpoint(tmp_path):
 def test_a_run_cannot_begin_from_another_network(tmp_path):
     write_checkpoint(make_oracle(), tmp_path)
     with pytest.raises(imp_kit.SettingError, match="no imp-nano to begin from"):
-        begin_from(tmp_path, new_model(0), TextTokenizer(NANO_FOLDER))
+        init_from(tmp_path, new_model(0), TextTokenizer(NANO_FOLDER))
 
 
 def test_the_learning_rate_does_not_depend_on_the_end_before_the_decay():
-    short, long = Plan(samples=1000, warm_up=100), Plan(samples=4000, warm_up=100)
+    short, long = TrainConfig(samples=1000, warm_up=100), TrainConfig(samples=4000, warm_up=100)
     assert [short.rate(done) for done in range(0, 470, 16)] == [long.rate(done) for done in range(0, 470, 16)]
     assert short.rate(0) < short.rate(50) < short.rate(100) == short.learning_rate > short.rate(900) > 0
 

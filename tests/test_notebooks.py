@@ -466,7 +466,7 @@ def test_the_table_of_versions_is_shown_as_a_picture(tmp_path):
     """Its cell must switch figures on by itself: nbmake does not notice if only their name is printed."""
     book = nbformat.read(ROOT / "notebooks" / "02_v1_5_loading_failure.ipynb", as_version=4)
     (cell,) = (cell for cell in book.cells if cell.cell_type == "code" and "draw(rows)" in cell.source)
-    imports = nbformat.v4.new_code_cell("from imp_kit.experiments.loading import read_table")
+    imports = nbformat.v4.new_code_cell("from imp_kit.experiments.transformers_matrix.measure import read_table")
     small = nbformat.v4.new_notebook(cells=[imports, nbformat.v4.new_code_cell(cell.source)])
     NotebookClient(small, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert any("image/png" in output.get("data", {}) for output in small.cells[1].outputs)

@@ -16,8 +16,8 @@ from remote_code import COMMIT, HUB_ID, INSTALLED, REFUSED, put, route
 from test_hub import hub as web  # noqa: F401 - a fixture
 
 import imp_kit
-from imp_kit import official
-from imp_kit.checkpoints import NANO_FOLDER
+from imp_kit.checkpoints.hub import NANO_FOLDER
+from imp_kit.tools import official
 
 IMAGES = Path(__file__).parent.parent / "images"
 BUS, ASTRONAUT = IMAGES / "bus.png", IMAGES / "astronaut.jpg"

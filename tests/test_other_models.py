@@ -16,9 +16,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from imp_kit.checkpoints import NANO_FOLDER
-from imp_kit.experiments import reading
-from imp_kit.experiments.captcha import draw_code
+from imp_kit.checkpoints.hub import NANO_FOLDER
+from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.captcha.codes import draw_code
 
 SIDE, PATCH = 28, 14
 

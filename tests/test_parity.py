@@ -8,7 +8,7 @@ from packaging import version
 from parity import (
     CASES,
     CAUGHT,
-    LAYOUTS,
+    KEY_MAPS,
     SAME,
     STEPS,
     VARIANTS,
@@ -27,7 +27,7 @@ from parity import (
 
 from imp_kit.errors import SettingError
 from imp_kit.model.generate import generate
-from imp_kit.sampling import Sampling
+from imp_kit.model.sampling import Sampling
 
 ROWS = {"single": slice(0, 1), "batch": slice(0, 3)}
 rows = pytest.mark.parametrize("chosen", ROWS)
@@ -37,7 +37,7 @@ cached = pytest.mark.parametrize("cached", [True, False], ids=["cache", "no-cach
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("checkpoints")
-    return {layout: write(layout, root / layout) for layout in LAYOUTS}
+    return {layout: write(layout, root / layout) for layout in KEY_MAPS}
 
 
 @pytest.fixture(scope="session")
@@ -103,18 +103,18 @@ def test_a_variants_oracle_is_another_network(name):
 # The network ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", KEY_MAPS)
 @rows
 @cached
 def test_same_logits(models, layout, chosen, cached):
-    assert difference(models[layout], prompts(LAYOUTS[layout])[ROWS[chosen]], cached) <= SAME
+    assert difference(models[layout], prompts(KEY_MAPS[layout])[ROWS[chosen]], cached) <= SAME
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", KEY_MAPS)
 @rows
 @cached
 def test_same_greedy_tokens(models, layout, chosen, cached):
-    assert equal_tokens(models[layout], prompts(LAYOUTS[layout])[ROWS[chosen]], cached) == STEPS
+    assert equal_tokens(models[layout], prompts(KEY_MAPS[layout])[ROWS[chosen]], cached) == STEPS
 
 
 @pytest.mark.parametrize(("layout", "mutate"), CASES, ids=[f"{layout}-{m.__name__}" for layout, m in CASES])
@@ -122,13 +122,13 @@ def test_a_wrong_network_is_caught(folders, layout, mutate):
     assert mutated_difference(folders[layout], layout, mutate) > CAUGHT
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", KEY_MAPS)
 def test_same_tower_features(models, layout):
     pixels = torch.stack([prompt.pixels for prompt in prompts()])
     with torch.inference_mode():
         ours = models[layout].vision(pixels)
     assert ours.shape == (3, (TOWER["image_size"] // TOWER["patch_size"]) ** 2, TOWER["hidden_size"])
-    torch.testing.assert_close(ours, oracle(LAYOUTS[layout]).features(pixels), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, oracle(KEY_MAPS[layout]).features(pixels), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [384, 140])
@@ -185,22 +185,22 @@ def test_a_branch_leaves_the_original_as_it_was(model):
     prompt = prompts()[0]
     cache = model.new_cache(prompt.length + STEPS)
     hidden = model.decoder(embed(model, prompt, answer=False), cache)
-    length, kept = cache.length, cache.store.tensor[..., : cache.length, :].clone()
+    length, kept = cache.length, cache.buffer.tensor[..., : cache.length, :].clone()
 
-    cache.settle(length)
-    branch, other = cache.branch(length + 9), cache.branch(length + 9)
-    assert branch.store is cache.store is not other.store  # the first goes on in place, the second on a copy
+    cache.truncate(length)
+    branch, other = cache.fork(length + 9), cache.fork(length + 9)
+    assert branch.buffer is cache.buffer is not other.buffer  # the first goes on in place, the second on a copy
     assert (branch.length, branch.end) == (other.length, other.end) == (length, length + 9)
     for each in (branch, other):
         model.decoder(model.splice([[3, 1, 4, 1, 5, 9, 2, 6, 5]]), each)
         assert (cache.length, each.length) == (length, length + 9)
-    assert torch.equal(branch.store.tensor[..., : length + 9, :], other.store.tensor)
-    assert torch.equal(cache.store.tensor[..., :length, :], kept)
+    assert torch.equal(branch.buffer.tensor[..., : length + 9, :], other.buffer.tensor)
+    assert torch.equal(cache.buffer.tensor[..., :length, :], kept)
 
     # Both go on by themselves: the original still gives the oracle's answer.
     del branch
     first = int(model.decoder.logits(hidden[0, -1]).argmax())
-    going = cache.branch(length + STEPS)
+    going = cache.fork(length + STEPS)
     rest = list(generate(model, model.splice([[first]]), going, Sampling(STEPS - 1), stop_ids=()))
     assert [first] + [row[0] for row in rest] == prompt.answer
 

@@ -16,8 +16,8 @@ import pytest
 from loopback_hub import serve
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from imp_kit.published import published_tensors
-from imp_kit.registry import PUBLISHED
+from imp_kit.checkpoints.published import published_tensors
+from imp_kit.checkpoints.registry import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 INDEX = "model.safetensors.index.json"
@@ -127,7 +127,7 @@ def first_minute(repositories: dict, out: Path, *arguments: str):
             server.commits[entry.hub_id] = entry.commit.ljust(40, "0")
             for file, data in repositories.get(entry.hub_id, {}).items():
                 server.sizes[entry.hub_id, file] = told_size(name, file, data)
-        command = [sys.executable, str(ROOT / "tests" / "verify_real.py"), "--out", str(out), *arguments]
+        command = [sys.executable, str(ROOT / "tests" / "tools" / "verify_real.py"), "--out", str(out), *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
     (told,) = out.glob("*-files.json") if list(out.glob("*-files.json")) else (None,)
     assert done.returncode == 2

@@ -9,11 +9,11 @@ import pytest
 from planted import Planted, answered, check_calibration
 
 import imp_kit
-from imp_kit.experiments import reading
-from imp_kit.experiments.captcha import LEVELS, SIZE, sample_code
+from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.captcha.codes import LEVELS, SIZE, sample_code
+from imp_kit.experiments.captcha.probe import Cell, case, cases, cells, summarise
 from imp_kit.experiments.ocr import OcrReader
-from imp_kit.experiments.reading import Cell, case, cases, cells, summarise
-from imp_kit.experiments.record import Subject, read, run
+from imp_kit.experiments.runs import Subject, read, run
 from imp_kit.experiments.stats import wilson
 
 LETTERS = np.array(list("ACDEFGHJKLMNPQRTUVWXY"))

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 import imp_kit
-from imp_kit.experiments.record import Case, Subject, _answered, _key, _outcome, read, read_head, run
-from imp_kit.nano.draw import draw, sample_scene
+from imp_kit.experiments.drawings import draw, sample_scene
+from imp_kit.experiments.runs import Case, Subject, _answered, _key, _outcome, read, read_head, run
 
 
 class Echo:
@@ -102,7 +102,7 @@ def test_nothing_changed_hits_all_and_loads_nothing_and_each_change_misses(tmp_p
     def loaded(*args, **settings):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("imp_kit.assistant.load", loaded)
+    monkeypatch.setattr("imp_kit.imp.load", loaded)
     again = Subject.of("imp-nano", device="cpu", dtype="fp32")
     assert run("nano", made, again, tmp_path, settings=settings) == first
 

@@ -16,11 +16,13 @@ from test_japanese import speaker
 from test_reading import reader
 
 import imp_kit
-from imp_kit.cli import main
-from imp_kit.experiments import japanese, plots, reading
-from imp_kit.experiments.record import Subject, read, run
+from imp_kit.experiments import plots
+from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.report import published, write
+from imp_kit.experiments.runs import Subject, read, run
 from imp_kit.experiments.stats import UNLIKE
+from imp_kit.tools.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +286,7 @@ def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
         assert text.count("python -m") == 2
         # Again with nothing left to ask: no model is loaded.
         code = (
-            "import sys; from imp_kit import assistant; from imp_kit.cli import main\n"
+            "import sys; from imp_kit import assistant; from imp_kit.tools.cli import main\n"
             "def no(*args, **settings): raise AssertionError('loaded')\nassistant.load = no\nmain(sys.argv[1:])"
         )
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""The kit's address stands in many files and has one source; tests/set_repository.py changes it everywhere."""
+"""The kit's address stands in many files and has one source; tests/tools/set_repository.py changes it everywhere."""
 
 import re
 import subprocess
@@ -16,7 +16,11 @@ NAMED = re.compile(rb"github\.com/([\w.-]+/%s)(?![\w-])" % PROJECT.encode())
 
 def command(root, *arguments):
     return subprocess.run(
-        [sys.executable, "tests/set_repository.py", *arguments], cwd=root, capture_output=True, text=True, check=False
+        [sys.executable, "tests/tools/set_repository.py", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

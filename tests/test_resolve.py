@@ -1,4 +1,4 @@
-"""What tests/resolve.py makes of pip's answers: with tiny wheels instead of the network, and pip itself."""
+"""What tests/tools/resolve.py makes of pip's answers: with tiny wheels instead of the network, and pip itself."""
 
 import json
 import os

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from imp_kit.experiments.captcha import CHARSET, SIZE, STRIP
-from imp_kit.nano import text
-from imp_kit.nano.outside import PHOTOGRAPHS, sample_outside
-from imp_kit.nano.text import LEAST_CONTRAST, LONGEST, PLAIN_EM, WORDS, Style, sample_page, sample_text
+from imp_kit.experiments.captcha.codes import CHARSET, SIZE, STRIP
+from imp_kit.nano.training import text
+from imp_kit.nano.training.outside import PHOTOGRAPHS, sample_outside
+from imp_kit.nano.training.text import LEAST_CONTRAST, LONGEST, PLAIN_EM, WORDS, Style, sample_page, sample_text
 
 PAGES = [sample_page(np.random.default_rng(seed)) for seed in range(300)]
 

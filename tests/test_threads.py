@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import imp_kit
-from imp_kit import threads
-from imp_kit.checkpoints import NANO_FOLDER
-from imp_kit.cpu_meter import CpuMeter
+from imp_kit import device as threads
+from imp_kit.checkpoints.hub import NANO_FOLDER
+from imp_kit.system.cpu_meter import CpuMeter
 
 BUS = "images/bus.png"
 
@@ -71,16 +71,15 @@ def test_a_batch_takes_one_thread_where_other_programs_use_all_cpus(two_threads,
 @pytest.mark.parametrize("free", [0.0, 0.7, 1.0, 1.6, 1.8, 2.0, 8.0])
 def test_a_batch_takes_the_threads_that_are_free_and_at_least_one(two_threads, free):
     imp = imp_kit.load(NANO_FOLDER, device="cpu")
-    meter = imp.threads._meter
+    meter = imp.engine.threads._meter
     meter.cpus = list(range(8))
     meter._others, meter._before = 8 - free, (time.perf_counter(), 0.0, 0.0)  # measured a moment ago
-    with imp.threads.use(rows=8):
-        assert torch.get_num_threads() == (2 if free >= 1.75 else 1)
+    assert imp.engine.threads.count(8) == (2 if free >= 1.75 else 1)
 
 
 def test_an_error_in_between_gives_the_threads_back(two_threads):
     imp = imp_kit.load(NANO_FOLDER, device="cpu")
-    with pytest.raises(ZeroDivisionError), imp.threads.use():
+    with pytest.raises(ZeroDivisionError), imp.engine.threads.use(1):
         1 / 0  # noqa: B018
     assert torch.get_num_threads() == 2
 

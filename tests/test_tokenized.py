@@ -4,10 +4,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import imp_kit
-from imp_kit.checkpoints import NANO_FOLDER
-from imp_kit.experiments import tokenized
-from imp_kit.experiments.japanese import data
-from imp_kit.experiments.tokenized import BYTE_LETTERS, as_html, measure, phi2_tokenizer, pieces
+from imp_kit.checkpoints.hub import NANO_FOLDER
+from imp_kit.experiments.japanese import tokenized
+from imp_kit.experiments.japanese.probe import data
+from imp_kit.experiments.japanese.tokenized import BYTE_LETTERS, as_html, measure, phi2_tokenizer, pieces
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@ import random
 
 import pytest
 
-from imp_kit.checkpoints import NANO_FOLDER
+from imp_kit.checkpoints.hub import NANO_FOLDER
+from imp_kit.checkpoints.tokenizer import REPLACEMENT, TextTokenizer
+from imp_kit.engine import StreamDecoder
 from imp_kit.errors import CheckpointError
-from imp_kit.tokens import REPLACEMENT, GrowingText, TextTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_control_tokens_are_left_out_of_a_text(tokenizer):
 
 
 def grow(tokenizer, ids, stops=()):
-    text = GrowingText(tokenizer, stops)
+    text = StreamDecoder(tokenizer, stops)
     pieces = []
     for id in ids:
         pieces.append(text.add(id))
@@ -66,7 +67,7 @@ def test_a_stop_string_never_leaks(tokenizer, seed):
     chance = random.Random(seed)
     text = "".join(chance.choice(["S", "T", "O", "P", "x", " ", "男"]) for _ in range(60)) + "STOP after"
     shown = ""
-    grown = GrowingText(tokenizer, ("STOP",))
+    grown = StreamDecoder(tokenizer, ("STOP",))
     for id in byte_ids(tokenizer, text):
         shown += grown.add(id)
         assert "STOP" not in shown

@@ -12,12 +12,12 @@ from pathlib import Path
 from loopback_hub import COMMIT, Hub
 from test_hub import ASK, BUS, hub  # noqa: F401 - the fixture
 
-from imp_kit.checkpoints import NANO_FOLDER
+from imp_kit.checkpoints.hub import NANO_FOLDER
 
 QUESTION = "What are the colors of the bus in the image?"
 # Loads when it is told to, so that both are ready first; then each checkpoint once.
 LOAD = """
-import json, sys, imp_kit.assistant
+import json, sys, imp_kit.imp
 print("ready", flush=True)
 sys.stdin.readline()
 for name in sys.argv[3:]:

@@ -25,7 +25,13 @@ def verify(tmp_path):
     }
 
     def run(*arguments: str, trust: bool = True) -> tuple[subprocess.CompletedProcess, str]:
-        command = [sys.executable, str(ROOT / "tests" / "verify_real.py"), *arguments, "--out", str(tmp_path / "out")]
+        command = [
+            sys.executable,
+            str(ROOT / "tests" / "tools" / "verify_real.py"),
+            *arguments,
+            "--out",
+            str(tmp_path / "out"),
+        ]
         command += ["--trust-remote-code"] * trust
         done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
         reports = list((tmp_path / "out").glob("*.md"))
@@ -142,5 +148,5 @@ def test_make_passes_trust_on_only_if_it_is_set(setting, passed):
     command = ["make", "--dry-run", "verify-real", *setting.split()]
     environment = {name: value for name, value in os.environ.items() if name != "TRUST_REMOTE_CODE"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    line = next(line for line in done.stdout.splitlines() if "tests/verify_real.py" in line)
+    line = next(line for line in done.stdout.splitlines() if "tests/tools/verify_real.py" in line)
     assert ("--trust-remote-code" in line) == passed

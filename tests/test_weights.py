@@ -13,14 +13,14 @@ import torch
 from oracle import SO400M, Oracle, change_json, checkpoint_tensors, config_values, write_checkpoint
 from safetensors.torch import load_file, save_file
 
-from imp_kit.checkpoints import NANO_FOLDER
-from imp_kit.config_json import parse_config
+from imp_kit.checkpoints import load as weights
+from imp_kit.checkpoints.config import parse_config
+from imp_kit.checkpoints.files import find_tensors, read_json
+from imp_kit.checkpoints.hub import NANO_FOLDER
+from imp_kit.checkpoints.key_maps import NEW_PHI
+from imp_kit.checkpoints.load import load_weights
+from imp_kit.checkpoints.plan import plan, slots
 from imp_kit.errors import CheckpointError, MemoryLimitError
-from imp_kit.fitting import plan, slots
-from imp_kit.layouts import NEW_PHI
-from imp_kit.model import weights
-from imp_kit.model.weights import load_weights
-from imp_kit.stored import find_tensors, read_json
 
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 SHARD = "model-00002-of-00003.safetensors"
@@ -476,8 +476,8 @@ def test_a_file_too_large_to_map(whole):
 def test_a_plan_takes_no_memory(whole):
     checked = plan(read_json(whole / "config.json"), find_tensors(whole), str(whole))
     assert all(parameter.is_meta for parameter in checked.model.parameters())
-    assert checked.slots.keys() | checked.idle == checked.found.keys()
-    assert (checked.spare, checked.faults) == ((), {})
+    assert checked.slots.keys() | checked.ignored == checked.found.keys()
+    assert (checked.unexpected, checked.problems) == ((), {})
 
 
 # The published sizes --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from imp_kit.extras import require
+from imp_kit.system.extras import require
 
 
 class OcrReader:

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from imp_kit.experiments import japanese, reading, scores
+from imp_kit.experiments import scores
+from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.stats import Share, wilson
-from imp_kit.extras import require
+from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

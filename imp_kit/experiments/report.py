@@ -13,12 +13,13 @@ from dataclasses import MISSING, fields, replace
 from importlib import import_module, resources
 from pathlib import Path
 
-from imp_kit import interrupts
 from imp_kit.errors import RunError
-from imp_kit.experiments import japanese, plots, reading, scores
+from imp_kit.experiments import plots, scores
+from imp_kit.experiments.captcha import probe as reading
 from imp_kit.experiments.files import disk_errors, write_whole
+from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.markdown import block, plain, quoted, table
-from imp_kit.experiments.record import HEAD, command, read, read_head
+from imp_kit.experiments.runs import HEAD, command, read, read_head
 from imp_kit.experiments.stats import (
     UNLIKE,
     bootstrap,
@@ -29,7 +30,8 @@ from imp_kit.experiments.stats import (
     mcnemar,
     wilson,
 )
-from imp_kit.extras import has, require
+from imp_kit.system import interrupts
+from imp_kit.system.extras import has, require
 
 REPORT = "report.md"
 NOT_IMP = (
@@ -104,7 +106,7 @@ def _complete(records: list[dict], folder: Path, experiment: str) -> list[dict]:
 
 def published(experiment: str) -> str:
     """What others published about the question of an experiment, as a table with its sources."""
-    file = resources.files("imp_kit.experiments").joinpath(f"published_{experiment}.csv")
+    file = resources.files(f"imp_kit.experiments.{experiment}").joinpath("published.csv")
     head, *rows = csv.reader(file.read_text("utf-8").splitlines())
     return table(head, rows)
 

@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from imp_kit.extras import require
+from imp_kit.system.extras import require
 
 COPIED = 0.9  # likeness from which a caption counts as copied
 LEAST_RUN = 3  # characters of a run that counts as something read

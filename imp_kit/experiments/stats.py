@@ -9,11 +9,11 @@ from statistics import NormalDist
 import numpy as np
 
 from imp_kit.errors import SettingError
-from imp_kit.extras import require
+from imp_kit.system.extras import require
 
 LEVEL = 0.95
 DRAWS = 10_000
-UNLIKE = 5  # clusters unlike the commonest, from which a bootstrap covers 0.9 or more (tests/intervals.py)
+UNLIKE = 5  # clusters unlike the commonest, from which a bootstrap covers 0.9 or more (tests/tools/intervals.py)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class DecoderConfig:
         return self.hidden_size // self.num_heads
 
     @property
-    def kept_values(self) -> int:
+    def kv_values_per_token(self) -> int:
         """How many values the keys and values of one position are, in all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim
 

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imp_kit.errors import MemoryLimitError
-from imp_kit.linears import GeluLinear
-from imp_kit.machine import free_memory, has_tiles
 from imp_kit.model.config import DecoderConfig
+from imp_kit.model.memory import free_memory
+from imp_kit.model.packed_linear import GeluLinear, has_amx
 
 WORTH_ASKING = 100e6  # bytes; below, what is free need not be asked for
 # In 16 bits torch 2.13 reads the keys twice as fast for two queries as for one on an AMD EPYC with AVX-512, and three
 # times as slowly on an Intel Xeon with matrix tiles.
-TWO_QUERIES = not has_tiles()
+TWO_QUERIES = not has_amx()
 
 
-class Store:
+class KVBuffer:
     """The memory of caches that share their beginning: (2, layers, batch, heads, capacity, head_dim).
 
     Raises MemoryLimitError where it would not fit: a CPU would begin, and be killed while it fills it.
@@ -42,14 +42,14 @@ class Store:
 class KVCache:
     """Keys and values of every layer, each (batch, heads, capacity, head_dim); the first `length` are filled."""
 
-    def __init__(self, store: Store, length: int = 0, end: int = 0):
-        self.store, self.length, self.end = store, length, end  # up to `end` this cache may write
-        store.caches.add(self)
+    def __init__(self, buffer: KVBuffer, length: int = 0, end: int = 0):
+        self.buffer, self.length, self.end = buffer, length, end  # up to `end` this cache may write
+        buffer.caches.add(self)
 
     @classmethod
     def new(cls, config: DecoderConfig, batch: int, capacity: int, *, device, dtype: torch.dtype) -> "KVCache":
         shape = (2, config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
-        return cls(Store(shape, device=device, dtype=dtype), end=capacity)
+        return cls(KVBuffer(shape, device=device, dtype=dtype), end=capacity)
 
     def extend(self, layer: int, new: Tensor) -> Tensor:
         """Write one layer's new keys and values, (2, batch, heads, n, head_dim), behind the filled part.
@@ -57,30 +57,35 @@ class KVCache:
         Returns everything up to their end.
         """
         end = self.length + new.shape[-2]
-        held = self.store.tensor[:, layer]
+        held = self.buffer.tensor[:, layer]
         held[..., self.length : end, :] = new
         return held[..., :end, :]
 
-    def branch(self, end: int) -> "KVCache":
+    def fork(self, end: int) -> "KVCache":
         """A cache that begins with what is filled here and may be written up to `end`; this one stays as it is.
 
         It shares the memory where that is large enough and nobody else has a claim on what comes next, else it copies.
         """
-        others = (other for other in self.store.caches if other is not self)
-        if end <= self.store.tensor.shape[-2] and all(max(other.length, other.end) <= self.length for other in others):
-            return KVCache(self.store, self.length, end)
-        return self._copy(self.store.tensor, end)
+        others = (other for other in self.buffer.caches if other is not self)
+        if end <= self.buffer.tensor.shape[-2] and all(max(other.length, other.end) <= self.length for other in others):
+            return KVCache(self.buffer, self.length, end)
+        return self._copy(self.buffer.tensor, end)
 
-    def keep(self, rows: Tensor, end: int) -> "KVCache":
+    def fill_row(self, row: int, other: "KVCache") -> None:
+        """Copy what is filled of another cache's only row to the beginning of a row of this one."""
+        self.buffer.tensor[:, :, row, :, : other.length] = other.buffer.tensor[:, :, 0, :, : other.length]
+        self.length = other.length
+
+    def select_rows(self, rows: Tensor, end: int) -> "KVCache":
         """A copy of the filled part for these rows, int (n,), of the batch, each as often as it is named."""
-        return self._copy(self.store.tensor[..., : self.length, :].index_select(2, rows), end)
+        return self._copy(self.buffer.tensor[..., : self.length, :].index_select(2, rows), end)
 
     def _copy(self, tensor: Tensor, end: int) -> "KVCache":
-        store = Store((*tensor.shape[:-2], end, tensor.shape[-1]), device=tensor.device, dtype=tensor.dtype)
-        store.tensor[..., : self.length, :] = tensor[..., : self.length, :]
-        return KVCache(store, self.length, end)
+        buffer = KVBuffer((*tensor.shape[:-2], end, tensor.shape[-1]), device=tensor.device, dtype=tensor.dtype)
+        buffer.tensor[..., : self.length, :] = tensor[..., : self.length, :]
+        return KVCache(buffer, self.length, end)
 
-    def settle(self, length: int) -> None:
+    def truncate(self, length: int) -> None:
         """Forget what lies behind `length`, and write no more."""
         self.length = self.end = min(self.length, length)
 

@@ -1,15 +1,15 @@
 """Token after token: greedy or sampled, one row or a padded batch."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from imp_kit.errors import CheckpointError
+from imp_kit.model.cuda_graph import StepGraph
 from imp_kit.model.decoder import KVCache, Padding
-from imp_kit.model.graph import StepGraph
 from imp_kit.model.imp import ImpModel
-from imp_kit.sampling import Sampling
+from imp_kit.model.sampling import Sampling
 
 # Tokens that a device makes before somebody looks at them: each look at a GPU waits until all work before it is done.
 BLOCKS = {"cuda": 8}
@@ -24,17 +24,19 @@ def generate(
     stop_ids: Collection[int],
     padding: Padding | None = None,
     ended: set[int] | None = None,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield, step by step, each row's next token id; None for a row that has ended.
 
     `embeddings` (batch, n, hidden_size) go behind what `cache` holds. A stop id is yielded, then its row has ended;
-    the caller may end others by adding to `ended`. Ends when every row has, after `max_new_tokens` steps, or when the
+    the caller may end others by adding to `ended`. Each row draws its tokens by the seed and its index, by default its
+    place in the batch. Ends when every row has, after `max_new_tokens` steps, or when the
     cache is full. The cache may hold fewer or more positions than were yielded: the last token is not read yet, and
     up to a block's may be read that nobody sees. Raises CheckpointError where damaged weights give no numbers.
     """
-    generator = sampling.generator(embeddings.device)
     ended = set() if ended is None else ended
     rows = list(range(len(embeddings)))  # those still in the batch
+    generators = sampling.generators(embeddings.device, rows if indices is None else indices)
     count, block = len(rows), BLOCKS.get(embeddings.device.type, 1)
     hidden = model.decoder(embeddings, cache, padding)
     step, made, waiting = None, 0, []
@@ -45,7 +47,7 @@ def generate(
                 "The network's scores are no numbers: the checkpoint's weights are damaged, or too large for "
                 f"{str(model.dtype).removeprefix('torch.')}. Download them again, or choose another dtype."
             )
-        ids = sampling.pick(scores, generator)
+        ids = sampling.pick(scores, generators)
         waiting.append(ids)
         made += 1
         last = made == sampling.max_new_tokens or cache.length == cache.end
@@ -64,9 +66,10 @@ def generate(
             left = [place for place, index in enumerate(rows) if index not in ended]
             if 2 * len(left) <= len(rows):  # rows that have ended still cost; leaving costs a copy of the others
                 chosen = torch.tensor(left, device=ids.device)
-                cache, ids, step = cache.keep(chosen, cache.end), ids[chosen], None
+                cache, ids, step = cache.select_rows(chosen, cache.end), ids[chosen], None
                 padding = padding and Padding(padding.counts[chosen], padding.start)
                 rows = [rows[place] for place in left]
+                generators = generators and [generators[place] for place in left]
         if embeddings.device.type == "cuda":
             step = step or StepGraph.of(model, cache, padding)
             hidden = step(ids, cache)

@@ -5,8 +5,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imp_kit.linears import GeluLinear
 from imp_kit.model.config import VisionConfig
+from imp_kit.model.packed_linear import GeluLinear
 
 
 class Attention(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 from oracle import DECODER, SPECIAL, Oracle, write_checkpoint
 
 from imp_kit.errors import SettingError
-from imp_kit.official import check_version
+from imp_kit.tools.official import check_version
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB_ID = "MILVLG/imp-v1-3b"

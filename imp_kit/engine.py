@@ -1,0 +1,392 @@
+"""Questions about images in, answers out: one place for prefill, the prefix cache, batches and the end of an answer.
+
+One question is a batch of one. What all of a batch begin with, system prompt and image, is the prefix; its keys and
+values are kept for the questions that follow.
+"""
+
+import hashlib
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from imp_kit.answers import Answer, Seconds
+from imp_kit.checkpoints.tokenizer import REPLACEMENT, TextTokenizer
+from imp_kit.device import Threads
+from imp_kit.errors import CheckpointError, ImpKitError, MemoryLimitError, PromptError, SettingError
+from imp_kit.images import check_order, check_square, open_image, to_pixels
+from imp_kit.model.decoder import KVCache, Padding
+from imp_kit.model.generate import generate
+from imp_kit.model.imp import ImpModel
+from imp_kit.model.memory import free_memory, out_of_memory_errors, peak_memory
+from imp_kit.model.sampling import Sampling
+from imp_kit.prompts import TEMPLATES, check_question
+
+PREFIX_HEADROOM = 256  # positions after a prefix: as long as question and answer fit in there, nothing is copied
+PREFIX_CACHE_BYTES = 400e6  # of keys and values: one image of a large Imp, or hundreds of imp-nano's
+QUESTION_TOKENS = 256  # of a prompt beside the image, as batches are planned
+
+
+class StreamDecoder:
+    """Tokens in, text out: never half a character, never a stop string or the beginning of one.
+
+    Joined, the pieces are the final `text`: without blanks at both ends, cut before the first stop string.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, stops: Sequence[str]):
+        self._tokenizer, self._stops = tokenizer, tuple(stops)
+        self._ids: list[int] = []
+        self._sent = ""
+        self.stopped = False
+
+    def add(self, id: int) -> str:
+        """Take one token; return what can be shown now, and set `stopped` if a stop string is complete."""
+        self._ids.append(id)
+        return self._show(final=False)
+
+    def finish(self) -> str:
+        """What was held back, once no token follows."""
+        return "" if self.stopped else self._show(final=True)
+
+    @property
+    def text(self) -> str:
+        """All that was shown so far."""
+        return self._sent
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens whose text is wholly shown; after a stop string that is fewer than were added."""
+        kept = len(self._ids)
+        while self.stopped and kept and len(self._tokenizer.decode(self._ids[:kept]).strip()) > len(self._sent):
+            kept -= 1
+        return self._ids[:kept]
+
+    def _show(self, final: bool) -> str:
+        text = self._tokenizer.decode(self._ids).lstrip()
+        cuts = [start for stop in self._stops if (start := text.find(stop)) >= 0]
+        if cuts:
+            self.stopped = True
+            text = text[: min(cuts)].rstrip()
+        elif final:
+            text = text.rstrip()
+        else:
+            text = text.rstrip(REPLACEMENT)
+            text = text[: len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)].rstrip()
+        piece = text[len(self._sent) :]
+        self._sent += piece
+        return piece
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(stop), len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class Conversation:
+    """Turns about one RGB image, or about none (None); `answers` has one for each turn that came to its end.
+
+    `prefix` holds the keys and values of what was read; without one, those of the image are read when a turn needs
+    them.
+    """
+
+    def __init__(self, engine: "Engine", image: Image.Image | None, prefix: KVCache | None = None):
+        self.engine, self.image = engine, image
+        self.answers: list[Answer] = []
+        self._prefix = prefix
+        self._unread: list[int] = []  # ids of earlier turns that are not in the prefix
+        self._pieces: tuple[str, ...] = () if image is None else engine.template.open()
+
+    def ask(self, question: str, stops: tuple[str, ...] = ()) -> "Turn":
+        """The next turn, to be answered by the engine. Raises PromptError or CheckpointError."""
+        engine, first = self.engine, not self.answers
+        alone = self.image is None and first
+        asked = engine.template.ask_alone(question) if alone else engine.template.ask(question, first=first)
+        ids = [*self._unread, *engine.tokenizer.encode_pieces(asked, begins=alone), *engine.tokenizer.suffix]
+        turn = Turn(self, (*self._pieces, *asked), ids, StreamDecoder(engine.tokenizer, (*stops, engine.template.stop)))
+        limit = engine.model.config.decoder.max_positions
+        if turn.prompt_length >= limit:
+            raise PromptError(
+                f"The question makes the prompt {turn.prompt_length} tokens long, and {engine.name} reads {limit}. "
+                f"Ask a shorter question{'' if first else ' or begin a new chat'}."
+            )
+        return turn
+
+    @property
+    def prefix_length(self) -> int:
+        """Positions of the prefix, read or not."""
+        return self.engine.prefix_length(self.image) if self._prefix is None else self._prefix.length
+
+    def prefix(self) -> KVCache:
+        """The prefix, read if it was not yet. Raises MemoryLimitError."""
+        return self.engine.read_prefix(self.image) if self._prefix is None else self._prefix
+
+    def close(self, turn: "Turn", cache: KVCache | None) -> None:
+        """Take an answered turn into the conversation, and the cache that holds it, where it was the only row."""
+        kept, suffix = turn.reply.ids, len(self.engine.tokenizer.suffix)
+        if cache is None:
+            self._unread = [*turn.ids[: len(turn.ids) - suffix], *kept]
+        else:
+            # What a tokenizer wants after each prompt is no part of the conversation: before it the next turn goes on.
+            cache.truncate(turn.prompt_length - suffix if suffix else turn.prompt_length + len(kept))
+            self._unread = kept[max(0, cache.length - turn.prompt_length) :]
+            self._prefix = cache
+        # Not the text: a stop string can cut within a token, and the next prompt tells what was read.
+        self._pieces = (*turn.pieces, self.engine.tokenizer.decode(kept))
+        self.answers.append(turn.answer)
+
+
+class Turn:
+    """One question of a conversation, and the reply that grows: a row of a batch. `answer` is there at its end."""
+
+    def __init__(self, conversation: Conversation, pieces: tuple[str, ...], ids: list[int], reply: StreamDecoder):
+        self.conversation, self.pieces, self.ids, self.reply = conversation, pieces, ids, reply
+        self.prefix_length = conversation.prefix_length
+        self.prompt_length = self.prefix_length + len(ids)
+        self.number = len(conversation.answers)
+        self.look_seconds = 0.0  # of an image that was read before
+        self.tokens, self.finish, self.done = 0, "length", False
+        self.answer: Answer | None = None
+
+    def take(self, token: int, stop_ids: frozenset[int], limit: int) -> str:
+        """Add a generated token; return what can be shown now, and set `done` at a stop or at `limit` tokens."""
+        self.tokens += 1
+        piece = "" if token in stop_ids else self.reply.add(token)
+        if token in stop_ids or self.reply.stopped:
+            self.finish, self.done = "stop", True
+        elif self.tokens >= limit:
+            self.done = True
+        return piece
+
+    def check(self) -> None:
+        """Raise PromptError where the conversation got another answer since this question."""
+        if self.number != len(self.conversation.answers):
+            raise PromptError("This chat got another answer since that question; ask the question again.")
+
+
+class Engine:
+    """Answers turns with one loaded model, for one thread at a time.
+
+    `revision` and `dtype` are what its answers say of themselves.
+    """
+
+    def __init__(self, model: ImpModel, tokenizer: TextTokenizer, *, name: str, revision: str | None, dtype: str):
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.threads = Threads(model)
+        self.template = TEMPLATES[model.config.family]
+        control = tokenizer.control
+        ends = (control.get(self.template.stop), control.get("<|endoftext|>"), *model.config.eos_token_ids)
+        self.stop_ids = frozenset(id for id in ends if id is not None)
+        self._source = {"checkpoint": name, "revision": revision, "device": str(model.device), "dtype": dtype}
+        self._opening = tokenizer.encode_pieces(self.template.open(), begins=True)
+        self._prefix_cache: OrderedDict[bytes, KVCache] = OrderedDict()
+
+    def prefix_length(self, image: Image.Image | None) -> int:
+        """Positions of the system prompt and an image; none without an image."""
+        return 0 if image is None else len(self._opening) + self.model.config.vision.num_patches
+
+    @torch.inference_mode()
+    def read_prefix(self, image: Image.Image | None) -> KVCache:
+        """Keys and values of the system prompt and an RGB image; of nothing for None. Raises MemoryLimitError.
+
+        Those of the images that were read last are kept, by what the model sees of them.
+        """
+        model, config = self.model, self.model.config
+        if image is None:
+            return model.new_cache(0)
+        pixels = to_pixels(image, config.vision.image_size, config.pad)
+        key = hashlib.sha256(pixels.numpy().tobytes()).digest()
+        if key in self._prefix_cache:
+            self._prefix_cache.move_to_end(key)
+            return self._prefix_cache[key]
+        with out_of_memory_errors("Looking at a picture"), self.threads.use(self.threads.count()):
+            length = self.prefix_length(image)
+            capacity = min(length + PREFIX_HEADROOM, config.decoder.max_positions)
+            size = config.decoder.kv_values_per_token * capacity * model.dtype.itemsize
+            if size <= PREFIX_CACHE_BYTES:
+                self._forget_until(size)
+            cache = model.new_cache(capacity)
+            model.decoder(model.splice([self._opening, model.encode(pixels[None])[0]]), cache)
+        cache.truncate(length)
+        if size <= PREFIX_CACHE_BYTES:
+            self._prefix_cache[key] = cache
+        return cache
+
+    def _forget_until(self, size: int) -> None:
+        """Forget the images read longest ago until `size` more bytes are within PREFIX_CACHE_BYTES."""
+        kept = [cache.buffer.tensor.nbytes for cache in self._prefix_cache.values()]
+        while kept and sum(kept) + size > PREFIX_CACHE_BYTES:
+            self._prefix_cache.popitem(last=False)
+            kept.pop(0)
+
+    @torch.inference_mode()
+    def stream(self, turns: Sequence[Turn], sampling: Sampling, indices: Sequence[int] = (0,)) -> Iterator[list[str]]:
+        """Answer turns whose prefixes are of one length; yield, step by step, the text that is new in each of them.
+
+        At the end each turn has its `answer` and is part of its conversation; a stream that is dropped leaves no
+        trace. What is drawn depends on the seed and on a turn's index, not on the batch. Times are the batch's,
+        divided by its rows. Raises PromptError, CheckpointError or MemoryLimitError.
+        """
+        for turn in turns:
+            turn.check()
+        what, rows = "This answer" if len(turns) == 1 else "These answers", len(turns)
+        threads = self.threads.count(rows)
+        start = time.perf_counter()
+        with out_of_memory_errors(what), self.threads.use(threads):
+            cache = self._gather(turns, sampling)
+            if self.model.device.type == "cuda":
+                torch.cuda.synchronize(self.model.device)
+            looked = time.perf_counter()
+            lengths = [len(turn.ids) for turn in turns]
+            prompts = [self.model.splice([turn.ids])[0] for turn in turns]
+            embeddings = pad_sequence(prompts, batch_first=True, padding_side="left")
+            # At the left of the questions, after the prefix; questions of one length need none.
+            pads = torch.tensor([max(lengths) - length for length in lengths], device=self.model.device)
+            padding = Padding(pads, cache.length) if len(set(lengths)) > 1 else None
+            ended: set[int] = set()
+            steps = generate(self.model, embeddings, cache, sampling, self.stop_ids, padding, ended, indices)
+        limits = [min(sampling.max_new_tokens, self._room(turn) + 1) for turn in turns]  # the last token is not read
+        first = looked
+        while True:
+            with out_of_memory_errors(what), self.threads.use(threads):
+                tokens = next(steps, None)
+            if tokens is None:
+                break
+            first = time.perf_counter() if first is looked else first
+            pieces = [
+                "" if turn.done else turn.take(token, self.stop_ids, limit)
+                for turn, token, limit in zip(turns, tokens, limits, strict=True)
+            ]
+            ended.update(row for row, turn in enumerate(turns) if turn.done)
+            if any(pieces):
+                yield pieces
+        pieces = [turn.reply.finish() for turn in turns]
+        if any(pieces):
+            yield pieces
+        end = time.perf_counter()
+        for turn in turns:
+            turn.check()
+            turn.answer = Answer(
+                text=turn.reply.text,
+                token_ids=tuple(turn.reply.ids),
+                prompt="".join(turn.pieces),
+                **self._source,
+                finish=turn.finish,
+                tokens=turn.tokens,
+                seconds=Seconds(
+                    turn.look_seconds + (looked - start) / rows, (first - looked) / rows, (end - first) / rows
+                ),
+                peak_memory=peak_memory(self.model.device),
+            )
+            turn.conversation.close(turn, cache if rows == 1 else None)
+
+    def answer(self, turns: Sequence[Turn], sampling: Sampling, indices: Sequence[int]) -> None:
+        """Answer turns to their ends, those about an image apart from those about none. Raises as `stream`."""
+        for length in {turn.prefix_length for turn in turns}:
+            rows = [row for row, turn in enumerate(turns) if turn.prefix_length == length]
+            for _ in self.stream([turns[row] for row in rows], sampling, [indices[row] for row in rows]):
+                pass
+
+    def _room(self, turn: Turn) -> int:
+        """Positions that the checkpoint has after a turn's prompt."""
+        return self.model.config.decoder.max_positions - turn.prompt_length
+
+    def _gather(self, turns: Sequence[Turn], sampling: Sampling) -> KVCache:
+        """One cache of the turns' prefixes, with room for their questions and answers.
+
+        A single turn goes on in its prefix's memory where that is free; rows are copied, one prefix after the other.
+        """
+        prefix = turns[0].conversation.prefix()
+        # Short rows go on where a long one has reached the limit.
+        longest = max(len(turn.ids) for turn in turns)
+        end = prefix.length + longest + min(sampling.max_new_tokens, max(map(self._room, turns)))
+        if len(turns) == 1:
+            return prefix.fork(end)
+        cache = self.model.new_cache(end, len(turns))
+        for row, turn in enumerate(turns):
+            cache.fill_row(row, turn.conversation.prefix() if row else prefix)
+        return cache
+
+    def answer_all(
+        self,
+        pairs: Sequence[tuple[Any, str]],
+        batch_size: int,
+        progress: bool,
+        sampling: Sampling,
+        stops: tuple[str, ...],
+    ) -> list[Answer | ImpKitError]:
+        """Answer (image, question) pairs; see `Imp.ask_many`."""
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise SettingError(f"batch_size is {batch_size!r}; give a whole number from 1.")
+        results: list[Answer | ImpKitError] = []
+        with tqdm(total=len(pairs), unit="answer", disable=not progress) as bar:
+            for start in range(0, len(pairs), batch_size):
+                items = [self._open(pair) for pair in pairs[start : start + batch_size]]
+                results += self._answer_batch(items, start, sampling, stops)
+                bar.update(len(items))
+        errors = [result for result in results if isinstance(result, ImpKitError)]
+        if errors:
+            warnings.warn(f"{len(errors)} of {len(pairs)} have no answer. The first: {errors[0]}", stacklevel=3)
+        return results
+
+    def _open(self, pair: Any) -> tuple[Image.Image | None, str] | ImpKitError:
+        """A pair with its image open, or what is wrong with it."""
+        try:
+            try:
+                image, question = pair
+            except (TypeError, ValueError):
+                raise PromptError(f"Each item is a pair of a picture and a question, not {pair!r:.80}.") from None
+            check_order(image, question)
+            check_question(question)
+            opened = None if image is None else open_image(image)
+            if opened and self.model.config.pad:
+                check_square(opened)
+        except ImpKitError as error:
+            return _bare(error)
+        return opened, question
+
+    def _answer_batch(self, items: Sequence, start: int, sampling: Sampling, stops: tuple[str, ...]) -> list:
+        """The items' answers, in halves and halves of these where they do not fit into memory; errors stay."""
+        results, turns = list(items), {}
+        for row, item in enumerate(items):
+            if isinstance(item, ImpKitError):
+                continue
+            image, question = item
+            try:
+                turns[row] = Conversation(self, image).ask(question, stops)
+            except ImpKitError as error:
+                results[row] = _bare(error)
+        if not turns:
+            return results
+        if len(turns) == 1 or len(turns) * self._row_bytes(sampling) <= free_memory(self.model.device):
+            try:
+                self.answer(list(turns.values()), sampling, [start + row for row in turns])
+                return [turns[row].answer if row in turns else result for row, result in enumerate(results)]
+            except (CheckpointError, MemoryLimitError) as error:
+                if len(turns) == 1:  # what fails alone costs itself, not the others
+                    return [_bare(error) if row in turns else result for row, result in enumerate(results)]
+        half = len(items) // 2
+        return [
+            answer
+            for part, first in ((items[:half], start), (items[half:], start + half))
+            for answer in self._answer_batch(part, first, sampling, stops)
+        ]
+
+    def _row_bytes(self, sampling: Sampling) -> int:
+        """Memory that one row of a batch takes at most, about: keys and values twice, and the widest layer's work."""
+        sizes, patches = self.model.config.decoder, self.model.config.vision.num_patches
+        positions = min(sizes.max_positions, patches + QUESTION_TOKENS + sampling.max_new_tokens)
+        values = 2 * sizes.kv_values_per_token * positions
+        values += 4 * sizes.intermediate_size * (patches + QUESTION_TOKENS)
+        return values * self.model.dtype.itemsize
+
+
+def _bare(error: ImpKitError) -> ImpKitError:
+    """The error without its traceback, whose frames would keep a batch's memory as long as the error is kept."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -1,0 +1,465 @@
+"""Runs cases through a model and keeps every answer: one line of JSON a sample, on disk as soon as it is there.
+
+A run can be stopped at any moment and goes on where it was. What was answered is not asked again unless something
+changed that can change the answer; what failed is asked again. Scores are made from the file alone.
+"""
+
+import codecs
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import time
+import warnings
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from imp_kit import __version__
+from imp_kit.answers import Answer
+from imp_kit.checkpoints.hub import NANO
+from imp_kit.errors import RunError, Stopped
+from imp_kit.experiments.files import ESCAPED, appending, disk_errors, only_writer, write_whole
+from imp_kit.system import interrupts
+from imp_kit.system.cpu_meter import CpuMeter
+from imp_kit.system.extras import require
+
+SAMPLES, HEAD, LOCK = "samples.jsonl", "run.json", "run.lock"
+# Those that can change an answer, or a picture: faces come with matplotlib, photographs with scikit-image.
+PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy", "matplotlib", "scikit-image")
+OWN = re.compile(r"\.|run\.|samples[-.]")  # names of a run's own files, or of an operating system's
+BLANK = re.compile("[ \\t\\r\ufeff]*")  # around a record: an editor may put it there
+IN_A_ROW = 10  # failed samples, after which a run stops: something is wrong with more than a sample
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sample of an experiment before it is asked. `id` is its own; `factors` and `truth` are plain JSON values.
+
+    `drawn` is the picture, None for a question without one, or a function that draws it, each time the same: a run of
+    many thousands would not fit into memory.
+    """
+
+    id: str
+    drawn: Image.Image | None | Callable[[], Image.Image | None]
+    question: str
+    factors: dict
+    truth: dict
+    seed: int
+
+    @property
+    def picture(self) -> Image.Image | None:
+        return self.drawn() if callable(self.drawn) else self.drawn
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who answers: a checkpoint, loaded only when something is to be asked, or any object with `ask`.
+
+    `identity` is what can change an answer apart from the case: checkpoint, revision or the digest of its files, dtype,
+    device, and whatever an object names in an `identity` of its own. `place` is what a command would call it, None for
+    an object that no command can ask.
+    """
+
+    identity: dict
+    get: Callable[[], object]
+    place: str | None = None
+
+    @classmethod
+    def of(cls, who, *, device: str = "auto", dtype: str = "auto", revision: str | None = None) -> "Subject":
+        """A checkpoint by its name, id or folder, or an object.
+
+        An object's `ask(picture, question, max_new_tokens=...)` gives a text or an Answer; the picture is RGB, or None
+        for a question without one.
+        """
+        if not hasattr(who, "ask"):
+            # Imported where it is used: a run's file is read and scored without torch.
+            from imp_kit.checkpoints.hub import locate
+            from imp_kit.imp import identify, load
+
+            identity = identify(who, device=device, dtype=dtype, revision=revision)
+            # "auto" can depend on what is free just now; what was identified is what is loaded.
+            settings = {"device": device, "dtype": identity["dtype"], "revision": revision}
+            found = locate(who)
+            local = not isinstance(found, str) and found.name != NANO  # a relative path would be another elsewhere
+            return cls(identity, lambda: load(who, **settings), str(found.folder) if local else str(who))
+        snapshot, model = getattr(who, "snapshot", None), getattr(who, "model", None)
+        dtype, on = (getattr(who, "dtype", getattr(model, "dtype", None)), getattr(model, "device", None))
+        identity = {
+            "checkpoint": getattr(who, "name", type(who).__name__),
+            "revision": getattr(snapshot, "revision", None),
+            "files": snapshot.digest() if hasattr(snapshot, "digest") else None,
+            "dtype": dtype and str(dtype).removeprefix("torch."),
+            "device": on and str(on).partition(":")[0],
+        }
+        place = None
+        if snapshot is not None and not getattr(who, "quantize", None):  # no command asks a quantized one
+            place = str(snapshot.folder) if identity["files"] and snapshot.name != NANO else snapshot.name
+        return cls(identity | getattr(who, "identity", {}), lambda: who, place)
+
+
+def run(
+    experiment: str,
+    cases: Sequence[Case],
+    subject: Subject,
+    folder: str | os.PathLike,
+    *,
+    settings: dict | None = None,
+    design: dict | None = None,
+    batch_size: int = 8,
+    score: Callable[[dict], dict] | None = None,
+) -> list[dict]:
+    """Ask what `folder` does not hold yet, and return the records of all cases in their order.
+
+    `settings` are those of `Imp.ask`. `design` says how the cases were chosen, such as size and seed; run.json keeps it
+    with what else must be the same for a run to go on. `score` gives what else to write into the record of an answer.
+    Under torchrun or `accelerate launch` each process asks its share into a file of its own; the first process joins
+    them. Raises RunError, also where another process writes to the folder; SettingError before anything is asked; and
+    Stopped, a KeyboardInterrupt that says what is kept.
+    """
+    from imp_kit.settings import read_settings
+
+    sampling, _ = read_settings(settings or {})
+    # As JSON gives them back, which knows neither tuples nor numpy's numbers.
+    settings = json.loads(json.dumps({key: getattr(sampling, key, value) for key, value in (settings or {}).items()}))
+    if not cases:
+        raise RunError(f"{experiment}: there are no samples to ask.")
+    if len({case.id for case in cases}) < len(cases):
+        raise RunError(f"{experiment}: two samples have the same id; results could not be told apart.")
+    folder = Path(folder)
+    state = _processes()
+    head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
+    # Likewise: it is compared with what the file gives back.
+    head = json.loads(json.dumps({**head, "imp-kit": __version__}))
+    with _begun(folder, head, subject, {case.id for case in cases}) if state.is_main_process else nullcontext():
+        state.wait_for_everyone()
+        # Each picture is drawn for its part in the key, also those that were answered.
+        drawn = tqdm(cases, desc="drawing", unit="picture", leave=False, disable=not state.is_main_process)
+        keys = {case.id: _key(case, subject.identity, settings) for case in drawn}
+        known = _answered(folder, keys)
+        mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
+        name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
+        try:
+            if mine:
+                with _writer(folder / name) as write:
+                    _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
+        except KeyboardInterrupt:
+            kept = f"{len(_answered(folder, keys))} of {len(cases)} samples are answered and kept in {folder}"
+            raise Stopped(kept, command(read_head(folder), folder)) from None
+        state.wait_for_everyone()
+        if state.is_main_process:
+            _join(folder)
+        state.wait_for_everyone()
+        records = {record["sample_id"]: record for record in read(folder)}
+    return [records[case.id] for case in cases]
+
+
+def read(folder: str | os.PathLike) -> list[dict]:
+    """The newest record of each sample of a run, answered or failed, in the order they were first asked."""
+    records: dict[str, dict] = {}
+    # What several processes wrote is newer than what earlier runs joined.
+    for file in (Path(folder) / SAMPLES, *sorted(Path(folder).glob("samples-*.jsonl"))):
+        for record in _lines(file):
+            before = records.get(record["sample_id"])
+            # An answer is never replaced by a later failure to get the same again.
+            same = before is not None and before["status"] == "ok" and before["key"] == record["key"]
+            if record["status"] == "ok" or not same:
+                records[record["sample_id"]] = record
+    return list(records.values())
+
+
+def read_head(folder: str | os.PathLike) -> dict:
+    """What a run is: experiment, design, checkpoint, settings, version. Raises RunError where there is no run."""
+    file = Path(folder) / HEAD
+    try:
+        head = json.loads(file.read_text("utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"holds no run: there is no {HEAD}" if Path(folder).is_dir() else "is no folder"
+        raise RunError(f"{folder} {what}. Name a folder that a probe wrote.") from None
+    except OSError as error:
+        raise RunError(f"{file} cannot be read ({error.strerror}).") from None
+    except ValueError:
+        head = None
+    if not isinstance(head, dict) or "experiment" not in head:
+        raise RunError(
+            f"{file} cannot be read: it is empty or damaged, as a full disk or a crash can leave it. Delete this one "
+            "file and run the same probe again; the answers beside it are kept."
+        )
+    return head
+
+
+def command(head: dict, folder: Path) -> str | None:
+    """What asks a run's samples in a shell, from what run.json holds; None for an object, which no command can ask."""
+    if not head.get("place"):
+        return None
+    options = {"checkpoint": head["place"], "out": folder.absolute()}
+    options |= {key: head.get(key) for key in ("revision", "size", "seed", "dtype", "device")}
+    chosen = (f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
+    return f"python -m imp_kit probe {head['experiment']}{''.join(chosen)}"
+
+
+@contextmanager
+def _begun(folder: Path, head: dict, subject: Subject, ids: Container[str]) -> Iterator[None]:
+    """A run's folder, made or found to be this run's, and nobody else's to write until the block ends."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder / LOCK, folder):
+        _check_folder(folder, head, subject, ids)
+        yield
+
+
+def _check_folder(folder: Path, head: dict, subject: Subject, ids: Container[str]) -> None:
+    """Write run.json, or check that the folder belongs to this run."""
+    file = folder / HEAD
+    if not file.exists():
+        with disk_errors(file):
+            others = [each for each in folder.iterdir() if not OWN.match(each.name)]
+        records = read(folder)
+        asked = {name: head[name] for name in (*subject.identity, "settings")}
+        if not all(record["sample_id"] in ids and record | asked == record for record in records):
+            raise RunError(f"{folder} has no {HEAD}, and answers that this run does not ask for; choose a new folder.")
+        if others and not records:
+            raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
+        # The place is kept for a report's commands.
+        write_whole(file, json.dumps({**head, "place": subject.place}, indent=2, ensure_ascii=False) + "\n")
+        return
+    before = read_head(folder)
+    if different := _differences(before, head):
+        raise RunError(
+            f"{folder} holds another run, with another {', '.join(different)}. Name a new folder for this run; or, to "
+            "go on with that one, give the checkpoint and settings that it had."
+        )
+
+
+NAMES = {"files": "state of the checkpoint's files", "imp-kit": "version of imp-kit"}
+
+
+def _differences(before: dict, head: dict) -> list[str]:
+    """What differs in words: what run.json has, and what it would have now."""
+    told = []
+    for name, now in head.items():
+        was = before.get(name, "not recorded")
+        if was == now:
+            continue
+        if isinstance(was, dict) and isinstance(now, dict):
+            none = dict.fromkeys(sorted(was.keys() | now.keys()), "not set")
+            told += [f"setting of {each}" for each in _differences(none | was, none | now)]
+        else:
+            told.append(f"{NAMES.get(name, name)} ({_short(was)} there, {_short(now)} here)")
+    return told
+
+
+def _short(value) -> str:
+    """A value as it is, but of a hash its beginning."""
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{40,64}", value):
+        return f"{value[:8]}…"
+    return "none" if value is None else str(value)
+
+
+def _key(case: Case, identity: dict, settings: dict) -> str:
+    """A hash of everything that can change the answer."""
+    parts = [_digest(case.picture), case.question, identity, settings, __version__]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode(errors=ESCAPED)).hexdigest()
+
+
+def _digest(picture: Image.Image | None) -> str | None:
+    """SHA-256 of a picture's size, mode and pixels."""
+    if picture is None:
+        return None
+    head = f"{picture.mode} {picture.width} {picture.height} ".encode()
+    return hashlib.sha256(head + picture.tobytes()).hexdigest()
+
+
+def _answered(folder: Path, keys: dict[str, str]) -> set[str]:
+    return {id for id, key in answered(folder) if keys.get(id) == key}
+
+
+def answered(folder: str | os.PathLike) -> set[tuple[str, str]]:
+    """Which samples a folder holds answers of: their ids and keys."""
+    return {(record["sample_id"], record["key"]) for record in read(folder) if record["status"] == "ok"}
+
+
+def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write, score) -> None:
+    who = subject.get()
+    interrupts.work()
+    shared = {**subject.identity, "settings": settings, "versions": _versions()}
+    failed, start, meter = 0, time.perf_counter(), CpuMeter()
+    with tqdm(total=len(mine), unit="sample") as bar:
+        for first in range(0, len(mine), batch_size):
+            batch = mine[first : first + batch_size]
+            for case, reply in zip(batch, _replies(who, batch, settings), strict=True):
+                record = {**_told(case, keys[case.id]), **shared, **_outcome(reply)}
+                write(record | score(record) if record["status"] == "ok" else record)
+                failed = failed + 1 if isinstance(reply, Exception) else 0
+                if failed == IN_A_ROW:
+                    raise RunError(
+                        f"{IN_A_ROW} samples in a row failed, the last one with: {reply}. What was answered is kept; "
+                        "when the cause is gone, run the same again."
+                    )
+            bar.update(len(batch))
+            if first == 0:
+                each = (time.perf_counter() - start) / len(batch)
+                expected = f"{each:.2f} s a sample, about {each * len(mine):.0f} s for {len(mine)}"
+                bar.write(". ".join(filter(None, (expected, meter.warning()))))
+
+
+def _replies(who, batch: list[Case], settings: dict) -> list:
+    """An answer or an error for each case; a batch that fails as a whole is asked one by one."""
+    pairs = [(case.picture, case.question) for case in batch]
+    if hasattr(who, "ask_many"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # failures are recorded one by one
+                return who.ask_many(pairs, batch_size=len(pairs), progress=False, **settings)
+        except Exception:  # a model of somebody else's may raise anything; one by one shows whose fault it is
+            pass
+    replies = []
+    for picture, question in pairs:
+        try:
+            replies.append(who.ask(picture, question, **settings))
+        except Exception as error:
+            replies.append(error)
+    return replies
+
+
+def _told(case: Case, key: str) -> dict:
+    return {
+        "sample_id": case.id,
+        "key": key,
+        "factors": case.factors,
+        "truth": case.truth,
+        "seed": case.seed,
+        "picture_sha256": _digest(case.picture),
+        "question": case.question,
+    }
+
+
+def _outcome(reply) -> dict:
+    if isinstance(reply, Exception):
+        return {"status": "error", "error": f"{type(reply).__name__}: {reply}"}
+    outcome = {"status": "ok", "answer": str(reply)}
+    if isinstance(reply, Answer):
+        outcome |= {
+            "prompt": reply.prompt,
+            "prompt_sha256": hashlib.sha256(reply.prompt.encode(errors=ESCAPED)).hexdigest(),
+            "token_ids": list(reply.token_ids),
+            "tokens": reply.tokens,
+            "finish": reply.finish,
+            "seconds": reply.seconds.total,
+        }
+    return outcome
+
+
+def _versions() -> dict:
+    found = {"imp-kit": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _lines(file: Path) -> Iterator[dict]:
+    """The records of a file; what is no whole record at its end is still being written, or was never finished."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"{file} cannot be read ({error.strerror}).") from None
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise RunError(f"{file} was saved as UTF-16; save it as UTF-8.")
+    *lines, last = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        records, rest = _parse(line)
+        if rest:
+            raise RunError(
+                f"{file}, line {number}, is no record. Delete the line, and its sample is asked again; or choose a new "
+                "folder."
+            )
+        yield from records
+    yield from _parse(last)[0]
+
+
+def _parse(line: bytes) -> tuple[list[dict], int]:
+    """The records of a line, one as a rule, and how many bytes at its end are none."""
+    text = line.decode("utf-8", "surrogateescape")
+    records, place = [], BLANK.match(text).end()
+    while place < len(text):
+        try:
+            record, end = json.JSONDecoder().raw_decode(text, place)
+            text[place:end].encode()
+        except ValueError:  # also bytes that are no UTF-8
+            break
+        if not isinstance(record, dict) or not record.keys() >= {"sample_id", "status", "key"}:
+            break
+        records.append(record)
+        place = BLANK.match(text, end).end()
+    return records, len(text[place:].encode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def _writer(file: Path) -> Iterator[Callable[[dict], None]]:
+    """A function that puts a record on disk before it returns."""
+    _end_line(file)
+    with appending(file) as append:
+        yield lambda record: append(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _end_line(file: Path) -> None:
+    """Let the next record begin on a line of its own, after a process was killed while it wrote, or an editor saved."""
+    content = file.read_bytes() if file.exists() else b""
+    last = content[content.rfind(b"\n") + 1 :]
+    if not last:
+        return
+    _, rest = _parse(last)
+    if rest:
+        warnings.warn(f"{file}: the last line was only half written; its sample is asked again.", stacklevel=4)
+    with disk_errors(file), file.open("r+b", buffering=0) as out:
+        out.truncate(len(content) - rest)
+        if rest < len(last):
+            out.seek(0, os.SEEK_END)
+            out.write(b"\n")
+
+
+def _join(folder: Path) -> None:
+    """Put the files of several processes into one; killed in between, nothing is lost, since `read` takes both."""
+    parts = sorted(folder.glob("samples-*.jsonl"))
+    if not parts:
+        return
+    for part in parts:
+        _end_line(part)
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in read(folder))
+    write_whole(folder / SAMPLES, "".join(lines))
+    for part in parts:
+        with disk_errors(part):
+            part.unlink()
+
+
+class _Alone:
+    """What accelerate's PartialState tells, where there is only one process."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    def wait_for_everyone(self) -> None:
+        pass
+
+
+def _processes():
+    """This process's place among those that torchrun or `accelerate launch` started."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _Alone()
+    require("official", "accelerate", what="A run of several processes")
+    import torch
+    from accelerate import PartialState
+
+    # Without a GPU accelerate must be told so, or each process believes that it is alone and asks everything.
+    return PartialState(cpu=not torch.cuda.is_available())

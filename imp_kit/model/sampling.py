@@ -1,0 +1,73 @@
+"""How the next token is chosen: the settings, checked, and the draw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imp_kit.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Raises SettingError where a value makes no sense.
+
+    temperature 0 is greedy; else softmax(logits / temperature), cut to the smallest set of tokens whose
+    probabilities reach top_p (nucleus sampling, arXiv 1904.09751). `seed` makes a sampled answer repeatable.
+    """
+
+    max_new_tokens: int = 100
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self):
+        for name, whole, low, high in (
+            ("max_new_tokens", True, 1, float("inf")),
+            ("temperature", False, 0.0, 100.0),
+            ("top_p", False, 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            # The abstract numbers include numpy's scalars, which loops in notebooks make.
+            number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+            if not number or not low <= value <= high or (name == "top_p" and value == 0):
+                kind = "a whole number from 1" if whole else f"a number from {low} to {high}"
+                raise SettingError(f"{name} is {value!r}; give {kind}{' and above 0' if name == 'top_p' else ''}.")
+            # Python's own, as a small type of numpy's would overflow.
+            object.__setattr__(self, name, int(value) if whole else float(value))
+        whole = isinstance(self.seed, Integral) and not isinstance(self.seed, bool)
+        if self.seed is not None and not (whole and 0 <= self.seed < 2**63):
+            raise SettingError(f"seed is {self.seed!r}; give a whole number from 0, or None.")
+
+    def generators(self, device: torch.device, indices: Sequence[int]) -> list[torch.Generator] | None:
+        """A random generator for each answer, from the seed and the answer's index; None where nothing is drawn."""
+        if self.temperature == 0:
+            return None
+        generators = [torch.Generator(device) for _ in indices]
+        for generator, index in zip(generators, indices, strict=True):
+            if self.seed is None:
+                generator.seed()
+            elif index == 0:
+                generator.manual_seed(int(self.seed))
+            else:  # numpy's way to streams that do not overlap
+                (mixed,) = np.random.SeedSequence(int(self.seed), spawn_key=(index,)).generate_state(1, np.uint64)
+                generator.manual_seed(int(mixed))
+        return generators
+
+    def pick(self, logits: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+        """Logits (batch, vocab) -> chosen ids, int64 (batch,); each row is drawn with its own generator."""
+        if generators is None:
+            return logits.argmax(dim=-1)
+        # From the largest score down, and not below a millionth, so that no small temperature overflows.
+        scores = (logits - logits.amax(dim=-1, keepdim=True)) / max(self.temperature, 1e-6)
+        probabilities, order = torch.softmax(scores, dim=-1).sort(dim=-1, descending=True)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        # The likeliest token stays whatever rounding does, so there is always one to draw.
+        before[..., 0] = -1
+        probabilities = probabilities.masked_fill(before >= self.top_p, 0.0)
+        rows = zip(probabilities, generators, strict=True)
+        drawn = torch.stack([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
+        return order.gather(-1, drawn).squeeze(-1)

@@ -1,0 +1,120 @@
+"""The card of imp-nano: what `evaluate` measured as tables, and the log of the training as a picture."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from imp_kit.errors import SettingError
+from imp_kit.nano.training.evaluation import OVERLAP, WORDINGS
+from imp_kit.nano.training.lessons import ONLY_DRAWINGS, SKILLS
+from imp_kit.nano.training.text import LONGEST
+
+
+def _cell(entry: dict) -> str:
+    return f"{entry['share']:.1%} ({entry['wilson_95'][0]:.1%} – {entry['wilson_95'][1]:.1%})"
+
+
+def table(figures: dict) -> str:
+    """The scores as Markdown: share of right answers with its interval, then what is counted by part."""
+    skills = figures["skills"]
+    lines = ["| skill | trained wordings | unseen wordings |", "| --- | --- | --- |"]
+    lines += [
+        f"| {skill.replace('_', ' ')} | {' | '.join(_cell(entry[wording]) for wording in WORDINGS)} |"
+        for skill, entry in skills.items()
+    ]
+    lines += ["", "| part (trained wordings) | pictures | right |", "| --- | --- | --- |"]
+    for skill in skills:
+        lines += [
+            f"| {skill.replace('_', ' ')}: {part} | {entry['samples']} | {_cell(entry)} |"
+            for part, entry in skills[skill]["trained"].get("parts", {}).items()
+        ]
+    short = [skills["read"]["trained"]["parts"].get(f"{length} characters") for length in range(1, 7)]
+    short = [entry for entry in short if entry]
+    total = sum(entry["samples"] for entry in short)
+    lines += [
+        f"| read: 1 to 6 characters | {total} | {sum(entry['right'] for entry in short) / total:.1%} |",
+        f"| drawings answered with “{ONLY_DRAWINGS}” (all wordings) | {figures['drawings_refused']['samples']} "
+        f"| {_cell(figures['drawings_refused'])} |",
+        "",
+        "Boxes of things that are there: mean intersection over union "
+        f"{_overlap(skills, 'trained')} in trained wordings, {_overlap(skills, 'unseen')} in unseen ones; "
+        f"“locate” counts a box as right from {OVERLAP}.",
+        "",
+        "| reading probe, 8 characters | pictures | exactly read |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| L{level} | {entry['samples']} | {_cell(entry)} |" for level, entry in enumerate(figures["probe"])]
+    return "\n".join(lines)
+
+
+def _overlap(skills: dict, wording: str) -> str:
+    share = skills["locate"][wording].get("mean_overlap")
+    return "not measured" if share is None else f"{share:.3f}"
+
+
+def check_target(file: Path) -> None:
+    """Raise SettingError where the card would replace a README.md that is no card; asked before the work, not after."""
+    card = file.with_name("README.md")
+    if card.exists() and not card.read_text("utf-8").startswith("# imp-nano"):
+        raise SettingError(f"{card} is no card of imp-nano and would be replaced; choose another folder for --json.")
+
+
+def write(figures: dict, file: Path) -> None:
+    """Write the figures as JSON, and beside them README.md: the text of CARD.md with their table filled in."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    card = (Path(__file__).parent / "CARD.md").read_text("utf-8")
+    samples = figures["skills"][SKILLS[0]][WORDINGS[0]]["samples"]
+    card = card.replace("{table}", table(figures)).replace("{seed}", str(figures["seed"]))
+    card = card.replace("{samples}", f"{samples}").replace("{date}", figures["date"])
+    log = file.with_name("log.csv")
+    if log.exists():
+        plot(log, log.with_name("training.png"))
+    file.with_name("README.md").write_text(card, "utf-8")
+
+
+def plot(log: Path, picture: Path) -> None:
+    """Draw a training's log.csv as a PNG: losses, and the shares of right answers by skill and by length of text."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    with log.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(10, 9), dpi=80, layout="constrained")
+    columns = 4
+    grid = figure.add_gridspec(2 - (-len(SKILLS) // columns), columns)
+    loss, reading = (figure.add_subplot(grid[:2, part]) for part in (slice(0, 2), slice(2, 4)))
+
+    def line(axes, column: str, label: str | None = None, **style) -> None:
+        points = [(int(row["samples"]) / 1000, float(row[column])) for row in rows if row[column]]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2, **style)
+
+    line(loss, "loss", "answers (cross-entropy per token)")
+    line(loss, "patch_loss", "what each patch shows (summed losses)")
+    loss.set(title="loss", yscale="log")
+    reading.set_prop_cycle(color=colormaps["viridis_r"].resampled(LONGEST + 1).colors[1:])
+    for length in range(1, LONGEST + 1):
+        line(reading, f"read_{length}", str(length))
+    reading.set(title="read exactly in training, by the number of characters")
+    loss.legend(fontsize="small")
+    reading.legend(fontsize="small", ncols=2)
+    panels = [loss, reading]
+    for number, skill in enumerate(SKILLS):
+        panels.append(figure.add_subplot(grid[2 + number // columns, number % columns]))
+        line(panels[-1], skill, color="#1f77b4")
+        panels[-1].set_title("read two lines" if skill == "read" else skill.replace("_", " "), fontsize=10)
+    for axes in panels:
+        axes.grid(alpha=0.3)
+        axes.set(xlim=(0, max(int(row["samples"]) for row in rows) / 1000))
+        if axes is not loss:
+            axes.set_ylim(0, 1.03)
+    figure.supxlabel("samples, thousands")
+    figure.supylabel("right in training")
+    drawn = io.BytesIO()
+    figure.savefig(drawn)
+    # A palette makes the file a quarter as large; the checkpoint's folder has a limit.
+    Image.open(drawn).convert("RGB").quantize(64).save(picture, optimize=True)

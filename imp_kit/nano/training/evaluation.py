@@ -1,0 +1,183 @@
+"""Measures a checkpoint on pictures that training never saw.
+
+python -m imp_kit.nano evaluate --seed 1 --samples 1000 --json imp_kit/nano/checkpoint/evaluation.json
+"""
+
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from imp_kit import __version__
+from imp_kit.boxes import Corners, read_box
+from imp_kit.engine import Conversation
+from imp_kit.errors import SettingError
+from imp_kit.experiments.captcha.codes import LEVELS, draw_code, sample_code
+from imp_kit.experiments.drawings import draw, sample_scene
+from imp_kit.experiments.stats import wilson
+from imp_kit.imp import Imp
+from imp_kit.model.sampling import Sampling
+from imp_kit.nano.training.lessons import (
+    ONLY_DRAWINGS,
+    OUTSIDE,
+    READING,
+    SKILLS,
+    Turn,
+    outside_conversation,
+    page_question,
+    question,
+    score,
+)
+from imp_kit.nano.training.outside import sample_outside
+from imp_kit.nano.training.text import LONGEST, Style, sample_page
+
+EVALUATION = 3  # stream of random numbers; train.py has its own, so no drawing here was ever trained on
+WORDINGS = ("trained", "unseen")
+BATCH = 32
+LONGEST_ANSWER = 110  # tokens; the longest true one has about 80
+OVERLAP = 0.5  # intersection over union from which a box counts as right
+PROBE_QUESTION = "What text can you see in this image? Please tell me what is written."
+PROBE_SAMPLES = 100
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture of the exam with a conversation, whose last turn is scored."""
+
+    picture: Image.Image
+    turns: list[Turn]
+    part: str  # what the score is also counted by: a code's length, whether the thing is there, the kind of picture
+
+
+def exam(skill: str, wording: str, seed: int, samples: int) -> Iterator[Case]:
+    """Cases that test `skill`; what allows no such question is passed over."""
+    index = made = 0
+    while made < samples:
+        rng = np.random.default_rng([EVALUATION, seed, SKILLS.index(skill), WORDINGS.index(wording), index])
+        index += 1
+        if skill == OUTSIDE:
+            kind = ("photograph", "noise", "smooth", "texture")[min(3, max(0, made % 6 - 2))]  # photographs: half
+            case = Case(sample_outside(rng, kind, "unseen"), outside_conversation(rng, 1, wording), kind)
+        elif skill in READING:
+            length = 1 + made % LONGEST
+            page, picture = sample_page(rng, Style(length, exactly=True), "two" if skill == "line" else "one")
+            turns = page_question(page, skill, rng, wording)
+            case = Case(picture, turns, "caption below" if page.lines[-1].sentence else f"{length} characters")
+        else:
+            picture, scene = draw(sample_scene(rng), rng)
+            turns = question(scene, skill, rng, wording)
+            if not turns:
+                continue
+            there = "there" if turns[-1].answer.startswith("[") else "not there"
+            case = Case(picture, turns, there if skill == "locate" else "")
+        made += 1
+        yield case
+
+
+def overlap(one: Corners, other: Corners) -> float:
+    """Intersection over union of two boxes, 0 to 1."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(width, 0.0) * max(height, 0.0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return both / (sum(areas) - both)
+
+
+def mark(case: Case, reply: str) -> tuple[bool, float | None]:
+    """Whether a reply is right, and a box's overlap with the true one: 0 where the reply gives no box."""
+    truth = case.turns[-1]
+    if truth.skill != "locate":
+        return score(reply, truth.answer), None
+    expected, given = (read_box(text, case.picture.size, pad=False) for text in (truth.answer, reply))
+    if expected is None:
+        return given is None, None
+    share = overlap(expected, given) if given else 0.0
+    return share >= OVERLAP, share
+
+
+def count(right: list[bool]) -> dict:
+    """How many are right, of how many, and the Wilson interval of the share (95 %)."""
+    found = wilson(sum(right), len(right))
+    return {"right": found.right, "samples": found.total, "share": found.share, "wilson_95": [found.low, found.high]}
+
+
+def converse(imp: Imp, images: Sequence[Image.Image], conversations: Sequence[Sequence[str]]) -> list[str]:
+    """The last replies of conversations of one length, one about each RGB image, answered together."""
+    talks = [Conversation(imp.engine, image) for image in images]
+    for number in range(len(conversations[0])):
+        turns = [talk.ask(questions[number]) for talk, questions in zip(talks, conversations, strict=True)]
+        imp.engine.answer(turns, Sampling(LONGEST_ANSWER), range(len(turns)))
+    return [talk.answers[-1].text for talk in talks]
+
+
+def evaluate(imp: Imp, seed: int, samples: int) -> dict:
+    """Score every skill on `samples` pictures in trained and in unseen wordings, and read the probe's five levels.
+
+    Returns a dictionary fit for JSON: per skill and wording what `count` gives, also by part, the mean overlap of
+    boxes, and the first mistakes in full. Raises SettingError.
+    """
+    if seed < 0 or samples < 1:
+        raise SettingError(f"seed is {seed} and samples {samples}; give a seed from 0 and at least one sample.")
+    skills: dict[str, dict] = {}
+    drawings: list[bool] = []  # whether a drawing was answered as if it were none
+    probe = min(samples, PROBE_SAMPLES)
+    with tqdm(total=len(SKILLS) * len(WORDINGS) * samples + len(LEVELS) * probe, unit="answer") as bar:
+        for skill in SKILLS:
+            skills[skill] = {}
+            for wording in WORDINGS:
+                cases = list(exam(skill, wording, seed, samples))
+                replies = _replies(imp, [(case.picture, [turn.question for turn in case.turns]) for case in cases], bar)
+                marks = [mark(case, reply) for case, reply in zip(cases, replies, strict=True)]
+                right, shares = [good for good, _ in marks], [share for _, share in marks if share is not None]
+                parts = sorted({case.part for case in cases} - {""})
+                entry = count(right)
+                if parts:
+                    entry["parts"] = {
+                        part: count([good for case, good in zip(cases, right, strict=True) if case.part == part])
+                        for part in parts
+                    }
+                if shares:
+                    entry["mean_overlap"] = float(np.mean(shares))
+                entry["mistakes"] = [
+                    {"question": case.turns[-1].question, "truth": case.turns[-1].answer, "answer": reply}
+                    for case, reply, good in zip(cases, replies, right, strict=True)
+                    if not good
+                ][:6]
+                skills[skill][wording] = entry
+                if skill != OUTSIDE:
+                    drawings += [score(reply, ONLY_DRAWINGS) for reply in replies]
+        levels = [_read_probe(imp, level, seed, probe, bar) for level in range(len(LEVELS))]
+    return {
+        "checkpoint": imp.name,
+        "dtype": imp.dtype,
+        "device": str(imp.model.device),
+        "seed": seed,
+        "date": date.today().isoformat(),
+        "versions": {"imp-kit": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "skills": skills,
+        "drawings_refused": count(drawings),
+        "probe": levels,
+    }
+
+
+def _replies(imp: Imp, asked: list[tuple[Image.Image, list[str]]], bar: tqdm) -> list[str]:
+    replies: list[str] = []
+    for start in range(0, len(asked), BATCH):
+        pictures, conversations = zip(*asked[start : start + BATCH], strict=True)
+        replies += converse(imp, pictures, conversations)
+        bar.update(len(pictures))
+    return replies
+
+
+def _read_probe(imp: Imp, level: int, seed: int, samples: int, bar: tqdm) -> dict:
+    """The reading probe's pictures of one level, codes of eight characters without a caption: exactly read or not."""
+    seeds = [1_000_000 * (seed + 1) + index for index in range(samples)]
+    codes = [sample_code(each) for each in seeds]
+    pictures = [draw_code(code, "", LEVELS[level], seed=each) for code, each in zip(codes, seeds, strict=True)]
+    replies = _replies(imp, [(picture, [PROBE_QUESTION]) for picture in pictures], bar)
+    return count([f'"{code}"' in reply for code, reply in zip(codes, replies, strict=True)])

@@ -1,0 +1,668 @@
+"""Questions about a scene with exact answers, in many wordings: what imp-nano is taught and examined on.
+
+An answer depends only on the scene and on the meaning of the question, never on its wording or on chance, so
+that scoring is an exact match. A new lesson is one function in `LESSONS` and its wordings in the sheet below.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from imp_kit.experiments.drawings import COLORS, KINDS, Scene, Thing, sample_scene
+from imp_kit.nano.training.text import Page
+
+SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
+SHORT_SHARE = 0.15
+ONLY_DRAWINGS = "I only know drawings."
+FOLLOW_UP_SHARE = 0.4
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+PLURALS = {"bus": "buses", "box": "boxes", "person": "people"}
+SIDES = {  # where a thing is, by (column, row)
+    (0, 0): "at the top left", (1, 0): "at the top", (2, 0): "at the top right",
+    (0, 1): "on the left", (1, 1): "in the center", (2, 1): "on the right",
+    (0, 2): "at the bottom left", (1, 2): "at the bottom", (2, 2): "at the bottom right",
+}  # fmt: skip
+PLACE_WORDS = {  # other words for a place, in questions only
+    "in the center": ("in the center", "in the middle"),
+    "on the left": ("on the left", "to the left", "on the left side"),
+    "on the right": ("on the right", "to the right", "on the right side"),
+}
+INSIDE = ("", "", "", " in the image", " in the image", " in the picture", " in the picture",
+          " in this picture", " in this image", " in the drawing", " in this drawing",
+          " in the photo")  # fmt: skip
+PICTURES = ("image", "image", "picture", "picture", "drawing", "photo")
+ASK_OPENERS = ("Please tell me: ", "Look at the picture. ", "Look at this image. ", "Question: ", "Hello. ",
+               "I have a question: ", "Please answer: ", "Here is a picture. ")  # fmt: skip
+DO_OPENERS = ("Please ", "Now ", "Look at the picture. ", "Look at this image. ", "Hello. ",
+              "Here is a picture. ")  # fmt: skip
+LEADS = ("Can you tell me {}?", "Could you tell me {}?", "Do you know {}?", "Tell me {}.",
+         "Please tell me {}.", "I want to know {}.", "Can you say {}?", "Say {}.")  # fmt: skip
+
+# Core templates by meaning: "+" the trained ones, "-" those kept back to test understanding, made only of
+# words that training uses elsewhere. One that starts with "~" is a clause and goes into one of LEADS.
+_SHEET = """
+caption + Describe the {pic}. | Describe this {pic}. | What does the {pic} show? | What do you see{in}? |
+  What can you see{in}? | Describe the {pic} in a few words. | Give a short description of the {pic}. |
+  Write a caption for the {pic}. | ~what the {pic} shows | ~what you see{in} | What is shown{in}? |
+  Caption this {pic}. | What objects are there{in}?
+caption - Write a short description of what you see{in}. | Which things can you see{in}? |
+  Say in a few words what is shown.
+what + What is this? | What is in the {pic}? | What is in this {pic}? | What's this? | What's in the {pic}?
+  | ~what this is | ~what is in the {pic} | What is that? | What is it that the {pic} contains?
+what - What is it that you see{in}? | What does this {pic} contain?
+detail + Describe the {pic} in detail. | Describe this {pic} in detail. |
+  Give a detailed description of the {pic}. | Describe everything{in}. |
+  Write a long description of the {pic}. | Explain the {pic} in detail. |
+  What do you see{in}? Describe it in detail. | ~in detail what the {pic} shows |
+  Describe each thing{in} and where it is. | Can you describe the {pic} in detail?
+detail - Explain in detail what you see{in}. | Give a long and detailed description of this {pic}.
+caption_one + Describe the {x}{in}. | Describe the {x}. | What does the {x} look like? |
+  Give a description of the {x}{in}. | ~what the {x}{in} looks like | Describe only the {x}{in}. |
+  What can you say about the {x}{in}? | Tell me about the {x}{in}. | Can you describe the {x}{in}?
+caption_one - What can you tell me about the {x}{in}? | Write a description of only the {x}.
+color + What color is the {x}{in}? | What color is the {x}? | What are the colors of the {x}{in}? |
+  What is the color of the {x}{in}? | Which color is the {x}{in}? | Which color does the {x}{in} have? |
+  What color does the {x} have{in}? | ~what color the {x} is | ~the color of the {x}{in} |
+  ~which color the {x}{in} is | Name the color of the {x}{in}. | The {x}{in}: what color is it? |
+  What colors does the {x} have? | In what color is the {x} drawn?
+color - Say which color the {x} has. | The {x} has which color{in}? | Name the color that the {x} has.
+shirt + What color is the person's shirt{in}? | What color is the person's shirt? |
+  Which color is the person's shirt? | What is the color of the person's shirt{in}? |
+  What color is the shirt{in}? | ~the color of the shirt | ~what color the person's shirt is |
+  What color does the person wear{in}? | Name the color of the person's shirt. |
+  What color of shirt is the person wearing{in}?
+shirt - Which color does the shirt of the person have? | The person's shirt has which color{in}?
+wearing + ~what shirt the person has | What is the person wearing{in}? | What is the person wearing? |
+  What does the person wear{in}? | ~what the person is wearing | What clothes is the person wearing? |
+  Describe the person's clothes. | What shirt is the person wearing{in}? | Which shirt does the person wear?
+wearing - Describe the clothes that the person is wearing. | The person{in} is wearing what?
+what_colored + What is the {c} thing{in}? | What is the {c} object{in}? | What shape is {c}{in}? |
+  What is {c}{in}? | Which thing is {c}{in}? | Which object{in} is {c}? | ~what the {c} thing is |
+  ~which object is {c} | Name the {c} object{in}. | What kind of thing is the {c} one? |
+  What kind of object is {c}{in}?
+what_colored - Name the thing that is {c}. | Which kind of thing is the {c} object{in}? |
+  The {c} thing{in} is what?
+what_placed + What is {place}? | What is {place} of the {pic}? | Which thing is {place}{in}? |
+  Which object is {place} of the {pic}? | ~what is {place} | What do you see {place}? |
+  What is the thing {place}? | What is shown {place}{in}? | Name the object {place}. |
+  What object is {place}{in}? | What can you see {place} of the {pic}?
+what_placed - Name the thing that is {place}. | Which object can you see {place}? |
+  What kind of object do you see {place}?
+count + How many {xs} are there{in}? | How many {xs} are there? | How many {xs} are in the {pic}? |
+  How many {xs} do you see{in}? | How many {xs} can you see? | ~how many {xs} there are{in} |
+  ~the number of {xs}{in} | Count the {xs}{in}. | What is the number of {xs}{in}? |
+  How many {xs} does the {pic} show? | How many {xs} are shown{in}? | How many {xs} does the {pic} contain?
+count - Give the number of {xs}{in}. | How many {xs} does this {pic} have? |
+  Look and count how many {xs} you see.
+position + Where is the {x}{in}? | Where is the {x}? | Where's the {x}? | Where is the {x} located{in}? |
+  Where can you see the {x}? | In which part of the {pic} is the {x}? | ~where the {x} is{in} |
+  ~the position of the {x} | What is the position of the {x}{in}? | Where does the {x} appear{in}? |
+  Find the {x}{in}. | At which place is the {x}{in}? | Where do you see the {x}{in}?
+position - Name the place where the {x} is{in}. | In which part can you see the {x}? |
+  Say what position the {x} has{in}.
+exists + Is there {a}{in}? | Is there {a}? | Do you see {a}{in}? | Can you see {a}{in}? |
+  Does the {pic} show {a}? | ~if there is {a}{in} | Does the {pic} contain {a}? | Is {a} shown{in}? |
+  Is {a} in the {pic}? | Does this {pic} have {a}? | Does {a} appear{in}?
+exists - Would you say there is {a}{in}? | Do you see that there is {a}{in}?
+is_color + Is the {x} {c}? | Is the {x}{in} {c}? | Is the color of the {x} {c}? | Does the {x} look {c}? |
+  ~if the {x}{in} is {c} | Is {c} the color of the {x}{in}? | Would you say the {x} is {c}? |
+  Is it true that the {x} is {c}? | Can you see that the {x} is {c}?
+is_color - Do you see that the {x} is {c}? | Does the {x} have the color {c}?
+relation + Is the {x} {rel} the {y}? | Is the {x} {rel} the {y}{in}? | ~if the {x} is {rel} the {y} |
+  Is the {x} located {rel} the {y}? | Is it true that the {x} is {rel} the {y}? |
+  Do you see the {x} {rel} the {y}? | Is the position of the {x} {rel} the {y}? |
+  Would you say the {x} is {rel} the {y}?
+relation - Does the {x} appear {rel} the {y}? | Can you see the {x} {rel} the {y}?
+is_holding + Is the person holding {a}? | Is the person{in} holding {a}? | Does the person hold {a}? |
+  ~if the person is holding {a} | Does the person have {a} in the hand? |
+  Is it true that the person is holding {a}? | Is the person carrying {a}? |
+  Can you see the person holding {a}?
+is_holding - Would you say the person is holding {a}? | Do you see the person carrying {a}?
+holding + What is the person holding{in}? | What is the person holding? | What does the person hold{in}? |
+  ~what the person is holding | What is in the person's hand? | What does the person have in the hand? |
+  What object is the person holding{in}? | Which thing is the person holding? |
+  What is the person carrying{in}? | Name the object that the person is holding.
+holding - Say what the person has in the hand. | Which object is the person carrying{in}? |
+  The person is holding which thing?
+locate + Please provide the bounding box coordinate of the region this sentence describes: {a}. |
+  Please provide the bounding box coordinate of the region this sentence describes: the {x}. |
+  Please provide the bounding box coordinate of the region this sentence describes: {x} |
+  Give the bounding box of the {x}. | What is the bounding box of the {x}{in}? | ~the bounding box of the {x}{in} |
+  Provide the box of the {x}. | Where is the {x}? Answer with a bounding box. | Find the {x} and give its box.
+locate - Provide the bounding box of {a}{in}. | Say in which box the {x} is{in}.
+region + Please provide a short description for this region: {box}. |
+  Please provide a short description for this region: {box} | What is in this region: {box}? |
+  Describe the region {box}. | Describe what is in the box {box}. | What does the region {box} show? |
+  What do you see in the region {box}?
+region - Give a short description of the region {box}. | Which thing is in this box: {box}?
+read + What text can you see{in}? | What does the text say? | What is written{in}? | Read the text{in}. |
+  Read the text. | Read what is written{in}. | ~what is written{in} | ~what the text{in} says |
+  What text is there{in}? | What text does the {pic} show? | Which characters do you see{in}? |
+  What text does the {pic} contain? | Please read out everything that is written. | Write down the text{in}. |
+  What can you read{in}? | Copy the text{in}. | What characters does the text have?
+read - What text is written{in}? | Say what you can read{in}. | Which text does this {pic} show?
+upper + What does the upper line say? | Read the upper line. | Read only the upper line. | What is written above? |
+  ~what the upper line says | What text is in the upper line{in}? | Ignore the lower line. What is written? |
+  Read only the text above. | What is written in the upper line? | Ignore the lower line and read the other one. |
+  Copy only the upper line.
+upper - Which text does the upper line have? | Say what is written in the line above.
+code + Read the text without the caption. | Ignore the caption. What is written? | What is written above the caption? |
+  Read only the characters above the caption. | What does the text without the caption say? |
+  Read only the code. | What is the code{in}? | Ignore the caption and read the code. | ~what the code is
+code - Read the code and ignore the caption{in}. | Which code is written above the caption?
+lower + What does the lower line say? | Read the lower line. | Read only the lower line. | What is written below? |
+  ~what the lower line says | What text is in the lower line{in}? | Ignore the upper line. What is written? |
+  Read only the text below. | What is written in the lower line? | Copy only the lower line.
+lower - Which text does the lower line have? | Say what is written in the line below.
+it_color + What color is it? | And its color? | Which color? | What is its color? | Which color is it? |
+  And what color is it? | What color? | What color does it have? | Tell me its color. | What are its colors?
+it_color - Which color does it have? | Its color? | Name its color.
+it_position + Where is it? | And where is it? | Where is it{in}? | Where? | And its position? |
+  What is its position? | Where is it located? | Where do you see it? | Tell me where it is. |
+  In which part of the {pic} is it?
+it_position - Its position? | Where does it appear? | Name its position.
+and_other + And the {x}? | What about the {x}? | And what about the {x}? | And that of the {x}? |
+  How about the {x}? | The same question about the {x}. | Now the {x}?
+and_other - And now the {x}? | And how about the {x}?
+"""
+
+
+def _read_sheet(sheet: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    wordings: dict[str, dict[str, tuple[str, ...]]] = {}
+    for entry in " ".join(sheet.split("\n  ")).strip().split("\n"):
+        meaning, sign, templates = entry.split(" ", 2)
+        which = {"+": "trained", "-": "unseen"}[sign]
+        wordings.setdefault(meaning, {})[which] = tuple(t.strip() for t in templates.split("|"))
+    return wordings
+
+
+WORDINGS = _read_sheet(_SHEET)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question of a conversation with its only right answer."""
+
+    skill: str
+    question: str
+    answer: str
+    things: tuple[Thing, ...] = ()  # what the answer is about, in its order
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question's meaning before it is put into words."""
+
+    meaning: str
+    answer: str
+    short: str | None = None  # the bare answer, where there is one
+    slots: dict[str, str] = field(default_factory=dict)
+    topic: Thing | None = None  # the one thing that "it" can refer to afterwards
+    about: str = ""  # "color" or "position": what "And the tree?" would then ask for
+    things: tuple[Thing, ...] = ()  # what the answer is about, in its order
+
+
+def _a(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _plural(kind: str) -> str:
+    return PLURALS.get(kind, kind + "s")
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts) or "nothing"
+
+
+def _color(thing: Thing) -> str:
+    return " and ".join(sorted(thing.colors, key=COLORS.index))
+
+
+def _side(thing: Thing) -> str:
+    return SIDES[thing.column, thing.row]
+
+
+def _named(thing: Thing) -> str:
+    if thing.kind == "person":
+        return f"person in {_a(_color(thing) + ' shirt')}"
+    return f"{_color(thing)} {thing.kind}"
+
+
+def _held(thing: Thing) -> str:
+    return _a(" ".join(thing.holding)) if thing.holding else "nothing"
+
+
+def _caption(things: tuple[Thing, ...]) -> str:
+    parts, done = [], set()
+    for thing in things:
+        look = (thing.kind, thing.colors)
+        if thing.holding:
+            parts.append(f"{_a(_named(thing))} holding {_held(thing)}")
+        elif look not in done:
+            done.add(look)
+            count = sum((other.kind, other.colors) == look and not other.holding for other in things)
+            many = f"{_color(thing)} {_plural(thing.kind)}"
+            if thing.kind == "person":
+                many = f"people in {_color(thing)} shirts"
+            parts.append(_a(_named(thing)) if count == 1 else f"{NUMBERS[count]} {many}")
+    return f"The picture shows {_listed(parts)}."
+
+
+def _there_are(count: int, one: str, many: str) -> str:
+    return f"There is one {one}." if count == 1 else f"There are {NUMBERS[count]} {many}."
+
+
+def _detail(scene: Scene) -> str:
+    said = [_there_are(len(scene.things), "thing", "things")]
+    for thing in scene.things:
+        holding = f", holding {_held(thing)}" if thing.holding else ""
+        said.append(f"{_a(_named(thing)).capitalize()} is {_side(thing)}{holding}.")
+    return " ".join(said)
+
+
+def _held_things(scene: Scene) -> list[tuple[str, str]]:
+    return [thing.holding for thing in scene.things if thing.holding]
+
+
+def _unique(scene: Scene) -> list[Thing]:
+    """The things that "the bus" can only mean once; a held box makes "the box" ambiguous."""
+    kinds = [thing.kind for thing in scene.things] + [kind for _, kind in _held_things(scene)]
+    return [thing for thing in scene.things if kinds.count(thing.kind) == 1]
+
+
+def _references(scene: Scene) -> list[tuple[Thing, str]]:
+    """Things with words that single each out: by kind, or else by color and kind."""
+    held, unique, found = {kind for _, kind in _held_things(scene)}, _unique(scene), []
+    for thing in scene.things:
+        same = [other for other in scene.things if other.kind == thing.kind and set(other.colors) & set(thing.colors)]
+        if thing in unique:
+            found.append((thing, thing.kind))
+        elif len(same) == 1 and thing.kind not in held and thing.kind != "person":
+            found.append((thing, _named(thing)))
+    return found
+
+
+def _clear_colors(scene: Scene) -> list[str]:
+    """Colors that no shirt, held thing or two-colored thing has, so that "red thing" leaves no doubt."""
+    vague = {color for color, _ in _held_things(scene)}
+    vague |= {c for thing in scene.things if thing.kind == "person" or len(thing.colors) > 1 for c in thing.colors}
+    return [color for color in COLORS if color not in vague]
+
+
+def _pick(rng: np.random.Generator, options):
+    return options[int(rng.integers(len(options)))]
+
+
+def _color_ask(thing: Thing, meaning: str = "color") -> Ask:
+    answer = f"The {thing.kind} is {_color(thing)}."
+    return Ask(meaning, answer, _color(thing), {"x": thing.kind}, thing, "color", (thing,))
+
+
+def _position_ask(thing: Thing, name: str, meaning: str = "position", topic: Thing | None = None) -> Ask:
+    short = _side(thing).split("the ")[1]
+    return Ask(meaning, f"The {name} is {_side(thing)}.", short, {"x": name}, topic, "position", (thing,))
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    things = scene.things
+    asks = [Ask("caption", _caption(things), things=things), Ask("detail", _detail(scene), things=things)]
+    if len(scene.things) != 1 or _held_things(scene):
+        asks.append(Ask("what", _caption(things), things=things))
+    for thing in _unique(scene):
+        asks.append(Ask("caption_one", _caption((thing,)), None, {"x": thing.kind}, thing, things=(thing,)))
+    return asks
+
+
+def color(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    asks = []
+    for thing in _unique(scene):
+        if thing.kind == "person":
+            answer = f"The shirt is {_color(thing)}."
+            asks.append(Ask("shirt", answer, _color(thing), things=(thing,)))
+            asks.append(Ask("wearing", answer, f"{_color(thing)} shirt", things=(thing,)))
+        else:
+            asks.append(_color_ask(thing))
+    return asks
+
+
+def shape(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    def it_is(meaning: str, thing: Thing, **slots: str) -> Ask:
+        topic = thing if thing in _unique(scene) else None
+        return Ask(meaning, f"It is {_a(thing.kind)}.", thing.kind, slots, topic, things=(thing,))
+
+    things, asks = scene.things, []
+    if len(things) == 1 and not _held_things(scene):
+        asks.append(it_is("what", things[0]))
+    for name in _clear_colors(scene):
+        having = [thing for thing in things if name in thing.colors]
+        if len(having) == 1:
+            asks.append(it_is("what_colored", having[0], c=name))
+    for (column, row), place in SIDES.items():
+        # "on the left" asks for the whole side, "at the top left" and "in the center" for one spot
+        whole_column, whole_row = row == 1 and column != 1, column == 1 and row != 1
+        there = [t for t in things if (whole_row or t.column == column) and (whole_column or t.row == row)]
+        if len(there) == 1 and not there[0].holding:
+            asks.append(it_is("what_placed", there[0], place=place))
+    return asks
+
+
+def count(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    held = {kind for _, kind in _held_things(scene)}
+    by_kind = [(kind, _plural(kind), sum(t.kind == kind for t in scene.things)) for kind in KINDS if kind not in held]
+    by_color = [
+        (f"{name} thing", f"{name} things", sum(name in t.colors for t in scene.things))
+        for name in _clear_colors(scene)
+    ]
+    asked = [_by_number(by_kind, rng), _by_number(by_kind, rng), _by_number(by_color, rng)]
+    if not held:
+        asked.append(("thing", "things", len(scene.things)))
+    found = [pick for pick in asked if pick]
+    return [Ask("count", _there_are(n, one, many), NUMBERS[n] if n else "zero", {"xs": many}) for one, many, n in found]
+
+
+def _by_number(options: list[tuple[str, str, int]], rng: np.random.Generator) -> tuple[str, str, int] | None:
+    """One option, its number chosen first; "two" and up count more, as fewer scenes have them."""
+    numbers = sorted({n for *_, n in options})
+    number = _pick(rng, [n for n in numbers for _ in range(3 if n > 1 else 1)]) if numbers else None
+    fitting = [option for option in options if option[2] == number]
+    return _pick(rng, fitting) if fitting else None
+
+
+def position(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    unique = _unique(scene)
+    return [_position_ask(thing, name, topic=thing if thing in unique else None) for thing, name in _references(scene)]
+
+
+def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    def ask(meaning: str, yes: bool, says: str, topic: Thing | None = None, **slots: str) -> Ask:
+        word = "yes" if yes else "no"
+        return Ask(meaning, f"{word.capitalize()}, {says}.", word, slots, topic)
+
+    asks, unique, held = [], _unique(scene), {kind for _, kind in _held_things(scene)}
+    # colored names only of plain things; a wrong one swaps the color, so the kind alone does not give it away
+    names = {(t.colors[0], t.kind) for t in scene.things if len(t.colors) == 1 and t.kind != "person"}
+    there = {t.kind for t in scene.things}
+    for wanted in (True, False):
+        kinds = [kind for kind in KINDS if kind not in held and (kind in there) == wanted]
+        options = [f"{c} {kind}" for c, kind in sorted(names) if kind not in held]
+        if not wanted:
+            taken = {(c, t.kind) for t in scene.things for c in t.colors}
+            options = [f"{c} {k}" for _, k in sorted(names) for c in COLORS if k not in held and (c, k) not in taken]
+        if rng.random() < 0.4 and options:
+            kinds = options
+        if kinds:
+            name = _pick(rng, kinds)
+            topic = next((t for t in unique if wanted and t.kind == name), None)
+            says = f"there is {_a(name) if wanted else 'no ' + name}"
+            asks.append(ask("exists", wanted, says, topic, a=_a(name)))
+    seen = sorted({c for thing in scene.things for c in thing.colors})
+    for thing in unique:
+        person = thing.kind == "person"
+        asked, wanted = _color(thing), rng.random() < 0.5
+        if not wanted:
+            others = [c for c in (seen if rng.random() < 0.5 else COLORS) if c not in thing.colors]
+            asked = _pick(rng, others or [c for c in COLORS if c not in thing.colors])
+            if len(thing.colors) > 1 and rng.random() < 0.8:  # or else a pair of colors would give the "yes" away
+                kept = _pick(rng, thing.colors)
+                asked = " and ".join(sorted((kept, asked), key=COLORS.index))
+        says = f"the {'shirt' if person else thing.kind} is {_color(thing)}"
+        name = "person's shirt" if person else thing.kind
+        is_it = ask("is_color", wanted, says, None if person else thing, x=name, c=asked)
+        asks.append(replace(is_it, things=(thing,)))
+    references = _references(scene)
+    for one, x in references:
+        for other, y in references:
+            across, down = one.column - other.column, one.row - other.row
+            for step, before, after in (
+                (across, "to the left of", "to the right of"),
+                (down, "above", "below"),
+            ):
+                if step:
+                    true, false = (before, after) if step < 0 else (after, before)
+                    wanted = rng.random() < 0.5
+                    slots = {"x": x, "y": y, "rel": true if wanted else false}
+                    asks.append(ask("relation", wanted, f"the {x} is {true} the {y}", **slots))
+    for person in (
+        t for t in scene.things if t.kind == "person" and sum(p.kind == "person" for p in scene.things) == 1
+    ):
+        # an empty hand can only give a "no", so it is asked about less often than a full one
+        true = person.holding[1] if person.holding else None
+        asked = true if true and rng.random() < 0.6 else _pick(rng, [k for k in ("box", "cup") if k != true])
+        if true or rng.random() < 0.2:
+            says = f"the person is holding {_a(true) if true else 'nothing'}"
+            asks.append(ask("is_holding", asked == true, says, a=_a(asked)))
+    return asks
+
+
+def holding(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    people = [thing for thing in scene.things if thing.kind == "person"]
+    if len(people) != 1:
+        return []
+    short = " ".join(people[0].holding) if people[0].holding else "nothing"
+    return [Ask("holding", f"The person is holding {_held(people[0])}.", short, things=(people[0],))]
+
+
+def _second_turn(scene: Scene, before: Ask) -> list[Ask]:
+    """What can be asked after `before` and makes sense only with it."""
+    thing = before.topic
+    # a person is no "it", and where all things share the answer the first turn would not be needed
+    if thing is None or thing.kind == "person":
+        return []
+    others = [t for t in _unique(scene) if t != thing]
+    asks = []
+    if before.meaning not in ("caption_one", "is_color", "what_colored") and before.about != "color":
+        asks += [_color_ask(thing, "it_color")] if any(_color(t) != _color(thing) for t in scene.things) else []
+    if before.about != "position" and before.meaning != "what_placed":
+        different = any(_side(t) != _side(thing) for t in scene.things)
+        asks += [_position_ask(thing, thing.kind, "it_position", thing)] if different else []
+    if before.about == "color":
+        asks += [_color_ask(t, "and_other") for t in others if t.kind != "person"]
+    if before.about == "position":
+        asks += [_position_ask(t, t.kind, "and_other", t) for t in others]
+    return asks
+
+
+def _box(box: tuple[float, ...]) -> str:
+    """LLaVA's way to write a box: corners as fractions of the picture, x0, y0, x1, y1."""
+    return "[" + ", ".join(f"{value:.2f}" for value in box) + "]"
+
+
+def locate(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    """Where a thing is, as a box; about a thing that is not there, the answer says so, and the asker sees no box."""
+    found = [(words, _box(thing.box), (thing,)) for thing, words in _references(scene)]
+    held = {kind for _, kind in _held_things(scene)}
+    kinds = [kind for kind in KINDS if kind not in held and all(thing.kind != kind for thing in scene.things)]
+    absent = [_pick(rng, kinds)]
+    plain = [thing for thing in scene.things if thing.kind != "person" and thing.kind not in held]
+    if plain and rng.random() < 0.5:
+        thing = _pick(rng, plain)
+        same = {color for other in scene.things if other.kind == thing.kind for color in other.colors}
+        absent = [f"{_pick(rng, [color for color in COLORS if color not in same])} {thing.kind}"]
+    if found and rng.random() < 0.7:
+        absent = []
+    elif absent:
+        found = []
+    found += [(words, f"There is no {words}.", ()) for words in absent]
+    return [Ask("locate", answer, None, {"x": words, "a": _a(words)}, things=it) for words, answer, it in found]
+
+
+def region(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    """What a box shows; the box is a little off, as a hand would draw it."""
+    asks = []
+    for thing in scene.things:
+        box = np.clip(np.add(thing.box, rng.uniform(-0.02, 0.02, 4)), 0, 1)
+        answer = _caption((thing,)).replace("The picture shows", "The region shows")
+        asks.append(Ask("region", answer, None, {"box": _box(tuple(box))}, things=(thing,)))
+    return asks
+
+
+def read(page: Page, rng: np.random.Generator) -> list[Ask]:
+    """All of a page's text."""
+    said = " and ".join(f'"{line.text}"' for line in page.lines)
+    short = page.lines[0].text if len(page.lines) == 1 else None
+    return [Ask("read", f"The text reads {said}.", short)]
+
+
+def line(page: Page, rng: np.random.Generator) -> list[Ask]:
+    """One of two lines."""
+    if len(page.lines) < 2:
+        return []
+    upper, lower = page.lines
+    above = f'The upper line reads "{upper.text}".'
+    asks = [
+        Ask("upper", above, upper.text),
+        Ask("lower", f'The lower line reads "{lower.text}".', lower.text),
+    ]
+    return [*asks, Ask("code", above, upper.text)] if lower.sentence else asks
+
+
+def no_text(scene: Scene, rng: np.random.Generator) -> list[Ask]:
+    """Asked to read where nothing is written."""
+    return [Ask("read", "There is no text.", "no text")]
+
+
+LESSONS: dict[str, Callable[[Scene, np.random.Generator], list[Ask]]] = {
+    "describe": describe,
+    "color": color,
+    "shape": shape,
+    "count": count,
+    "position": position,
+    "yes_no": yes_no,
+    "holding": holding,
+    "locate": locate,
+    "region": region,
+    "no_text": no_text,
+}
+READING: dict[str, Callable[[Page, np.random.Generator], list[Ask]]] = {"read": read, "line": line}
+BESIDE = ("color", "position", "locate")  # what is also asked of things beside a text
+OUTSIDE = "not_drawing"
+SKILLS = (*LESSONS, "second_turn", *READING, OUTSIDE)
+
+
+def _choose(asks: list[Ask], rng: np.random.Generator) -> Ask | None:
+    """One of the questions, each meaning as likely as the next however many things it could be asked of."""
+    if not asks:
+        return None
+    meaning = _pick(rng, sorted({ask.meaning for ask in asks}))
+    return _pick(rng, [ask for ask in asks if ask.meaning == meaning])
+
+
+def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str) -> Turn:
+    core = _pick(rng, WORDINGS[ask.meaning][wording])
+    slots = {**ask.slots, "in": _pick(rng, INSIDE), "pic": _pick(rng, PICTURES)}
+    if place := slots.get("place"):
+        slots["place"] = _pick(rng, PLACE_WORDS.get(place, (place,)))
+    if "xs" in slots and rng.random() < 0.5:
+        slots["xs"] = slots["xs"].replace("things", "objects")
+    text = core.removeprefix("~").format(**slots)
+    if core.startswith("~"):
+        text = _pick(rng, LEADS).format(text)
+    elif skill != "second_turn" and not core.startswith("Please") and rng.random() < 0.35:
+        opener = _pick(rng, ASK_OPENERS if core.endswith("?") else DO_OPENERS)
+        text = opener + (text if opener.endswith(". ") else text[0].lower() + text[1:])
+    if rng.random() < 0.12:
+        text = text.replace("color", "colour")
+    if rng.random() < 0.08:
+        text = text[0].lower() + text[1:]
+    if rng.random() < 0.08:
+        text = text.rstrip("?.")
+    if ask.short and rng.random() < SHORT_SHARE:
+        return Turn(skill, text + SHORT_SUFFIX, ask.short, ask.things)
+    return Turn(skill, text, ask.answer, ask.things)
+
+
+def conversation(scene: Scene, rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
+    """Up to `turns` different questions about the scene, some of them follow-ups to the turn before."""
+    said, asked, before = [], set(), None
+    for _ in range(8 * turns):  # a skill without a new question in this scene costs one try
+        skill, options = _pick(rng, tuple(LESSONS)), None
+        if before and rng.random() < FOLLOW_UP_SHARE:
+            options = [ask for ask in _second_turn(scene, before) if ask.answer not in asked]
+        if options:
+            skill = "second_turn"
+        else:
+            options = [ask for ask in LESSONS[skill](scene, rng) if ask.answer not in asked]
+        ask = _choose(options, rng)
+        if ask is None:
+            continue
+        said.append(_worded(skill, ask, rng, wording))
+        asked.add(ask.answer)
+        before = ask
+        if len(said) == turns:
+            break
+    return said
+
+
+def page_conversation(page: Page, rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
+    """Up to `turns` questions about a picture with text, each with another answer."""
+    said, asked = [], set()
+    for _ in range(3 * turns):
+        beside = page.scene.things and rng.random() < 0.4
+        skill = _pick(rng, BESIDE if beside else tuple(READING))
+        options = LESSONS[skill](page.scene, rng) if beside else READING[skill](page, rng)
+        ask = _choose([ask for ask in options if ask.answer not in asked], rng)
+        if ask is None:
+            continue
+        said.append(_worded(skill, ask, rng, wording))
+        asked.add(ask.answer)
+        if len(said) == turns:
+            break
+    return said
+
+
+def outside_conversation(rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
+    """Questions about a picture that is no drawing: whatever is asked, the answer is the same."""
+    said = []
+    for _ in range(turns):
+        if rng.random() < 0.2:
+            asks = [Ask("read", ONLY_DRAWINGS)]
+        else:
+            scene = sample_scene(rng)
+            asks = [ask for name in ("describe", _pick(rng, tuple(LESSONS))) for ask in LESSONS[name](scene, rng)]
+        ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=())
+        said.append(_worded(OUTSIDE, ask, rng, wording))
+    return said
+
+
+def page_question(page: Page, skill: str, rng: np.random.Generator, wording: str = "trained") -> list[Turn] | None:
+    """One question about a picture with text, or None where it allows none."""
+    ask = _choose(READING[skill](page, rng), rng)
+    return [_worded(skill, ask, rng, wording)] if ask else None
+
+
+def question(scene: Scene, skill: str, rng: np.random.Generator, wording: str = "trained") -> list[Turn] | None:
+    """A conversation whose last turn tests `skill` in that wording, or None where the scene allows none."""
+    if skill != "second_turn":
+        ask = _choose(LESSONS[skill](scene, rng), rng)
+        return [_worded(skill, ask, rng, wording)] if ask else None
+    starts = [(name, ask) for name, lesson in LESSONS.items() for ask in lesson(scene, rng) if _second_turn(scene, ask)]
+    if not starts:
+        return None
+    first_skill, first = _pick(rng, starts)
+    follow_up = _choose(_second_turn(scene, first), rng)
+    return [_worded(first_skill, first, rng, "trained"), _worded(skill, follow_up, rng, wording)]
+
+
+def spans_of_things(turn: Turn) -> list[tuple[Thing, int, int]]:
+    """Which part of an answer is about which thing: from the end of the part before to the end of its name."""
+    if len(turn.things) == 1:
+        return [(turn.things[0], 0, len(turn.answer))]
+    spans, done = [], 0
+    for thing in turn.things:
+        start = turn.answer.lower().find(_named(thing), done)
+        if start < 0:  # two alike, which were counted together
+            continue
+        end, held = start + len(_named(thing)), f" holding {_held(thing)}"
+        if thing.holding and turn.answer[end:].startswith(held):
+            end += len(held)
+        if turn.answer.startswith("There"):  # in detail: a sentence for each
+            end = turn.answer.index(".", end) + 1
+        spans.append((thing, done, end))
+        done = end
+    return spans
+
+
+def score(answer: str, truth: str) -> bool:
+    """Whether the answer is the true one, apart from case, outer spaces and a final period."""
+    return answer.strip().lower().removesuffix(".") == truth.strip().lower().removesuffix(".")

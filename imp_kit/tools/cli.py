@@ -1,0 +1,406 @@
+"""python -m imp_kit: the verbs of the kit in a shell."""
+
+import argparse
+import codecs
+import io
+import os
+import shlex
+import sys
+import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from imp_kit import __version__
+from imp_kit.errors import ImageError, ImpKitError, PromptError, Stopped
+from imp_kit.system import interrupts
+from imp_kit.system.extras import require
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; building it imports nothing that a command may need."""
+    console = Path(sys.argv[0]).stem == "imp-kit"
+    top = argparse.ArgumentParser(
+        prog="imp-kit" if console else "python -m imp_kit", description="Show Imp a picture and ask."
+    )
+    top.add_argument("--version", action="version", version=f"imp-kit {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument("--checkpoint", help="name, hub id or folder (default: what this machine can run)")
+    source.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    source.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    source.add_argument("--revision", help="branch, tag or commit of the hub")
+
+    model = argparse.ArgumentParser(add_help=False, parents=[source])
+    model.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
+    model.add_argument("--max-new-tokens", type=int, default=100, help="length of an answer, at most (default: 100)")
+    model.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; above: words by chance")
+    model.add_argument("--top-p", type=float, default=1.0, help="leave out the least likely words (default: 1, none)")
+    model.add_argument("--seed", type=int, help="makes answers by chance repeatable")
+    model.add_argument("--stop", action="append", default=[], help="end the answer before this text")
+    model.add_argument("--json", action="store_true", help="print each answer as a line of JSON, with all about it")
+    model.add_argument("--quiet", action="store_true", help="print the answers and errors, nothing else")
+
+    question = commands.add_parser("ask", parents=[model], help="answer a question about pictures, one by one")
+    question.add_argument("pictures", nargs="+", metavar="picture", help="a picture file; several are asked in turn")
+    question.add_argument("question", help="the question; - reads it from stdin")
+    question.set_defaults(run=ask)
+    caption = commands.add_parser("caption", parents=[model], help="describe pictures, one by one")
+    caption.add_argument("pictures", nargs="+", metavar="picture", help="a picture file; several are described in turn")
+    caption.set_defaults(run=ask)
+    locate = commands.add_parser("locate", parents=[model], help="find a thing in a picture: the corners of its box")
+    locate.add_argument("picture", help="a picture file")
+    locate.add_argument("phrase", help='what to look for, such as "the bus"; - reads it from stdin')
+    locate.add_argument("--draw", metavar="FILE", help="save the picture with the box, if it is found")
+    locate.set_defaults(run=point)
+    talk = commands.add_parser("chat", parents=[model], help="talk about a picture, a question a line")
+    talk.add_argument("picture", help="a picture file")
+    talk.set_defaults(run=chat)
+
+    checkpoints = commands.add_parser("checkpoints", help="list the names that the kit knows, or inspect one")
+    checkpoints.set_defaults(run=list_checkpoints)
+    deeper = checkpoints.add_subparsers(metavar="[inspect NAME]")
+    inspect = deeper.add_parser("inspect", help="list a checkpoint's tensors without downloading its weights")
+    inspect.add_argument("checkpoint", help="name, hub id or folder")
+    inspect.add_argument("--revision", help="branch, tag or commit of the hub")
+    inspect.set_defaults(run=inspect_checkpoint)
+
+    doctor = commands.add_parser("doctor", help="examine this machine, or explain an error message")
+    doctor.add_argument("--why", metavar="TEXT", help="the error, or a whole traceback; - reads it from stdin")
+    doctor.set_defaults(run=see_doctor)
+
+    bench = commands.add_parser("bench", parents=[source], help="how fast Imp is here, and how near the limits")
+    bench.add_argument("--random", metavar="NAME", help="instead: this published size with random weights")
+    bench.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
+    bench.add_argument("--against", metavar="LIBRARY", help="transformers: its classes with the same weights, in turns")
+    bench.add_argument("--repeats", type=int, default=5, help="measurements behind each median (default: 5)")
+    bench.add_argument("--json", metavar="FILE", help="write everything, too")
+    bench.add_argument("--picture", metavar="FILE", help="draw the figures and the machine's limits; needs matplotlib")
+    bench.add_argument("--growth", metavar="FILE", help="measure longer prompts and larger batches, too, and draw them")
+    bench.set_defaults(run=measure_speed)
+
+    probe = commands.add_parser("probe", help="run an experiment").add_subparsers(required=True, metavar="experiment")
+    loading = probe.add_parser("loading", help="which versions of transformers load Imp by its own code")
+    loading.add_argument("--versions", nargs="+", metavar="VERSION", help="such as 4.37.2, or newest (default: 16)")
+    loading.add_argument("--csv", metavar="FILE", help="the table (default: runs/loading/loading.csv)")
+    loading.add_argument("--environments", metavar="FOLDER", help="where pip puts each version (default: runs/loading)")
+    loading.add_argument("--picture", metavar="FILE", help="draw the table, too; needs matplotlib")
+    loading.set_defaults(run=probe_loading)
+    told = {
+        "captcha": "how much of a distorted code is read",
+        "japanese": "what a question in Japanese costs an answer",
+    }
+    for name, what in told.items():
+        asked = probe.add_parser(name, parents=[source], help=what)
+        asked.add_argument("--size", default="standard", help="smoke, standard (default) or full")
+        asked.add_argument("--seed", type=int, default=1, help="of the pictures (default 1)")
+        asked.add_argument("--out", required=True, metavar="FOLDER", help="where the answers go; a run there goes on")
+        asked.set_defaults(run=probe_answers, experiment=name)
+
+    report = commands.add_parser("report", help="tables and pictures of experiments, from their folders alone")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="folder that a probe wrote")
+    report.add_argument("--out", metavar="FOLDER", help="where report.md and its pictures go (default: the first RUN)")
+    report.set_defaults(run=write_report)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; an error of the kit is one line on stderr and exit status 2, a bad finding is status 1."""
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    args = parser().parse_args(arguments)
+    if args.command == "probe" and _is_first():
+        again = Stopped("nothing was asked yet", f"python -m imp_kit {shlex.join(arguments)}")
+        interrupts.hint = str(again)
+    # An answer may hold any character, and so may what is typed: an escape or a mark instead of a failure. A closed
+    # stream is None.
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
+    notes = _Notes(getattr(args, "quiet", False))
+    try:
+        with warnings.catch_warnings():
+            # One line, as an error is; the place in the kit would tell a reader of a shell nothing.
+            warnings.showwarning = lambda message, *_: print(f"imp-kit: {message}", file=notes)
+            status = args.run(args)
+        if sys.stdout:
+            sys.stdout.flush()
+    except ImpKitError as error:
+        print(f"imp-kit: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt as stopped:
+        if args.command == "probe" and _is_first():
+            print(stopped if isinstance(stopped, Stopped) else interrupts.hint, file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # such as `| head`, which reads no further; what Python would flush at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except OSError as error:  # such as a folder that cannot be made
+        print(f"imp-kit: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if status:
+        raise SystemExit(status)
+
+
+def _settings(args: argparse.Namespace) -> dict:
+    return {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "seed", "stop")}
+
+
+def _load(args: argparse.Namespace):
+    from imp_kit.imp import load
+
+    names = ("device", "dtype", "revision", "quantize")
+    with redirect_stdout(_Notes(args.quiet)):  # stdout is for the answers
+        imp = load(args.checkpoint, **{name: getattr(args, name) for name in names})
+    interrupts.work()
+    return imp
+
+
+class _Notes(io.TextIOBase):
+    """What is no answer: to stderr, or nowhere if the user wants quiet."""
+
+    def __init__(self, quiet: bool):
+        self.quiet = quiet
+
+    def write(self, text: str) -> int:
+        return len(text) if self.quiet else sys.stderr.write(text)
+
+
+def _print_json(**values) -> None:
+    import json
+
+    print(json.dumps(values, ensure_ascii=False), flush=True)
+
+
+def ask(args: argparse.Namespace) -> int:
+    """ask and caption: an answer for each picture, to stdout as it is made; 2 if one of several has none."""
+    from imp_kit.images import check_order, open_image
+    from imp_kit.prompts import CAPTION, check_question
+    from imp_kit.settings import read_settings
+
+    settings, several = _settings(args), len(args.pictures) > 1
+    # A slip is told before gigabytes are loaded.
+    read_settings(settings)
+    question = CAPTION if args.command == "caption" else _typed(args.question)
+    for picture in args.pictures:
+        check_order(picture, question)
+    if os.path.isfile(question):
+        raise PromptError(f"{question!r} is a file where the question should be: ask PICTURE ... QUESTION.")
+    check_question(question)
+    if not several:
+        open_image(args.pictures[0])
+    imp, status = _load(args), 0
+    for name in args.pictures:
+        try:
+            chat = imp.chat(name)
+        except ImageError as error:
+            if not several:
+                raise
+            status = 2  # the others have their answers
+            print(f"imp-kit: {error}", file=sys.stderr)
+            if args.json:
+                _print_json(picture=name, question=question, error=str(error))
+            continue
+        _say(args, chat, question, settings, f"{name}: " if several else "", picture=name)
+    return status
+
+
+def chat(args: argparse.Namespace) -> None:
+    """A conversation, a question a line; one that cannot be asked does not end it."""
+    from imp_kit.images import open_image
+    from imp_kit.settings import read_settings
+
+    settings = _settings(args)
+    read_settings(settings)
+    picture = open_image(args.picture)
+    talk = _load(args).chat(picture)
+    notes = _Notes(args.quiet)
+    print("Ask about the picture; an empty line ends the chat.", file=notes)
+    while question := _read_line("> ", notes):
+        try:
+            _say(args, talk, question, settings, picture=args.picture)
+        except PromptError as error:
+            print(f"imp-kit: {error}", file=sys.stderr)
+
+
+def _say(args: argparse.Namespace, talk, question: str, settings: dict, before: str = "", **names) -> None:
+    """Print the next answer of a chat: behind `before` as letters when they come, or whole as JSON with `names`."""
+    for piece in talk.stream(question, **settings):
+        if not args.json:
+            print(end=before + piece, flush=True)
+            before = ""
+    answer = talk.turns[-1][1]
+    if args.json:
+        _print_json(**names, question=question, **answer.to_dict())
+        return
+    print(before, flush=True)
+    print(f"[{answer.summary}]", file=_Notes(args.quiet))
+
+
+def _typed(text: str) -> str:
+    """A question from the command line, or from stdin where "-" stands for it."""
+    return _piped().strip() if text == "-" else text
+
+
+def point(args: argparse.Namespace) -> int:
+    """Print where a thing is, as fractions and as pixels; 1 if it was not found."""
+    from PIL import Image
+
+    from imp_kit.images import check_order, open_image
+    from imp_kit.prompts import check_phrase
+    from imp_kit.settings import read_settings
+
+    read_settings(_settings(args))
+    phrase = _typed(args.phrase)
+    check_order(args.picture, phrase)
+    check_phrase(phrase)
+    picture = open_image(args.picture)
+    target = Path(args.draw) if args.draw else None
+    kind = Image.registered_extensions().get(target.suffix.lower()) if target else None
+    if target and not (target.parent.is_dir() and kind in Image.SAVE):
+        # Told before the work, which a misspelled name should not cost.
+        raise ImageError(f"The picture cannot be saved as {args.draw!r}: name a folder that is there and end in .png.")
+    imp = _load(args)
+    box, notes = imp.locate(picture, phrase, **_settings(args)), _Notes(args.quiet)
+    if args.json:
+        found = {"fractions": box.fractions, "pixels": box.pixels}
+        _print_json(picture=args.picture, phrase=phrase, **found, **box.answer.to_dict())
+    else:
+        print(f"{box} (pixels {', '.join(map(str, box.pixels))})" if box else box)
+        print(f"[{box.answer.summary}]", file=notes)
+    if target and not box:
+        print("imp-kit: No picture is written, because nothing was found.", file=notes)
+    elif target:
+        try:
+            box.draw().save(target)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"The picture cannot be saved as {args.draw!r}: {error}.") from error
+        print(f"imp-kit: The picture with the box is in {args.draw}.", file=notes)
+    return 0 if box else 1
+
+
+def _read_line(mark: str, notes: io.TextIOBase) -> str:
+    print(mark, end="", file=notes, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        print(file=notes)  # the input ended behind the mark
+    return line.strip()
+
+
+def list_checkpoints(_: argparse.Namespace) -> None:
+    """Print each short name and what it stands for."""
+    from imp_kit.checkpoints.hub import HUB_IDS, NANO
+
+    print(f"{NANO:<22} bundled with the kit; knows only simple drawings")
+    for name, hub_id in HUB_IDS.items():
+        print(f"{name:<22} {hub_id} on the hub")
+
+
+def inspect_checkpoint(args: argparse.Namespace) -> int:
+    """Print a checkpoint's tensors and what loading would do with each; 1 if the kit would refuse it."""
+    from imp_kit.checkpoints.inspect import inspect
+
+    inspection = inspect(args.checkpoint, args.revision)
+    print(*inspection.lines(), sep="\n")
+    return 0 if inspection.loads else 1
+
+
+def see_doctor(args: argparse.Namespace) -> int:
+    """Print what is wrong here, or behind an error; 1 if something fails, or the error is not known."""
+    from imp_kit.tools.doctor import UNKNOWN, examine, explain
+
+    if args.why is None:
+        findings = examine()
+        print(*findings, sep="\n")
+        return int(any(finding.level == "FAIL" for finding in findings))
+    text = _piped() if args.why == "-" else args.why
+    if not text.strip():
+        raise PromptError("There is no error to explain; give its text.")
+    explanation = explain(text)
+    print(explanation or UNKNOWN)
+    return 0 if explanation else 1
+
+
+def _piped() -> str:
+    """What stands on stdin, as UTF-8 or as the UTF-16 in which Windows' shells write files."""
+    if sys.stdin is None:
+        return ""
+    if not hasattr(sys.stdin, "buffer"):  # a stream of text that a caller put there
+        return sys.stdin.read()
+    data = sys.stdin.buffer.read()
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif data.count(0) > len(data) // 10:  # without a mark; Latin letters have a zero in front or behind
+        encoding = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
+    else:
+        encoding = "utf-8-sig"
+    return data.decode(encoding, "replace")
+
+
+def measure_speed(args: argparse.Namespace) -> None:
+    """Print how fast a checkpoint is here, as Markdown; write and draw it where a file is named."""
+    import json
+
+    from imp_kit.tools.bench import bench, check_files, draw, draw_growth, table
+
+    check_files(args.json, args.picture, args.growth)  # told before minutes of work
+    interrupts.work()
+    names = ("random", "device", "dtype", "revision", "quantize", "against", "repeats")
+    result = bench(args.checkpoint, growth=bool(args.growth), **{name: getattr(args, name) for name in names})
+    print(table(result))
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    if args.picture:
+        draw(result, args.picture)
+    if args.growth:
+        draw_growth(result, args.growth)
+
+
+def probe_loading(args: argparse.Namespace) -> None:
+    """Try calls in versions of transformers; the table goes to a file, and in words to stdout."""
+    from imp_kit.experiments.transformers_matrix.measure import RUNS, VERSIONS, measure, save_picture, summary
+
+    if args.picture:
+        require("measure", "matplotlib", what="The picture")  # told before minutes of work
+    interrupts.work()
+    rows = measure(args.versions or VERSIONS, args.csv or RUNS / "loading.csv", args.environments or RUNS)
+    print(summary(rows))
+    if args.picture:
+        save_picture(rows, args.picture)
+
+
+def probe_answers(args: argparse.Namespace) -> None:
+    """Run the reading or the Japanese probe, or what is left of it."""
+    from imp_kit.device import choose_device
+    from imp_kit.experiments.captcha import probe as reading
+    from imp_kit.experiments.japanese import probe as japanese
+    from imp_kit.experiments.runs import answered, read
+    from imp_kit.imp import choose_checkpoint
+
+    experiment = {reading.NAME: reading, japanese.NAME: japanese}[args.experiment]
+    checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
+    loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
+    require("measure", what="The probe with its report")  # all at once, and before anything is asked
+    before = answered(args.out)
+    samples = experiment.run(checkpoint, args.size, args.seed, args.out, **loading)
+    if _is_first():
+        new = len(answered(args.out) - before)
+        failed = sum(record["status"] != "ok" for record in read(args.out))
+        asked = f"{new} were asked now" if new or failed else "all were there already, nothing was asked"
+        print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}: {asked}.")
+        if failed:
+            print(f"{failed} samples failed; the same command asks them again.")
+        print(f"Tables and pictures: python -m imp_kit report {args.out}")
+
+
+def _is_first() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def write_report(args: argparse.Namespace) -> None:
+    """Write a report and say where it is."""
+    from imp_kit.experiments.report import write
+
+    print(write(args.runs, args.out))
