@@ -35,7 +35,7 @@ def imp():
 def whole_prompt_tokens(imp, prompt_pieces, count):
     """Greedy tokens without View, Chat or any cache that was kept: the prompt is read anew for each token."""
     view = imp.look(DOOR)
-    features = imp.model.encode(imp_kit.imp.to_pixels(view.picture, imp.model.config.vision.image_size, False)[None])[0]
+    features = imp.model.encode(imp_kit.images.to_pixels(view.picture, imp.model.config.vision.image_size, False)[None])[0]
     ids = []
     with torch.inference_mode():
         while len(ids) < count:
@@ -316,7 +316,7 @@ def tiny(tmp_path):
 
 def kept(checkpoint, picture):
     """The keys and values of a picture, read by an Imp that saw no other."""
-    cache = imp_kit.load(checkpoint, device="cpu", dtype="fp32").look(picture)._cache
+    cache = imp_kit.load(checkpoint, device="cpu", dtype="fp32").look(picture).prefix
     return cache.buffer.tensor[..., : cache.length, :]
 
 
@@ -376,7 +376,7 @@ def test_the_context_ends_an_answer_and_then_the_chat(tiny):
     chat = imp.chat(BUS)
     answer = chat.say("a?", max_new_tokens=10_000)
     assert answer.finish == "length"
-    read = chat.view._cache.length + len(imp.tokenizer.encode_pieces(imp.template.ask("a?", first=True)))
+    read = chat.view.prefix.length + len(imp.tokenizer.encode_pieces(imp.template.ask("a?", first=True)))
     # The token after the last position can still be chosen, as nothing is asked behind it.
     assert answer.tokens == imp.model.config.decoder.max_positions - read + 1
     with pytest.raises(imp_kit.PromptError, match="begin a new chat"):

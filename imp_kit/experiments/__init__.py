@@ -1,0 +1,1 @@
+"""Experiments: images that are drawn, answers that are kept, figures with intervals, reports."""

@@ -1,1 +1,1 @@
-"""The network: SigLIP tower, projector, decoder, and how its weights are read."""
+"""The network: SigLIP tower, projector, decoder, and how it generates. Imports nothing of the kit but errors."""

@@ -1,0 +1,1 @@
+"""imp-nano, the small checkpoint that comes with the kit."""

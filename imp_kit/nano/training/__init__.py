@@ -1,0 +1,1 @@
+"""How imp-nano was trained and is measured; in the repository only, not in the wheel."""
