@@ -7,7 +7,7 @@
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imp_kit.errors import (
     CheckpointError,
@@ -46,7 +46,7 @@ TOOLS = ("bench", "doctor", "official")  # modules that may be called without im
 sys.meta_path.append(MovedModules())
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # What needs torch, seconds of import time, comes when it is first asked for.
     if name in TOOLS:
         return import_module(f"imp_kit.tools.{name}")

@@ -126,7 +126,7 @@ class Conversation:
         """The prefix, read if it was not yet. Raises MemoryLimitError."""
         return self.engine.read_prefix(self.image) if self._prefix is None else self._prefix
 
-    def close(self, turn: "Turn", cache: KVCache | None) -> None:
+    def close(self, turn: "Turn", answer: Answer, cache: KVCache | None) -> None:
         """Take an answered turn into the conversation, and the cache that holds it, where it was the only row."""
         kept, suffix = turn.reply.ids, len(self.engine.tokenizer.suffix)
         if cache is None:
@@ -138,7 +138,7 @@ class Conversation:
             self._prefix = cache
         # Not the text: a stop string can cut within a token, and the next prompt tells what was read.
         self._pieces = (*turn.pieces, self.engine.tokenizer.decode(kept))
-        self.answers.append(turn.answer)
+        self.answers.append(answer)
 
 
 class Turn:
@@ -182,7 +182,7 @@ class Engine:
         control = tokenizer.control
         ends = (control.get(self.template.stop), control.get("<|endoftext|>"), *model.config.eos_token_ids)
         self.stop_ids = frozenset(id for id in ends if id is not None)
-        self._source = {"checkpoint": name, "revision": revision, "device": str(model.device), "dtype": dtype}
+        self._revision, self._dtype = revision, dtype
         self._opening = tokenizer.encode_pieces(self.template.open(), begins=True)
         self._prefix_cache: OrderedDict[bytes, KVCache] = OrderedDict()
 
@@ -259,7 +259,7 @@ class Engine:
                 break
             first = time.perf_counter() if first is looked else first
             pieces = [
-                "" if turn.done else turn.take(token, self.stop_ids, limit)
+                "" if turn.done or token is None else turn.take(token, self.stop_ids, limit)
                 for turn, token, limit in zip(turns, tokens, limits, strict=True)
             ]
             ended.update(row for row, turn in enumerate(turns) if turn.done)
@@ -271,11 +271,14 @@ class Engine:
         end = time.perf_counter()
         for turn in turns:
             turn.check()
-            turn.answer = Answer(
+            answer = turn.answer = Answer(
                 text=turn.reply.text,
                 token_ids=tuple(turn.reply.ids),
                 prompt="".join(turn.pieces),
-                **self._source,
+                checkpoint=self.name,
+                revision=self._revision,
+                device=str(self.model.device),
+                dtype=self._dtype,
                 finish=turn.finish,
                 tokens=turn.tokens,
                 seconds=Seconds(
@@ -283,7 +286,7 @@ class Engine:
                 ),
                 peak_memory=peak_memory(self.model.device),
             )
-            turn.conversation.close(turn, cache if rows == 1 else None)
+            turn.conversation.close(turn, answer, cache if rows == 1 else None)
 
     def answer(self, turns: Sequence[Turn], sampling: Sampling, indices: Sequence[int]) -> None:
         """Answer turns to their ends, those about an image apart from those about none. Raises as `stream`."""

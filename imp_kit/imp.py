@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from imp_kit.answers import Answer
-from imp_kit.boxes import Box, read_box, region
+from imp_kit.boxes import Box, Corners, read_box, region
 from imp_kit.checkpoints.hub import DEFAULT, HUB_IDS, NANO, Snapshot, find, is_available
 from imp_kit.checkpoints.load import check_tokenizer, choose_cpu_dtype, fill
 from imp_kit.checkpoints.plan import plan_folder
@@ -113,7 +113,7 @@ def image_by_older_name(method: Call) -> Call:
     """Let the parameter `image` be given as `picture`, too, as it was called before."""
 
     @functools.wraps(method)
-    def call(*values, **named):
+    def call(*values: Any, **named: Any) -> Any:
         if "picture" in named:
             named["image"] = named.pop("picture")
         return method(*values, **named)
@@ -152,7 +152,7 @@ class Imp:
         return f"<Imp {self.name}: {count / 1e6:,.1f} M parameters, {self.dtype} on {self.model.device} ({self.why})>"
 
     @image_by_older_name
-    def look(self, image) -> "View":
+    def look(self, image: Any) -> "View":
         """Encode an image once, for as many questions as you like. It may be anything that `open_image` takes.
 
         None is no image: the questions are asked as text alone. Raises ImageError or MemoryLimitError.
@@ -161,7 +161,7 @@ class Imp:
 
     @image_by_older_name
     @named_settings
-    def ask(self, image, question: str, **settings: Unpack[Settings]) -> Answer:
+    def ask(self, image: Any, question: str, **settings: Unpack[Settings]) -> Answer:
         """Answer one question about one image, or about none (None).
 
         `max_new_tokens` is the answer's length, at most; `temperature` 0 takes the likeliest token, above 0 they are
@@ -176,13 +176,13 @@ class Imp:
 
     @image_by_older_name
     @named_settings
-    def caption(self, image, **settings: Unpack[Settings]) -> Answer:
+    def caption(self, image: Any, **settings: Unpack[Settings]) -> Answer:
         """Describe an image. Raises as `ask`."""
         return self.ask(image, CAPTION, **settings)
 
     @image_by_older_name
     @named_settings
-    def locate(self, image, phrase: str, **settings: Unpack[Settings]) -> Box:
+    def locate(self, image: Any, phrase: str, **settings: Unpack[Settings]) -> Box:
         """Find what `phrase` names ("the bus"): its Box, which also tells if nothing was found. Raises as `ask`."""
         check_order(image, phrase)
         phrase, opened = check_phrase(phrase), open_image(image)
@@ -191,7 +191,7 @@ class Imp:
 
     @image_by_older_name
     @named_settings
-    def describe(self, image, box, **settings: Unpack[Settings]) -> Answer:
+    def describe(self, image: Any, box: Box | Corners, **settings: Unpack[Settings]) -> Answer:
         """Describe one region: a Box, or its corners (x0, y0, x1, y1) as fractions of the image. Raises as `ask`."""
         opened = open_image(image)
         corners = region(box, opened.size, self.model.config.pad)
@@ -226,7 +226,7 @@ class Imp:
             warnings.warn_explicit(text, UserWarning, "imp-kit", 1)  # the place in the kit would tell a reader nothing
 
     @image_by_older_name
-    def chat(self, image) -> "Chat":
+    def chat(self, image: Any) -> "Chat":
         """Begin a conversation about an image, in which later questions know the earlier answers. Raises as `look`."""
         return Chat(self.look(image))
 
@@ -248,7 +248,7 @@ def _small(shown: "View | Chat") -> str:
 class View:
     """An image that an Imp has looked at: its keys and values are kept, so each question costs only itself."""
 
-    def __init__(self, imp: Imp, image):
+    def __init__(self, imp: Imp, image: Any):
         start = time.perf_counter()
         self.imp = imp
         self.image = None if image is None else open_image(image)
@@ -332,5 +332,6 @@ class Chat:
         turn.look_seconds = self.view._take_seconds()
         for (piece,) in self.view.imp.engine.stream([turn], sampling):
             yield piece
-        self.turns.append((question, turn.answer))
-        return turn.answer
+        answer = self._conversation.answers[-1]
+        self.turns.append((question, answer))
+        return answer

@@ -1,9 +1,11 @@
 """Where modules of earlier versions are now, for notebooks and posts that import them by their old names."""
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 # Old names that a reader may hold; importing one gives the module of today.
 MOVED = {
@@ -54,10 +56,12 @@ GONE = {
 class MovedModules(MetaPathFinder, Loader):
     """Finds the old names, after all other finders found nothing."""
 
-    def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name in GONE:
             raise ModuleNotFoundError(f"{name} is {GONE[name]} now; import that.", name=name)
         return ModuleSpec(name, self) if name in MOVED else None
 
-    def exec_module(self, module) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         sys.modules[module.__name__] = import_module(MOVED[module.__name__])

@@ -1,9 +1,9 @@
 """The settings that every function which asks takes by name."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from imp_kit.errors import SettingError
 from imp_kit.model.sampling import Sampling
@@ -19,7 +19,10 @@ class Settings(TypedDict, total=False):
     stop: str | Sequence[str] | None
 
 
-def named_settings(function: Callable) -> Callable:
+Asking = TypeVar("Asking", bound=Callable[..., Any])
+
+
+def named_settings(function: Asking) -> Asking:
     """Name the settings, with their defaults, in the signature that `help` shows instead of `**settings`."""
     signature = inspect.signature(function)
     defaults = {**{field.name: field.default for field in fields(Sampling)}, "stop": None}
@@ -28,11 +31,11 @@ def named_settings(function: Callable) -> Callable:
         *list(signature.parameters.values())[:-1],
         *(inspect.Parameter(n, keyword, default=defaults[n], annotation=Settings.__annotations__[n]) for n in defaults),
     ]
-    function.__signature__ = signature.replace(parameters=parameters)
+    vars(function)["__signature__"] = signature.replace(parameters=parameters)
     return function
 
 
-def read_settings(settings: dict) -> tuple[Sampling, tuple[str, ...]]:
+def read_settings(settings: Mapping[str, Any]) -> tuple[Sampling, tuple[str, ...]]:
     """Split a user's keyword settings into Sampling and stop strings. Raises SettingError."""
     known = [field.name for field in fields(Sampling)]
     unknown = sorted(settings.keys() - {*known, "stop"})
