@@ -261,7 +261,7 @@ def test_a_step_at_fixed_addresses_is_the_plain_step(plain, pads, name, tmp_path
         step.ids.copy_(ids)
         expected = model.decoder(model.decoder.embed_tokens(ids)[:, None], caches[0], padding)
         torch.testing.assert_close(step.run(), expected, rtol=0, atol=2e-5)
-    assert step.place.tolist() == [length + steps]
+    assert step.position.tolist() == [length + steps]
     torch.testing.assert_close(caches[1].buffer.tensor, caches[0].buffer.tensor, rtol=0, atol=2e-5)
 
 
@@ -282,7 +282,7 @@ def test_a_captured_step_is_used_again_behind_another_question(plain):
             step.prepare(torch.tensor([0]), 10)
             step.graph = "captured"
         assert step is cache.buffer.step
-        assert step.place.tolist() == [10]
+        assert step.position.tolist() == [10]
         for token in range(first, first + 4 - question):
             step.ids.copy_(torch.tensor([token]))
             found.append(step.run().clone())
@@ -451,7 +451,7 @@ def test_what_is_laid_out_in_fp16_can_be_neither_moved_nor_lost():
     before = model["decoder"](x)
     assert torch.equal(model.to("cpu").float()["decoder"](x), before)
     for change in (model.half, model.bfloat16, lambda: model.to("meta"), model.state_dict):
-        with pytest.raises(NotImplementedError, match="laid out for the CPU cannot be moved, saved or filled"):
+        with pytest.raises(NotImplementedError, match="packed for the CPU cannot be moved, saved or filled"):
             change()
     with pytest.raises(NotImplementedError, match="cannot be moved, saved or filled"):
         model.load_state_dict(plain)
