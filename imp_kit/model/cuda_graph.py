@@ -16,9 +16,9 @@ SAME = 0.02  # of the largest value; how far a graph's hidden states may be from
 class StepGraph:
     """Token ids (batch,) -> hidden states (batch, 1, hidden_size), with the step's keys and values put into a cache.
 
-    A graph does the same work at the same addresses each time. So the position in the cache is a number on the device, and
-    attention reads every key of the cache's memory; a mask hides those that are not yet filled. The first step is made
-    both ways; if the graph cannot be captured or does not give the same, all steps are made the plain way.
+    A graph does the same work at the same addresses each time. So the position in the cache is a number on the device,
+    and attention reads every key of the cache's memory; a mask hides those that are not yet filled. The first step is
+    made both ways; if the graph cannot be captured or does not give the same, all steps are made the plain way.
     """
 
     def __init__(self, model: ImpModel, tensor: Tensor, padding: Padding | None):

@@ -28,10 +28,11 @@ def generate(
 ) -> Iterator[list[int | None]]:
     """Yield, step by step, each row's next token id; None for a row that has ended.
 
-    `embeddings` (batch, n, hidden_size) go after what `cache` holds. A stop id is yielded, then its row has ended;
-    the caller may end others by adding to `ended`. Each row draws its tokens by the seed and its index, by default
-    its number in the batch. Ends when every row has, after `max_new_tokens` steps, or when the cache is full. The cache may hold fewer or more positions than tokens were yielded: the last token is not read yet,
-    and up to a block of tokens may be read that are not yielded. Raises CheckpointError where damaged weights give no numbers.
+    `embeddings` (batch, n, hidden_size) go after what `cache` holds. A stop id is yielded, then its row has ended; the
+    caller may end others by adding to `ended`. Each row draws its tokens by the seed and its index, by default its
+    number in the batch. Ends when every row has, after `max_new_tokens` steps, or when the cache is full. The cache may
+    hold fewer or more positions than tokens were yielded: the last token is not read yet, and up to a block of tokens
+    may be read that are not yielded. Raises CheckpointError where damaged weights give no numbers.
     """
     ended = set() if ended is None else ended
     rows = list(range(len(embeddings)))  # those still in the batch

@@ -95,7 +95,7 @@ class HalfLinear(nn.Module):
 
     def _refuse(self, *_) -> None:
         raise NotImplementedError(
-            "A weight that is packed for the CPU cannot be moved, saved or filled; load once more."
+            "A weight packed for the CPU cannot be moved, saved or filled; load once more."
         )
 
     _save_to_state_dict = _load_from_state_dict = _refuse
