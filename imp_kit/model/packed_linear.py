@@ -94,9 +94,7 @@ class HalfLinear(nn.Module):
         return self if (moved.device.type, moved.dtype) == ("cpu", torch.float32) else self._refuse()
 
     def _refuse(self, *_) -> None:
-        raise NotImplementedError(
-            "A weight packed for the CPU cannot be moved, saved or filled; load once more."
-        )
+        raise NotImplementedError("A weight packed for the CPU cannot be moved, saved or filled; load once more.")
 
     _save_to_state_dict = _load_from_state_dict = _refuse
 
