@@ -76,7 +76,7 @@ def told(answer):
 def test_five_hundred_random_requests(imp, plain, monkeypatch):
     """Pictures, questions, lengths, stop strings and batch shapes by chance; blocks of tokens as on a GPU."""
     rng = np.random.default_rng(0)
-    cases = [(case.picture, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 5, 4)]
+    cases = [(case.image, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 5, 4)]
     cases += [(None, "What is a bus?"), (BUS, "What are the colors of the bus?"), (DOOR, "Describe the image.")]
     compared = ended_by_stop = 0
     while compared < 500:
@@ -479,7 +479,7 @@ def test_answers_with_weights_in_fp16_are_those_of_fp32(imp, plain, all_large):
         scores = [model.decoder.logits(model.decoder(x)) for model in (small.model, plain.model)]
     # The plain fp32 scores are themselves up to 3.3e-5 from those of fp64 here, and these up to 3.0e-5.
     torch.testing.assert_close(*scores, rtol=0, atol=5e-5)
-    pairs = [(case.picture, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 7, 2)]
+    pairs = [(case.image, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 7, 2)]
     answers, expected = (who.ask_many(pairs, progress=False, max_new_tokens=40) for who in (small, imp))
     assert [told(answer) for answer in answers] == [told(answer) for answer in expected]
     assert told(small.ask(*pairs[0])) == told(imp.ask(*pairs[0]))
