@@ -176,7 +176,7 @@ def bench(
     if reference:
         result["versions"]["transformers"] = metadata.version("transformers")
     meter = CpuMeter()
-    with imp.engine.threads.use(imp.threads.count()), tqdm(stages, desc="bench", disable=not progress) as bar:
+    with imp.engine.threads.use(imp.engine.threads.count()), tqdm(stages, desc="bench", disable=not progress) as bar:
         result["threads"] = torch.get_num_threads()
         for path, measure in bar:
             bar.set_description(" ".join(path))
