@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where an answer's time went; `look`, the picture's, counts for a View's first answer and is 0 for later ones."""
+    """Where an answer's time went; `look` is that of encoding the image, 0 for a View's later answers."""
 
     look: float
     prefill: float
@@ -31,7 +31,7 @@ class Answer:
     finish: str  # "stop": the model or a stop string ended it; "length": max_new_tokens or the context did
     tokens: int  # generated, the stop token among them
     seconds: Seconds
-    peak_memory: int | None  # bytes: of the GPU's memory, else of this process; None where it is not told
+    peak_memory: int | None  # bytes: of the GPU's memory, else of this process; None where the system does not say
 
     @property
     def tokens_per_second(self) -> float:

@@ -1,8 +1,8 @@
-"""Where things are in a picture: boxes as LLaVA writes them, and back to the picture that the user gave.
+"""Where things are in an image: boxes as LLaVA writes them, and as fractions of the image that the user gave.
 
 A box is written "[x0, y0, x1, y1]": the upper left and the lower right corner, as fractions of the square that the
-model sees. A picture that was squashed has the same fractions; one that was padded has others. (The format of
-LLaVA-1.5's training data, arXiv 2310.03744.)
+model sees. For an image that was squashed, the fractions are the same; for one that was padded, they are others. (The
+format of LLaVA-1.5's training data, arXiv 2310.03744.)
 """
 
 import io
@@ -35,9 +35,9 @@ FONTS = (  # files that Linux, Windows or macOS come with; Pillow looks for them
 
 @dataclass(frozen=True)
 class Box:
-    """The place of what a phrase names, or the news that it was not found; true if it was found.
+    """The box of what a phrase names; false as a condition if nothing was found.
 
-    `fractions` are x0, y0, x1, y1 of the picture as it was given, from its upper left corner; None if not found.
+    `fractions` are x0, y0, x1, y1 of the image as it was given, from its upper left corner; None if not found.
     """
 
     phrase: str
@@ -63,10 +63,10 @@ class Box:
         return x0, y0, x1, y1
 
     def draw(self) -> Image.Image:
-        """A copy of the picture with the box and its phrase; without a box if nothing was found.
+        """A copy of the image with the box and its phrase; without a box if nothing was found.
 
-        The phrase is cut where the picture is too narrow for it, and left out where the picture is too small or no
-        font at hand (Pillow's own, or one that systems come with) has its letters.
+        The phrase is cut where the image is too narrow for it, and left out where the image is too small or no
+        available font (Pillow's own, or one that systems come with) has its letters.
         """
         copy = self.image.copy()
         if self:
@@ -108,7 +108,7 @@ def read_box(reply: str, size: tuple[int, int], pad: bool) -> Corners | None:
 
 
 def region(box: Box | Corners, size: tuple[int, int], pad: bool) -> str:
-    """A box as it is written in a question about a picture of this size. Raises PromptError."""
+    """A box as it is written in a question about an image of this size. Raises PromptError."""
     corners = box.fractions if isinstance(box, Box) else box
     try:
         corners = tuple(float(value) for value in corners)
@@ -149,7 +149,7 @@ def _round_side(low: float, high: float, end: int, digits: int | None = None) ->
 
 
 def _write_label(image: Image.Image, phrase: str, corner: tuple[int, int], margin: int) -> None:
-    """Write a phrase above a box's upper left corner, or below it at the picture's upper edge."""
+    """Write a phrase above a box's upper left corner, or below it at the image's upper edge."""
     text = unicodedata.normalize("NFC", " ".join(phrase.split()))
     size = max(10, min(image.size) // 20)
     font = _find_font(text, size)
@@ -158,8 +158,8 @@ def _write_label(image: Image.Image, phrase: str, corner: tuple[int, int], margi
     pen = ImageDraw.Draw(image)
     halo = max(2, size // 12)
 
-    def measure(shown: str) -> tuple[int, int, int, int]:
-        left, top, right, bottom = pen.textbbox((0, 0), shown, font, stroke_width=halo)
+    def measure(text: str) -> tuple[int, int, int, int]:
+        left, top, right, bottom = pen.textbbox((0, 0), text, font, stroke_width=halo)
         return math.floor(left), math.floor(top), math.ceil(right - left), math.ceil(bottom - top)
 
     if measure(text)[2] > image.width:
@@ -196,5 +196,5 @@ def _rendering(font: ImageFont.FreeTypeFont, letter: str) -> tuple[tuple[int, in
 
 
 def _padding(size: tuple[int, int]) -> list[tuple[int, int]]:
-    """For each of x0, y0, x1, y1: pixels of padding before the picture, and the picture's own length."""
+    """For each of x0, y0, x1, y1: pixels of padding before the image, and the image's own length."""
     return [((max(size) - length) // 2, length) for length in size] * 2

@@ -22,14 +22,14 @@ def choose_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = shorten(str(error).splitlines()[0].rstrip("."), 160, placeholder=" ...")
         raise SettingError(f"There is no device {device!r} here ({reason}). Use device='cpu' or 'auto'.") from None
-    if place.type == "meta":
+    if chosen.type == "meta":
         raise SettingError("The device 'meta' holds no values. Use device='cpu' or 'auto'.")
-    return place
+    return chosen
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | None:
@@ -49,8 +49,8 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype 
 def bf16_is_faster() -> bool:
     """Whether this CPU is at least as fast in bf16 as in fp32: measured on a large matrix, 0.2 s.
 
-    Both for one vector, as in decoding, and for many, as in reading a prompt: a CPU without bf16 instructions may win
-    the first, having fewer bytes to read, and lose the second by far.
+    Both for one vector, as in decoding, and for many, as in reading a prompt: a CPU without bf16 instructions may be
+    faster in the first, as it reads fewer bytes, and be much slower in the second.
     """
     for columns in (1, 64):
         best = {}

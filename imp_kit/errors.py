@@ -1,4 +1,4 @@
-"""What can go wrong on purpose: one parent, and a child for each kind of bad input."""
+"""The errors that the kit raises on purpose: one parent, and a child for each kind of bad input."""
 
 
 class ImpKitError(Exception):
@@ -14,7 +14,7 @@ class CheckpointError(ImpKitError):
 
 
 class ImageError(ImpKitError):
-    """A picture cannot be opened, or is not one."""
+    """An image cannot be opened, or is not one."""
 
 
 class PromptError(ImpKitError):

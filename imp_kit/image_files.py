@@ -1,6 +1,6 @@
-"""Picture files beside their pixels: how a picture stands, a file without its metadata, and what cannot be opened.
+"""Image files apart from their pixels: the orientation, a file without its metadata, and what cannot be opened.
 
-Of the metadata only the orientation matters, and no other entry, damaged or too large, may cost the picture.
+Of the metadata only the orientation matters; no other entry, damaged or too large, may keep an image from opening.
 """
 
 import re
@@ -14,9 +14,9 @@ XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])"""
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 JPEG = b"\xff\xd8\xff"
-JPEG_ADOBE = re.compile(rb"\xff\xee..Adobe.{7}", re.DOTALL)  # says which colours the numbers are
+JPEG_ADOBE = re.compile(rb"\xff\xee..Adobe.{7}", re.DOTALL)  # says which colour space the numbers are in
 
-# How a file begins that PIL does not open, and what to do about it. The first that fits counts.
+# The first bytes of files that PIL does not open, and what to do about them. The first that fits is used.
 UNREADABLE = [
     (re.compile(beginning, re.DOTALL | re.IGNORECASE), advice)
     for beginning, advice in (
@@ -52,9 +52,9 @@ def explain_unreadable(head: bytes) -> str:
 
 
 def read_orientation(info: dict) -> int | None:
-    """EXIF's number for how the stored pixels stand, from the `info` of a PIL image; that of XMP if EXIF has none.
+    """EXIF's number for the pixels' orientation, from the `info` of a PIL image; that of XMP if EXIF has none.
 
-    1 to 8 have a meaning, but any number may be there; None if there is none.
+    1 to 8 have a meaning, but a file may hold any number; None if there is none.
     """
     found = _read_exif(_find_exif(info))
     if found is not None:
@@ -77,7 +77,7 @@ def _find_exif(info):
 
 
 def _read_exif(block):
-    """The orientation in the first directory of an EXIF block; whatever else stands there is not looked at."""
+    """The orientation in the first directory of an EXIF block; nothing else in it is read."""
     block = re.sub(rb"^(?:Exif\0\0)+", b"", block)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None:
@@ -85,49 +85,49 @@ def _read_exif(block):
     try:
         (start,) = struct.unpack_from(order + "L", block, 4)
         (count,) = struct.unpack_from(order + "H", block, start)
-        for place in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", block, place)
+        for offset in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", block, offset)
             if tag == ORIENTATION and kind in INTEGERS:
-                return struct.unpack_from(order + INTEGERS[kind], block, place + 8)[0]
+                return struct.unpack_from(order + INTEGERS[kind], block, offset + 8)[0]
     except struct.error:  # the block ends too early
         pass
     return None
 
 
 def strip_metadata(content: bytes) -> tuple[bytes, dict]:
-    """A PNG or JPEG file with nothing but what its pixels need, and its EXIF and XMP as `read_orientation` takes them.
+    """A PNG or JPEG file reduced to what its pixels need, and its EXIF and XMP as `read_orientation` takes them.
 
-    Of an animated PNG the first picture is left.
+    Of an animated PNG the first image is left.
     """
     return _strip_png(content) if content.startswith(PNG) else _strip_jpeg(content)
 
 
 def _strip_png(content):
     """Source: Portable Network Graphics (PNG) Specification, section 5.3: length, type, data, checksum."""
-    kept, info, place = [PNG], {}, len(PNG)
-    while len(head := content[place : place + 8]) == 8:
+    parts, info, offset = [PNG], {}, len(PNG)
+    while len(head := content[offset : offset + 8]) == 8:
         length, kind = struct.unpack(">L4s", head)
-        chunk = content[place : place + 12 + length]
+        chunk = content[offset : offset + 12 + length]
         if kind in PNG_PIXELS:
-            kept.append(chunk)
+            parts.append(chunk)
         elif kind == b"eXIf":
             info["exif"] = chunk[8:]
         elif kind == b"iTXt" and chunk[8:].startswith(b"XML:com.adobe.xmp\0\0"):  # never compressed, says XMP
             info["xmp"] = chunk
-        place += 12 + length
-    return b"".join(kept), info
+        offset += 12 + length
+    return b"".join(parts), info
 
 
 def _strip_jpeg(content):
     """Source: ITU-T T.81, annex B: 0xFF, a marker, and a length that counts itself; the pixels follow marker 0xDA."""
-    kept, info, place = [content[:2]], {}, 2
-    while content[place : place + 1] == b"\xff" and (marker := content[place + 1 : place + 2]) != b"\xda":
-        end = place + 2 + int.from_bytes(content[place + 2 : place + 4])
-        segment = content[place:end]
+    parts, info, offset = [content[:2]], {}, 2
+    while content[offset : offset + 1] == b"\xff" and (marker := content[offset + 1 : offset + 2]) != b"\xda":
+        end = offset + 2 + int.from_bytes(content[offset + 2 : offset + 4])
+        segment = content[offset:end]
         if marker == b"\xe1":
             key = "exif" if segment[4:].startswith(b"Exif\0\0") else "xmp"
             info[key] = info.get(key, b"") + segment[4:]
         elif not (b"\xe0" <= marker <= b"\xef" or marker == b"\xfe") or JPEG_ADOBE.match(segment):
-            kept.append(segment)
-        place = end
-    return b"".join([*kept, content[place:]]), info
+            parts.append(segment)
+        offset = end
+    return b"".join([*parts, content[offset:]]), info

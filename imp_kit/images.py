@@ -1,4 +1,4 @@
-"""Open whatever picture a user has, upright and in RGB, and turn it into the vision tower's pixel tensor."""
+"""Open any kind of image, upright and in RGB, and turn it into the vision tower's pixel tensor."""
 
 import difflib
 import io
@@ -17,9 +17,9 @@ from imp_kit.errors import ImageError, PromptError
 from imp_kit.image_files import JPEG, METADATA, ORIENTATION, PNG, explain_unreadable, read_orientation, strip_metadata
 
 MAX_PIXELS = 100_000_000
-MANY_FILES = 1000  # of a folder, beside which no name is looked for that is like a missing one
+MANY_FILES = 1000  # in a larger folder the kit does not search for a name similar to a missing one
 PAD_COLOUR = (127, 127, 127)  # the grey nearest to 0 on the -1..1 scale, rounded down
-UPRIGHT = {  # EXIF's orientation -> what turns the stored pixels upright
+UPRIGHT = {  # EXIF's orientation -> the operation that turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,7 +31,7 @@ UPRIGHT = {  # EXIF's orientation -> what turns the stored pixels upright
 DOWNLOAD = "the kit fetches nothing; download it first: curl -L -o picture.jpg URL"
 ADDRESSES = {
     "file": "give the path alone, without 'file:'",
-    "data": "give the bytes behind the comma, decoded: base64.b64decode(text.partition(',')[2])",
+    "data": "give the bytes after the comma, decoded: base64.b64decode(text.partition(',')[2])",
     **dict.fromkeys(("http", "https", "ftp", "s3", "gs"), DOWNLOAD),
 }
 
@@ -40,16 +40,16 @@ def open_image(source) -> Image.Image:
     """Return a new upright RGB image; a PIL image that is passed in stays as it was.
 
     `source` is one of
-      * a path (`str`, `pathlib.Path` or another `os.PathLike`) or the content of a picture file (`bytes`,
+      * a path (`str`, `pathlib.Path` or another `os.PathLike`) or the content of an image file (`bytes`,
         `bytearray` or `memoryview`);
       * an open binary file (anything with `read`, such as `io.BytesIO`): it is read from its start, as PIL does, or
-        from where it stands if it cannot go back, then to its end, and stays open;
-      * a `PIL.Image.Image` of any mode (of an animation, the frame it stands at);
+        from its current position if it cannot seek, then to its end, and stays open;
+      * a `PIL.Image.Image` of any mode (of an animation, the current frame);
       * a numpy array, H x W or H x W x C with C = 1, 3 or 4: uint8, uint16, bool, or floats in 0..1;
       * a torch tensor of the same dtypes, on any device: H x W, C x H x W or H x W x C. Three dimensions
         count as channels first whenever the first of them is 1, 3 or 4.
 
-    EXIF rotation (XMP's, where EXIF has none) is applied, transparency is laid on white, and an animated file gives
+    EXIF rotation (XMP's, where EXIF has none) is applied, transparent parts become white, and an animated file gives
     its first frame. Other metadata is not needed, so a file in which it is damaged or too large opens, too.
     16-bit values are divided by 257. PIL's modes I and F do not say which value is white: it is the smallest
     of 1 (mode F only), 255 and 65535 that no value exceeds.
@@ -60,7 +60,7 @@ def open_image(source) -> Image.Image:
     name = _describe(source)
     try:
         with warnings.catch_warnings():
-            # PIL warns of a bound of its own, where MAX_PIXELS counts, and of metadata that nobody needs.
+            # PIL warns of its own limit of pixels, but MAX_PIXELS is the one used, and of metadata that is not needed.
             warnings.filterwarnings("ignore", module="PIL")
             image = _open(source, name)
     except ImageError:
@@ -71,30 +71,31 @@ def open_image(source) -> Image.Image:
     except Exception as error:  # PIL raises almost anything on a damaged file
         reason = getattr(error, "strerror", None) or error  # an OSError's own text would repeat the path
         raise ImageError(f"{name}: cannot be opened ({reason}); is it complete and readable?") from error
-    for key in METADATA:  # which would turn the picture once more
+    for key in METADATA:  # which would rotate the image again
         image.info.pop(key, None)
     return image
 
 
-def check_order(picture, question) -> None:
-    """Raise PromptError where the picture stands in the question's place, and a text in the picture's."""
-    text = isinstance(picture, str) and not os.path.exists(picture)
+def check_order(image, question) -> None:
+    """Raise PromptError if the arguments are swapped: the question is an image, and the image a text."""
+    image_is_text = isinstance(image, str) and not os.path.exists(image)
     if isinstance(question, str):
-        image = os.path.isfile(question) or Path(question).suffix.lower() in Image.registered_extensions()
+        question_is_image = os.path.isfile(question) or Path(question).suffix.lower() in Image.registered_extensions()
     else:
-        image = isinstance(question, (os.PathLike, bytes, bytearray)) or hasattr(question, "shape")
-        image = image or isinstance(question, Image.Image)
-    if text and image:
-        raise PromptError(f"The picture comes first: ask(picture, question). {picture!r:.80} stands in its place.")
+        question_is_image = isinstance(question, (os.PathLike, bytes, bytearray, Image.Image)) or hasattr(
+            question, "shape"
+        )
+    if image_is_text and question_is_image:
+        raise PromptError(f"The picture comes first: ask(picture, question). {image!r:.80} stands in its place.")
 
 
 def to_pixels(image, size, pad=False):
     """Turn an RGB PIL image into a float32 tensor of shape (3, size, size) with values in -1..1.
 
-    The picture is squashed to a square (bicubic). With `pad` it is first centred on a grey square, which
+    The image is squashed to a square (bicubic). With `pad` it is first centred on a grey square, which
     keeps its proportions. Raises `ImageError` if that square would hold more than `MAX_PIXELS` pixels.
     """
-    import torch  # here, so that opening a picture does not wait for torch
+    import torch  # here, so that opening an image does not wait for torch
 
     if pad:
         side = check_square(image)
@@ -106,14 +107,14 @@ def to_pixels(image, size, pad=False):
 
 
 def check_square(image):
-    """The side in pixels of the square that `to_pixels` pads a picture to. Raises `ImageError` if it is too large."""
+    """The side in pixels of the square that `to_pixels` pads an image to. Raises `ImageError` if it is too large."""
     side = max(image.size)
     _check_size(side, side, f"a {image.width} x {image.height} picture padded to a square")
     return side
 
 
 def _describe(source):
-    """Say in a few words what was given, for the error messages."""
+    """Describe what was given, in a few words, for the error messages."""
     if isinstance(source, (str, os.PathLike)):
         text = os.fsdecode(source)
         return repr(text if len(text) <= 200 else text[:200] + "...")
@@ -170,18 +171,18 @@ def _find_file(source, name):
 
 
 def _hint(path):
-    """What to do about a path where nothing is: a picture beside it whose name is much alike, if there is one."""
+    """What to do about a path that does not exist: use an image in that folder with a similar name, if there is one."""
     if not path.parent.is_dir():
         return f"there is no folder {reprlib.repr(str(path.parent))}; check the path"
-    with os.scandir(path.parent) as entries:  # in a folder of 100,000 pictures, the comparisons would take seconds
+    with os.scandir(path.parent) as entries:  # in a folder of 100,000 images, the comparisons would take seconds
         names = [entry.name for entry in islice(entries, MANY_FILES + 1)]
-    pictures = Image.registered_extensions()
+    suffixes = Image.registered_extensions()
     wanted = path.stem.lower()
-    files = {Path(name).stem.lower(): name for name in sorted(names) if Path(name).suffix.lower() in pictures}
-    # Another picture of a numbered series is not meant.
+    files = {Path(name).stem.lower(): name for name in sorted(names) if Path(name).suffix.lower() in suffixes}
+    # Names that differ only by their number are different images of a series.
     series = re.sub(r"\d", "", wanted)
-    alike = [stem for stem in files if stem == wanted or re.sub(r"\d", "", stem) != series]
-    close = difflib.get_close_matches(wanted, alike, n=1, cutoff=0.7) if len(names) <= MANY_FILES else ()
+    candidates = [stem for stem in files if stem == wanted or re.sub(r"\d", "", stem) != series]
+    close = difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.7) if len(names) <= MANY_FILES else ()
     return f"did you mean {str(path.with_name(files[close[0]]))!r}?" if close else "check the path"
 
 
@@ -209,7 +210,7 @@ def _read_stream(stream, name):
 
 
 def _read(file, name):
-    """Return an open picture file as `open_image` does, or raise an `ImageError` that says what else the file is."""
+    """Return an open image file as `open_image` does, or raise an `ImageError` that says what else the file is."""
     try:
         return _decode_or_strip(file, name)
     except UnidentifiedImageError:
@@ -233,22 +234,22 @@ def _decode_or_strip(file, name):
 
 
 def _decode(file, name, metadata=None):
-    """Return an open picture file as `open_image` does; `metadata` is what the file was stripped of."""
+    """Return an open image file as `open_image` does; `metadata` is what was removed from the file."""
     with Image.open(file) as image:
         _check_size(*image.size, name)
         if image.format == "TIFF":
             _decode_tiff(image)
             return _to_rgb(image, None, name)
-        image.load()  # a PNG may have its metadata behind its pixels
+        image.load()  # a PNG may have its metadata after its pixels
         return _to_rgb(image, read_orientation(image.info if metadata is None else metadata), name)
 
 
 def _decode_tiff(image):
-    """Decode a TIFF, which PIL itself turns upright as it does so, from no other entry than the orientation."""
+    """Decode a TIFF from no other entry than the orientation; PIL itself turns it upright while it decodes."""
     if not isinstance(image.info.get("xmp"), (str, bytes)):  # numbers, on which PIL fails
         image.info.pop("xmp", None)
     exif = image.getexif()
-    for tag in set(exif) - {ORIENTATION}:  # such as the place of a second directory, where nothing may be
+    for tag in set(exif) - {ORIENTATION}:  # such as the offset of a second directory, where there may be nothing
         del exif[tag]
     image.load()
 
@@ -258,7 +259,7 @@ def _orientation_in_memory(image):
     image.load()
     try:
         return image.getexif().get(ORIENTATION)
-    except Exception:  # PIL raises almost anything; a damaged block does not say how the picture stands
+    except Exception:  # PIL raises almost anything; a damaged block does not say how the image is rotated
         return None
 
 

@@ -16,14 +16,14 @@ LOCATE = "Please provide the bounding box coordinate of the region this sentence
 DESCRIBE_REGION = "Please provide a short description for this region: {}."
 
 
-FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol by their kind, blank in every face
+FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol by their kind, blank in every font
 
 
 class Control(str):
     """A piece of a prompt that is one control token, never letters; any other `str` is letters only."""
 
 
-IMAGE = Control("<image>")  # where the picture's features go
+IMAGE = Control("<image>")  # where the image's features go
 
 
 def is_blank(text: str) -> bool:
@@ -55,24 +55,24 @@ def check_phrase(phrase: str) -> str:
 
 @dataclass(frozen=True)
 class Template:
-    """How a family lays out a chat: `opening`, then a turn for each question, "{}" being the question.
+    """How a family writes a chat: `opening`, then a turn for each question, "{}" being the question.
 
     Source: the conversation templates in the training code of MILVLG/imp.
     """
 
     opening: str
-    first: str  # follows the picture
+    first: str  # follows the image
     later: str  # follows an answer, which it ends
     answer: str  # stands between a turn and its answer
     stop: str  # ends an answer
     control: tuple[str, ...]  # what of the above are control tokens, `stop` among them
 
     def open(self) -> tuple[str, ...]:
-        """The pieces of every prompt's beginning, the picture's place last."""
+        """The pieces that begin every prompt, the image token last."""
         return self._cut(self.opening)
 
     def ask(self, question: str, first: bool) -> tuple[str, ...]:
-        """The pieces of a turn: behind the opening if it is the `first`, else behind an answer. Raises PromptError.
+        """The pieces of a turn: after the opening if it is the `first`, else after an answer. Raises PromptError.
 
         The question and the letters around it are one piece, since a tokenizer may join them.
         """
@@ -80,7 +80,7 @@ class Template:
         return self._fill(self.first if first else self.later, question)
 
     def ask_alone(self, question: str) -> tuple[str, ...]:
-        """The pieces of a prompt without a picture: the opening and a first turn. Raises PromptError."""
+        """The pieces of a prompt without an image: the opening and a first turn. Raises PromptError."""
         check_question(question)
         return self._fill(self.opening.removesuffix(IMAGE) + self.first.removeprefix("\n"), question)
 

@@ -26,7 +26,7 @@ def imp():
 def mixed(count):
     """Drawings, pages of text, noise and photographs with questions of every skill, the sample pictures, no picture."""
     each = -(-count // len(SKILLS))
-    pairs = [(case.picture, case.turns[0].question) for skill in SKILLS for case in exam(skill, "unseen", 11, each)]
+    pairs = [(case.image, case.turns[0].question) for skill in SKILLS for case in exam(skill, "unseen", 11, each)]
     pairs += [(path, question) for path in (BUS, DOOR, None) for question in ("Describe the image.", "Where is it?")]
     order = np.random.default_rng(0).permutation(len(pairs))[-count:]
     return [pairs[index] for index in order]
@@ -92,13 +92,13 @@ def test_the_limit_of_tokens_is_told(imp):
 def test_conversations_in_a_batch_equal_chats(imp):
     cases = list(exam("second_turn", "trained", 5, 9))
     conversations = [[turn.question for turn in case.turns] for case in cases]
-    talks = [Conversation(imp.engine, case.picture) for case in cases]
+    talks = [Conversation(imp.engine, case.image) for case in cases]
     for number in range(len(conversations[0])):
         turns = [talk.ask(questions[number]) for talk, questions in zip(talks, conversations, strict=True)]
         imp.engine.answer(turns, Sampling(60), range(len(turns)))
     for case, questions, talk in zip(cases, conversations, talks, strict=True):
         answer = talk.answers[-1]
-        chat = imp.chat(case.picture)
+        chat = imp.chat(case.image)
         last = [chat.say(question, max_new_tokens=60) for question in questions][-1]
         assert (answer.token_ids, answer.prompt) == (last.token_ids, last.prompt)
 

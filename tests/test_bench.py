@@ -6,11 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import imp_kit.bench
 import pytest
 import torch
 from oracle import make_oracle, write_checkpoint
 
+import imp_kit
 from imp_kit.checkpoints.published import published_config, random_model
 from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.errors import SettingError
@@ -32,7 +32,7 @@ def small_machine(monkeypatch):
 
 def test_the_command_prints_writes_and_draws_what_the_function_returns(tmp_path, capsys):
     written, *drawn = (tmp_path / name for name in ("all.json", "roof.png", "growth.png"))
-    files = f"--json {written} --picture {drawn[0]} --growth {drawn[1]}"
+    files = f"--json {written} --plot {drawn[0]} --growth {drawn[1]}"
     main(f"bench --checkpoint imp-nano --device cpu --repeats 1 --against transformers {files}".split())
     result = json.loads(written.read_text("utf-8"))
     printed = capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_the_command_prints_writes_and_draws_what_the_function_returns(tmp_path,
 
 
 @pytest.mark.parametrize(("name", "quantize"), [("imp-v1.5-2b-qwen1.5", None), ("imp-v1.5-4b-phi3", "int8")])
-def test_random_weights_go_through_template_look_and_ask(name, quantize, monkeypatch):
+def test_random_weights_go_through_template_encoding_and_question(name, quantize, monkeypatch):
     whole = published_config(name)
     sizes = replace(
         whole.decoder, vocab_size=300, hidden_size=64, intermediate_size=160, num_layers=2, num_heads=4, num_kv_heads=4
@@ -94,7 +94,7 @@ def test_costs_of_the_published_sizes(name):
     assert costs.weight_bytes < eight[1] < 8 * costs.read(1, 700)[1]
     patches = model.config.vision.num_patches
     assert patches == (196 if name.endswith("196") else 729)
-    assert 2 * 400e6 * patches < costs.look()[0] < 2 * 500e6 * patches
+    assert 2 * 400e6 * patches < costs.encode()[0] < 2 * 500e6 * patches
     if "3b" in name:
         assert weights + sizes.vocab_size * sizes.hidden_size == pytest.approx(2.78e9, rel=0.01)
         assert size - costs.weight_bytes == 327_680
@@ -112,7 +112,7 @@ def test_random_weights_are_noise_and_repeat():
 
 
 def test_transformers_has_views_and_the_kit_keeps_its_answers():
-    """Nothing is copied for the comparison, and laying out the kit's weights leaves the views whole."""
+    """Nothing is copied for the comparison, and packing the kit's weights leaves the views whole."""
     imp = imp_kit.load("imp-nano", device="cpu", dtype="fp32")
     model = random_model(imp.model.config, CPU, torch.float32)
     theirs = Transformers(model)
@@ -128,7 +128,7 @@ def test_transformers_has_views_and_the_kit_keeps_its_answers():
     assert theirs.answer(prompt, 6) == [row[0] for row in steps]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process' memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the peak of a process' memory")
 def test_a_load_of_full_size_is_measured_and_drawn(tmp_path):
     """The tool for the README's figures; of imp-nano, since the others take gigabytes."""
     file = tmp_path / "load.png"
@@ -137,7 +137,7 @@ def test_a_load_of_full_size_is_measured_and_drawn(tmp_path):
         Path(__file__).parent / "tools" / "full_size.py",
         "--folder",
         tmp_path,
-        "--picture",
+        "--plot",
         file,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -151,7 +151,7 @@ def test_a_load_of_full_size_is_measured_and_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"random": "imp-v9"}, "imp-v1.5-2b-qwen1.5"),
         ({"random": "imp-v1-3b", "checkpoint": "imp-nano"}, "not both"),
@@ -161,10 +161,10 @@ def test_a_load_of_full_size_is_measured_and_drawn(tmp_path):
         ({"checkpoint": "imp-nano", "quantize": "int3"}, "int3"),
     ],
 )
-def test_a_slip_is_told_before_anything_is_loaded(options, told, monkeypatch):
+def test_a_wrong_setting_is_reported_before_anything_is_loaded(options, message, monkeypatch):
     for name in ("load_weights", "random_model", "_load_alone"):
         monkeypatch.setattr(imp_kit.tools.bench, name, None)
-    with pytest.raises(SettingError, match=told):
+    with pytest.raises(SettingError, match=message):
         bench(device="cpu", **options)
 
 
@@ -182,16 +182,16 @@ def test_transformers_may_be_absent(monkeypatch):
         imp_kit.tools.bench.check_files(None, "roof.png")
 
 
-@pytest.mark.parametrize("option", ["--json", "--picture", "--growth"])
+@pytest.mark.parametrize("option", ["--json", "--plot", "--picture", "--growth"])
 @pytest.mark.parametrize("file", ["nowhere/result.png", "."])
-def test_a_file_that_cannot_be_written_is_told_first(option, file, capsys):
+def test_a_file_that_cannot_be_written_is_reported_first(option, file, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["bench", "--checkpoint", "imp-nano", option, file])
     assert ended.value.code == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_a_picture_has_a_format_that_can_be_drawn(capsys):
+def test_a_plot_has_a_format_that_can_be_drawn(capsys):
     with pytest.raises(SystemExit):
-        main(["bench", "--checkpoint", "imp-nano", "--picture", "roof.txt"])
+        main(["bench", "--checkpoint", "imp-nano", "--plot", "roof.txt"])
     assert ".png" in capsys.readouterr().err

@@ -117,14 +117,14 @@ def test_a_hub_that_does_not_answer_and_a_cache_that_cannot_be_written(doctor, t
         (tmp_path / "file").touch()
         done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HF_HUB_CACHE=str(tmp_path / "file" / "hub"))
     assert done.returncode == 1
-    assert fault(done, endpoint) == "cannot be reached: the connection is refused"
+    assert problem(done, endpoint) == "cannot be reached: the connection is refused"
     assert "HF_ENDPOINT" in line_with(done, endpoint)
     assert "\n    Set HF_HUB_CACHE to" in line_with(done, "[FAIL] Hub cache: ")
     for name in HUB_IDS:
         assert ", and cannot be downloaded now; " in line_with(done, f"[WARN] {name}: ")
 
 
-def fault(done: subprocess.CompletedProcess, endpoint: str) -> str:
+def problem(done: subprocess.CompletedProcess, endpoint: str) -> str:
     """What the doctor says of the hub: one sentence without names of classes, not cut."""
     line = line_with(done, f"[WARN] {endpoint}").splitlines()[0]
     assert not re.search(r"Error|Exception|Timeout|\.\.\.|0x", line)
@@ -155,7 +155,7 @@ def test_a_certificate_that_is_not_trusted(doctor, trusted):
     port, certificate = trusted
     endpoint = f"https://localhost:{port}"
     refused = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
-    assert fault(refused, endpoint) == "cannot be reached: its certificate is not trusted here"
+    assert problem(refused, endpoint) == "cannot be reached: its certificate is not trusted here"
     said = explain(f"ConnectError: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed, {endpoint}")
     assert "SSL_CERT_FILE and REQUESTS_CA_BUNDLE" in said.fix
     done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", SSL_CERT_FILE=certificate, REQUESTS_CA_BUNDLE=certificate)
@@ -186,14 +186,14 @@ def test_a_proxy_that_refuses(doctor, scheme, status):
     done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HTTPS_PROXY=proxy, HTTP_PROXY=proxy)
     server.shutdown()
     server.server_close()
-    assert "proxy" in fault(done, endpoint)
+    assert "proxy" in problem(done, endpoint)
     assert "the proxy" in line_with(done, endpoint)
 
 
 def test_a_proxy_that_is_not_there(doctor):
     proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     done = doctor(HF_ENDPOINT="http://hub.invalid", HF_HUB_OFFLINE="0", **proxy)
-    assert "proxy" in fault(done, "http://hub.invalid")
+    assert "proxy" in problem(done, "http://hub.invalid")
 
 
 @pytest.mark.parametrize(
@@ -202,13 +202,13 @@ def test_a_proxy_that_is_not_there(doctor):
 )
 def test_an_address_that_leads_nowhere(doctor, endpoint, words):
     done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
-    assert fault(done, endpoint) == f"cannot be reached: {words}"
+    assert problem(done, endpoint) == f"cannot be reached: {words}"
 
 
 def test_a_secure_address_of_a_server_without_certificate(doctor, hub):
     endpoint = f"https://127.0.0.1:{hub.server_port}"
     done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
-    assert fault(done, endpoint) == "cannot be reached: the secure connection cannot be made"
+    assert problem(done, endpoint) == "cannot be reached: the secure connection cannot be made"
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -292,7 +292,7 @@ def test_a_token_that_the_hub_takes(here, monkeypatch):
         (404, "does not answer as a hub does"),
         (407, "cannot be reached: the proxy wants a name and a password"),
         (429, "wants fewer requests from here"),
-        (500, "has a fault of its own"),
+        (500, "has a problem of its own"),
     ],
 )
 def test_a_hub_that_refuses_someone_without_a_token(here, hub, status, words):

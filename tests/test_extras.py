@@ -97,7 +97,7 @@ WITHOUT = """
 import sys
 for name in sys.argv[1].split(","):
     sys.modules[name] = None
-from imp_kit.cli import main
+from imp_kit.tools.cli import main
 main(sys.argv[2:])
 """
 
@@ -113,7 +113,7 @@ main(sys.argv[2:])
             ["report", "nowhere"],
             "A report needs matplotlib, rapidfuzz and scipy: pip install matplotlib rapidfuzz scipy.",
         ),
-        (["probe", "loading", "--picture", "a.png"], "The picture needs matplotlib: pip install matplotlib."),
+        (["probe", "loading", "--plot", "a.png"], "The plot needs matplotlib: pip install matplotlib."),
     ],
 )
 def test_a_command_names_all_at_once_and_before_the_work(arguments, told, tmp_path):

@@ -1,4 +1,4 @@
-"""What makes the kit fast changes no answer: laid-out weights, kept pictures, blocks, batches, graphs, 8 bits."""
+"""What makes the kit fast changes no answer: packed weights, kept images, blocks, batches, graphs, 8 bits."""
 
 import shutil
 import subprocess
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import imp_kit
 from imp_kit import engine
 from imp_kit import imp as assistant
+from imp_kit.checkpoints import load as loading
 from imp_kit.checkpoints.files import find_tensors, read_json
 from imp_kit.checkpoints.hub import NANO_FOLDER, find
 from imp_kit.checkpoints.load import load_weights
@@ -75,7 +76,7 @@ def told(answer):
 def test_five_hundred_random_requests(imp, plain, monkeypatch):
     """Pictures, questions, lengths, stop strings and batch shapes by chance; blocks of tokens as on a GPU."""
     rng = np.random.default_rng(0)
-    cases = [(case.picture, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 5, 4)]
+    cases = [(case.image, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 5, 4)]
     cases += [(None, "What is a bus?"), (BUS, "What are the colors of the bus?"), (DOOR, "Describe the image.")]
     compared = ended_by_stop = 0
     while compared < 500:
@@ -261,7 +262,7 @@ def test_a_step_at_fixed_addresses_is_the_plain_step(plain, pads, name, tmp_path
         step.ids.copy_(ids)
         expected = model.decoder(model.decoder.embed_tokens(ids)[:, None], caches[0], padding)
         torch.testing.assert_close(step.run(), expected, rtol=0, atol=2e-5)
-    assert step.place.tolist() == [length + steps]
+    assert step.position.tolist() == [length + steps]
     torch.testing.assert_close(caches[1].buffer.tensor, caches[0].buffer.tensor, rtol=0, atol=2e-5)
 
 
@@ -282,7 +283,7 @@ def test_a_captured_step_is_used_again_behind_another_question(plain):
             step.prepare(torch.tensor([0]), 10)
             step.graph = "captured"
         assert step is cache.buffer.step
-        assert step.place.tolist() == [10]
+        assert step.position.tolist() == [10]
         for token in range(first, first + 4 - question):
             step.ids.copy_(torch.tensor([token]))
             found.append(step.run().clone())
@@ -443,7 +444,7 @@ def test_only_large_weights_of_the_decoder_in_fp32_stay_in_fp16():
 
 
 @half
-def test_what_is_laid_out_in_fp16_can_be_neither_moved_nor_lost():
+def test_what_is_packed_in_fp16_can_be_neither_moved_nor_lost():
     model = nn.ModuleDict({"decoder": nn.Sequential(half_linear())})
     plain = {name: values.clone() for name, values in model.state_dict().items()}
     pack_model(model)
@@ -451,7 +452,7 @@ def test_what_is_laid_out_in_fp16_can_be_neither_moved_nor_lost():
     before = model["decoder"](x)
     assert torch.equal(model.to("cpu").float()["decoder"](x), before)
     for change in (model.half, model.bfloat16, lambda: model.to("meta"), model.state_dict):
-        with pytest.raises(NotImplementedError, match="laid out for the CPU cannot be moved, saved or filled"):
+        with pytest.raises(NotImplementedError, match="packed for the CPU cannot be moved, saved or filled"):
             change()
     with pytest.raises(NotImplementedError, match="cannot be moved, saved or filled"):
         model.load_state_dict(plain)
@@ -478,7 +479,7 @@ def test_answers_with_weights_in_fp16_are_those_of_fp32(imp, plain, all_large):
         scores = [model.decoder.logits(model.decoder(x)) for model in (small.model, plain.model)]
     # The plain fp32 scores are themselves up to 3.3e-5 from those of fp64 here, and these up to 3.0e-5.
     torch.testing.assert_close(*scores, rtol=0, atol=5e-5)
-    pairs = [(case.picture, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 7, 2)]
+    pairs = [(case.image, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 7, 2)]
     answers, expected = (who.ask_many(pairs, progress=False, max_new_tokens=40) for who in (small, imp))
     assert [told(answer) for answer in answers] == [told(answer) for answer in expected]
     assert told(small.ask(*pairs[0])) == told(imp.ask(*pairs[0]))
@@ -508,8 +509,8 @@ def test_the_bytes_of_weights_are_known_before_they_are_read(dtype, quantize, la
     cpu = torch.device("cpu")
     checked = plan(read_json(NANO_FOLDER / "config.json"), find_tensors(NANO_FOLDER), "imp-nano")
     for pack in (False, True):
-        model, _ = load_weights(NANO_FOLDER, cpu, dtype, frozen=pack, quantize=quantize)
-        known = checked.weight_bytes(cpu, dtype, frozen=pack, quantize=quantize)
+        model, _ = load_weights(NANO_FOLDER, cpu, dtype, pack=pack, quantize=quantize)
+        known = checked.weight_bytes(cpu, dtype, pack=pack, quantize=quantize)
         scales = sum(p.nbytes for name, p in model.named_parameters() if name.endswith(".scale"))
         assert known == sum(p.numel() * p.dtype.itemsize for p in model.parameters()) - scales
 
@@ -539,20 +540,19 @@ def test_a_weight_that_is_stored_partly_in_fp32_counts_as_one(all_large, tmp_pat
 def test_a_large_model_on_a_cpu_is_fp32_where_that_fits_with_weights_in_fp16(all_large, tmp_path, monkeypatch):
     """What is chosen can also be loaded, whatever is free."""
     wide = stored_in_fp32(tmp_path / "wide")
-    monkeypatch.setattr(assistant, "SMALL_MODEL", 0)
-    monkeypatch.setattr(assistant, "bf16_is_faster", lambda: False)
+    monkeypatch.setattr(loading, "SMALL_MODEL", 0)
+    monkeypatch.setattr(loading, "bf16_is_faster", lambda: False)
     cpu = torch.device("cpu")
     checked = plan(read_json(NANO_FOLDER / "config.json"), find_tensors(NANO_FOLDER), "imp-nano")
-    halved, whole = (checked.needed_bytes(cpu, torch.float32, frozen=pack) for pack in (True, False))
-    assert checked.needed_bytes(cpu, torch.bfloat16, frozen=True) < halved < 0.8 * whole
+    halved, whole = (checked.needed_bytes(cpu, torch.float32, pack=pack) for pack in (True, False))
+    assert checked.needed_bytes(cpu, torch.bfloat16, pack=True) < halved < 0.8 * whole
     chosen = []
     for free in (halved - 1, halved, whole - 1, whole):
-        for room in ("imp_kit.imp", "imp_kit.checkpoints.load"):
-            monkeypatch.setattr(f"{room}.free_memory", lambda _, free=free: free)
+        monkeypatch.setattr(loading, "free_memory", lambda _, free=free: free)
         chosen.append([imp_kit.load(folder, device="cpu").dtype for folder in (NANO_FOLDER, wide)])
     narrow, both = ["fp32", "bf16"], ["fp32", "fp32"]
     assert chosen == [["bf16", "bf16"], narrow, narrow, both]
-    monkeypatch.setattr(assistant, "bf16_is_faster", lambda: True)
+    monkeypatch.setattr(loading, "bf16_is_faster", lambda: True)
     assert assistant.identify(NANO_FOLDER, device="cpu")["dtype"] == "bf16"
 
 
@@ -569,8 +569,8 @@ def test_without_such_a_product_weights_stay_in_fp32(monkeypatch):
 FREED = """
 import gc, torch
 from torch import nn
-from imp_kit.linears import HalfLinear
-from imp_kit.machine import trim_heap
+from imp_kit.model.memory import trim_heap
+from imp_kit.model.packed_linear import HalfLinear
 
 def resident():
     return next(int(line.split()[1]) / 1e3 for line in open("/proc/self/status") if line.startswith("VmRSS:"))
@@ -636,7 +636,7 @@ def test_a_row_of_zeros_stays_zero():
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02), (torch.float16, 1e-3)], ids=str
 )
 @torch.inference_mode()
-def test_every_weight_is_there_after_it_was_laid_out(dtype, tolerance, quantize):
+def test_every_weight_is_there_after_it_was_packed(dtype, tolerance, quantize):
     """Weights pass through one piece of memory while they load; fp16 stays plain on a CPU, but not in there."""
     where = (NANO_FOLDER, torch.device("cpu"), dtype)
     plain, laid = load_weights(*where)[0], load_weights(*where, pack=True, quantize=quantize)[0]

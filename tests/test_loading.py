@@ -135,7 +135,7 @@ def test_a_stopped_run_goes_on(rows, tmp_path, capsys):
     csv.parent.mkdir()
     write_table([row for row in kept if row.call != cut], csv)
     csv.write_text(csv.read_text("utf-8") + f"{OWN},{cut},wor", "utf-8")
-    main(["probe", "loading", "--versions", OWN, "--csv", str(csv), "--picture", str(picture)])
+    main(["probe", "loading", "--versions", OWN, "--csv", str(csv), "--plot", str(picture)])
     with csv.open(encoding="utf-8", newline="") as file:
         lines = list(DictReader(file))
     assert [line["call"] for line in lines] == list(CALLS)

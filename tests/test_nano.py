@@ -31,8 +31,8 @@ from imp_kit.nano.training.labels import (
     ORDINALS,
     THING,
     THING_LABELS,
+    attention_targets,
     patch_labels,
-    where_to_look,
 )
 from imp_kit.nano.training.lessons import OUTSIDE, SKILLS, Turn, question, score
 from imp_kit.nano.training.text import Line, Page, sample_page
@@ -51,7 +51,7 @@ def digest(picture: Image.Image) -> str:
 
 
 def test_a_scene_is_what_it_says():
-    """Places are told by thirds of the picture, so a centre must never be near a border between them."""
+    """Positions are named by thirds of the image, so a centre must never be close to a border between them."""
     seen = set()
     for seed in range(300):
         scene = sample_scene(np.random.default_rng(seed))
@@ -102,7 +102,7 @@ def test_a_drawing_is_a_function_of_its_seed():
 def test_the_exam_uses_no_drawing_that_was_trained_on():
     trained = {digest(lesson(TrainConfig(), index)[1]) for index in range(150)}
     assert len(trained) == 150
-    examined = {digest(case.picture) for skill in SKILLS for case in exam(skill, "trained", 0, 10)}
+    examined = {digest(case.image) for skill in SKILLS for case in exam(skill, "trained", 0, 10)}
     assert len(examined) == 10 * len(SKILLS)
     assert not trained & examined
     assert EVALUATION not in (TRAINING, VOCABULARY_TEXT)
@@ -120,7 +120,7 @@ def test_patch_labels_lie_where_the_things_are():
             assert labels.boxes.view(10, 10, 4)[y, x].tolist() == pytest.approx(thing.box)
         assert things[:, :, : len(KINDS)].sum(-1).max() == 1
         assert labels.characters.max() == 0
-        assert set(labels.places.flatten().tolist()) <= {IGNORED, *(THING + i for i in range(len(scene.things)))}
+        assert set(labels.content_ids.flatten().tolist()) <= {IGNORED, *(THING + i for i in range(len(scene.things)))}
 
 
 def test_patch_labels_spell_what_is_written():
@@ -129,43 +129,47 @@ def test_patch_labels_spell_what_is_written():
     for seed in range(200):
         page, _ = sample_page(np.random.default_rng(seed))
         labels = patch_labels(page, side)
-        characters, places = (part.view(side, side * ACROSS) for part in (labels.characters, labels.places))
+        characters, content_ids = (part.view(side, side * ACROSS) for part in (labels.characters, labels.content_ids))
         for number, line in enumerate(page.lines):
             row = int((line.box[1] + line.box[3]) / 2 * side)
             found = {}
-            for character, place in zip(characters[row].tolist(), places[row].tolist(), strict=True):
+            for character, content_id in zip(characters[row].tolist(), content_ids[row].tolist(), strict=True):
                 if character and not line.sentence:
-                    found[place] = CHARACTERS[character - 1]
-                assert (0 <= place < THING) == (character != 0)
-                assert not character or place // ORDINALS == number
+                    found[content_id] = CHARACTERS[character - 1]
+                assert (0 <= content_id < THING) == (character != 0)
+                assert not character or content_id // ORDINALS == number
             if not line.sentence and len(page.lines) == 1:
                 assert "".join(found[i] for i in sorted(found)) == line.text
                 spelled += 1
     assert spelled > 80
 
 
-def test_where_each_token_of_an_answer_looks(nano):
-    """Tokens that spell a line look at its characters or words, others nowhere."""
+def test_what_each_token_of_an_answer_attends_to(nano):
+    """Tokens that spell a line attend to its characters or words, others to nothing."""
 
-    def looks(answer, *lines, things=()):
+    def targets(answer, *lines, things=()):
         written = tuple(Line(text, (0, 0, 1, 1), (0, 1), " " in text) for text in lines)
         ids = nano.tokenizer.encode(" " + answer)
         turn = Turn("read", "?", answer, things)
-        places = where_to_look(nano.tokenizer, ids, turn, Page(written, Scene(things, (1, 1))))
-        return {nano.tokenizer.decode([id]).strip(): place for id, place in zip(ids, places, strict=True) if place >= 0}
+        content_ids = attention_targets(nano.tokenizer, ids, turn, Page(written, Scene(things, (1, 1))))
+        return {
+            nano.tokenizer.decode([id]).strip(): content_id
+            for id, content_id in zip(ids, content_ids, strict=True)
+            if content_id >= 0
+        }
 
-    assert looks("K7X", "K7X").items() >= {"K": 0, "7": 1, "X": 2}.items()
-    assert looks('The text reads "K7".', "K7").items() >= {"K": 0, "7": 1}.items()
-    two = looks('The text reads "K7" and "The cup is red.".', "K7", "The cup is red.")
+    assert targets("K7X", "K7X").items() >= {"K": 0, "7": 1, "X": 2}.items()
+    assert targets('The text reads "K7".', "K7").items() >= {"K": 0, "7": 1}.items()
+    two = targets('The text reads "K7" and "The cup is red.".', "K7", "The cup is red.")
     assert two.items() >= {"K": 0, "7": 1, "The": ORDINALS, "cup": ORDINALS + 1, "red": ORDINALS + 3}.items()
-    lower = looks('The lower line reads "The cup is red.".', "K7", "The cup is red.")
+    lower = targets('The lower line reads "The cup is red.".', "K7", "The cup is red.")
     assert "reads" not in lower
     assert lower["cup"] == ORDINALS + 1
-    assert looks("There is no text.") == {}
+    assert targets("There is no text.") == {}
     cup, tree = (Thing(kind, (color,), 0, 0, (0, 0, 1, 1)) for kind, color in (("cup", "red"), ("tree", "green")))
-    told = looks("The picture shows a red cup and a green tree.", things=(cup, tree))
-    assert (told["red"], told["cup"], told["green"], told["tree"]) == (THING, THING, THING + 1, THING + 1)
-    assert set(looks("[0.10, 0.20, 0.30, 0.40]", things=(cup,)).values()) == {THING}
+    named = targets("The picture shows a red cup and a green tree.", things=(cup, tree))
+    assert (named["red"], named["cup"], named["green"], named["tree"]) == (THING, THING, THING + 1, THING + 1)
+    assert set(targets("[0.10, 0.20, 0.30, 0.40]", things=(cup,)).values()) == {THING}
 
 
 def test_training_goes_on_where_it_was_killed(tmp_path):
@@ -217,8 +221,8 @@ def test_a_training_without_sense_leaves_no_folder(tmp_path):
 
 
 def test_which_batches_come_with_conversations():
-    talks = [PLAN.talks(done) for done in range(0, PLAN.samples, PLAN.batch)]
-    assert talks == [False] * 4 + [True, False] * 4
+    batches = [PLAN.has_conversations(done) for done in range(0, PLAN.samples, PLAN.batch)]
+    assert batches == [False] * 4 + [True, False] * 4
 
 
 def test_the_curriculum_begins_with_plain_texts_and_single_characters():

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping
 from math import isqrt
 
-from imp_kit.checkpoints.files import MIXED, Fields, shown
+from imp_kit.checkpoints.files import MIXED, Fields, quote
 from imp_kit.errors import CheckpointError
 from imp_kit.model.config import FAMILIES, DecoderConfig, ImpConfig, VisionConfig
 
-# What cannot be read off the tensors, for the tower that the published checkpoints only name.
+# What the tensors do not show, for the tower that the published checkpoints only name.
 # Source: config.json of google/siglip-so400m-patch14-384 as transformers' SiglipVisionConfig reads it.
 SO400M = re.compile(r"siglip-so400m-patch14-\d+")
 SO400M_SHAPE = (1152, 4304, 14)  # width, width of the MLP, patch
@@ -45,8 +45,8 @@ def parse_config(
     """Read a checkpoint's configuration.
 
     `raw` is config.json, with the names of the first Phi code (`n_embd`, ...) or of transformers (`hidden_size`, ...).
-    `shapes` maps the tower's tensor names, without what stands before `vision_model.`, to their shapes. `generation`
-    is generation_config.json, whose end tokens count beside those of config.json.
+    `shapes` maps the tower's tensor names, without the part before `vision_model.`, to their shapes. `generation`
+    is generation_config.json, whose end tokens are added to those of config.json.
     Raises CheckpointError where something is missing, unknown, or contradicts the tensors.
     """
     read = Fields(raw, where)
@@ -95,8 +95,8 @@ def parse_config(
     )
     ends = read_ends(raw, decoder.vocab_size, where)
     if generation:
-        beside = where.removesuffix("config.json") + "generation_config.json"
-        ends = tuple(dict.fromkeys((*ends, *read_ends(generation, decoder.vocab_size, beside))))
+        generation_file = where.removesuffix("config.json") + "generation_config.json"
+        ends = tuple(dict.fromkeys((*ends, *read_ends(generation, decoder.vocab_size, generation_file))))
     return ImpConfig(
         family=family,
         decoder=decoder,
@@ -111,7 +111,7 @@ def read_ends(raw: Mapping, vocab_size: int, where: str) -> tuple[int, ...]:
     given = raw.get("eos_token_id")
     ends = tuple(given) if isinstance(given, list) else () if given is None else (given,)
     if not all(type(id) is int and 0 <= id < vocab_size for id in ends):
-        raise CheckpointError(f"{where}: eos_token_id is {shown(given)}; expected ids below {vocab_size}. {MIXED}")
+        raise CheckpointError(f"{where}: eos_token_id is {quote(given)}; expected ids below {vocab_size}. {MIXED}")
     return ends
 
 
@@ -121,9 +121,9 @@ def _parse_rotary(read: Fields, head: int, gated: bool) -> tuple[int, float]:
     for name in ("rope_scaling", "rope_parameters"):
         given = read.value(name, default={})
         plain = isinstance(given, dict) and not any(isinstance(value, dict) for value in given.values())
-        odd = not plain or any(given.get(key, "default") != "default" for key in ("rope_type", "type"))
-        if odd or any(rope[key] != given[key] for key in rope.keys() & given.keys()):
-            raise CheckpointError(f"{read.where}: {name} is {shown(given)}; this kit knows only the default rope_type.")
+        unknown = not plain or any(given.get(key, "default") != "default" for key in ("rope_type", "type"))
+        if unknown or any(rope[key] != given[key] for key in rope.keys() & given.keys()):
+            raise CheckpointError(f"{read.where}: {name} is {quote(given)}; this kit knows only the default rope_type.")
         rope |= given
     values, share = {}, 1.0 if gated else 0.4
     for name, default in (("rope_theta", 10000.0), ("partial_rotary_factor", share)):
@@ -131,20 +131,20 @@ def _parse_rotary(read: Fields, head: int, gated: bool) -> tuple[int, float]:
         values[name] = (inner if inner.value(name) is not None else read).number(name, default=default, kind=float)
         if read.value(name, default=values[name]) != values[name]:
             raise CheckpointError(
-                f"{read.where}: {name} is {shown(read.value(name))}, but {values[name]} in rope_parameters."
+                f"{read.where}: {name} is {quote(read.value(name))}, but {values[name]} in rope_parameters."
             )
     rotary = int(values["partial_rotary_factor"] * head)
-    if not gated and read.value("rotary_dim") is not None:  # beside other families' settings it is left over from Phi-2
+    if not gated and read.value("rotary_dim") is not None:  # with other families' settings it is left over from Phi-2
         if read.value("partial_rotary_factor", default=rope.get("partial_rotary_factor")) is not None:
             read.expect((rotary,), "rotary_dim")
         rotary = read.value("rotary_dim")
     if not isinstance(rotary, int) or not 0 < rotary <= head or rotary % 2:
-        raise CheckpointError(f"{read.where}: {shown(rotary)} rotary dimensions do not fit heads of {head}.")
+        raise CheckpointError(f"{read.where}: {quote(rotary)} rotary dimensions do not fit heads of {head}.")
     return rotary, values["rope_theta"]
 
 
 def _parse_window(read: Fields, family: str, positions: int) -> tuple[int | None, int]:
-    """How far back a position sees, and from which layer on: as each family's own code reads config.json."""
+    """How many positions attention reaches back, and from which layer on: as each family's code reads config.json."""
     window, first, raw = None, 0, read.raw
     if family == "imp_phi3" and read.value("sliding_window") is not None:
         window = read.number("sliding_window")
@@ -156,8 +156,8 @@ def _parse_window(read: Fields, family: str, positions: int) -> tuple[int | None
             first = 0 if zero else read.number("max_window_layers", default=28)
     if read.value("layer_types") is not None:  # how transformers 5 spells the same
         layers = read.number("num_hidden_layers", limit=MAX_LAYERS)
-        near = layers if window is None else min(first, layers)
-        read.expect((["full_attention"] * near + ["sliding_attention"] * (layers - near),), "layer_types")
+        full = layers if window is None else min(first, layers)
+        read.expect((["full_attention"] * full + ["sliding_attention"] * (layers - full),), "layer_types")
     return (window, first) if window is not None and window < positions else (None, 0)
 
 
@@ -180,10 +180,10 @@ def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: st
 
     tower = raw.get("mm_vision_tower")
     tower = tower.rstrip("/").split("/")[-1] if isinstance(tower, str) else ""
-    given, source = {}, f"the tower's name, {shown(tower)},"
+    given, source = {}, f"the tower's name, {quote(tower)},"
     unnamed = (hidden, intermediate, patch) == SO400M_SHAPE and not OTHER_TOWERS.search(tower)
     if SO400M.fullmatch(tower) or unnamed:
-        # 384 = 27 x 14 + 6 is the one size that leaves a remainder; Imp's smaller pictures divide by the patch.
+        # 384 = 27 x 14 + 6 is the one size that leaves a remainder; Imp's smaller images divide by the patch.
         given = {**SO400M_CONFIG, "image_size": 384 if positions == 27**2 else isqrt(positions) * patch}
     stated: dict = {}
     for name in TOWER_SETTINGS:
@@ -192,11 +192,11 @@ def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: st
             continue
         source = f"{name} in {where}"
         if not isinstance(settings, dict):
-            raise CheckpointError(f"{source} is {shown(settings)}, not an object of names and values.")
+            raise CheckpointError(f"{source} is {quote(settings)}, not an object of names and values.")
         for key in stated.keys() & settings.keys():
             if key in VISION_KEYS and stated[key] != settings[key]:
                 raise CheckpointError(
-                    f"{source} says {key} {shown(settings[key])}, but {TOWER_SETTINGS[0]} says {shown(stated[key])}."
+                    f"{source} says {key} {quote(settings[key])}, but {TOWER_SETTINGS[0]} says {quote(stated[key])}."
                 )
         stated |= settings
     if SO400M.fullmatch(tower) and stated.get("image_size") == 384 and isqrt(positions) ** 2 == positions < 27**2:
@@ -205,17 +205,17 @@ def _parse_vision(raw: Mapping, shapes: Mapping[str, tuple[int, ...]], where: st
     given |= stated
     for name, actual in (("hidden_size", hidden), ("intermediate_size", intermediate), ("patch_size", patch)):
         if given.get(name, actual) != actual:
-            raise CheckpointError(f"{source} says {name} {shown(given[name])}, but the tensors have {actual}.")
+            raise CheckpointError(f"{source} says {name} {quote(given[name])}, but the tensors have {actual}.")
     read = Fields(given, source)
     read.expect(("gelu_pytorch_tanh",), "hidden_act", default="gelu_pytorch_tanh")
     heads = read.number("num_attention_heads")
-    # Neither can be told from the tensors: a remainder of pixels leaves no trace, and files may lack the last layer.
+    # The tensors show neither of these: a remainder of pixels leaves no trace, and files may lack the last layer.
     image = read.number("image_size")
     layers = read.number("num_hidden_layers", limit=MAX_LAYERS)
     select = raw.get("mm_vision_select_layer", -2)
     # Hidden state 0 is the embedding, so state -1 comes after all the layers and -2 leaves the last one out.
     if not isinstance(select, int) or isinstance(select, bool) or not -layers <= select <= -1:
-        raise CheckpointError(f"{where}: mm_vision_select_layer is {shown(select)}; expected -1 to -{layers}.")
+        raise CheckpointError(f"{where}: mm_vision_select_layer is {quote(select)}; expected -1 to -{layers}.")
     used = layers + 1 + select
     if hidden % heads or (image // patch) ** 2 != positions or not used <= present <= layers:
         raise CheckpointError(

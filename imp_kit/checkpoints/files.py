@@ -1,4 +1,4 @@
-"""What a checkpoint's folder holds: its settings, and its tensors as their files' headers tell them."""
+"""What a checkpoint's folder holds: its settings, and its tensors as the headers of their files list them."""
 
 import json
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-MOST_LINKS = 10  # one behind the other
+MOST_LINKS = 10  # in a chain
 TEXT_LIMIT = 32_000_000  # bytes of a JSON file or a header; more is no checkpoint's, and would only fill the memory
 MIXED = "Files of two checkpoints are mixed, or one is missing: download them again."
 INCOMPLETE = "If its download was cut short, load it by its name once more while online."
@@ -45,7 +45,7 @@ def follow(file: Path) -> Path:
 
 
 def _in_blobs(folder: Path, target: Path) -> bool:
-    """Whether a file lies among the blobs of REPOSITORY/snapshots/COMMIT, a folder laid out by the hub's client."""
+    """Whether a file lies among the blobs of REPOSITORY/snapshots/COMMIT, a folder made by the hub's client."""
     if folder.parent.name != "snapshots":
         return False
     repository = folder.parent.parent
@@ -61,10 +61,10 @@ def _in_own_cache(file: Path) -> bool:
     cache = Path(os.path.realpath(constants.HF_HUB_CACHE))
     step = Path(os.path.realpath(file.parent), file.name)
     for _ in range(MOST_LINKS):
-        place = step.relative_to(cache).parts if step.is_relative_to(cache) else ()
+        parts = step.relative_to(cache).parts if step.is_relative_to(cache) else ()
         # REPOSITORY/blobs/FILE, or shared by repositories: blobs/<2 digits>/<64 digits>.
-        own = len(place) == 3 and place[0].startswith("models--") and place[1] == "blobs"
-        if own or (len(place) == 3 and place[0] == "blobs" and re.fullmatch(r"[0-9a-f]{64}", place[2])):
+        own = len(parts) == 3 and parts[0].startswith("models--") and parts[1] == "blobs"
+        if own or (len(parts) == 3 and parts[0] == "blobs" and re.fullmatch(r"[0-9a-f]{64}", parts[2])):
             return True
         if not step.is_symlink():
             return False
@@ -75,7 +75,7 @@ def _in_own_cache(file: Path) -> bool:
 
 
 def file_names(folder: Path) -> set[str]:
-    """The names of a checkpoint's files. Those that begin with a dot, such as macOS's "._" files, are nobody's."""
+    """The names of a checkpoint's files. Those that begin with a dot, such as macOS's "._" files, are ignored."""
     try:
         return {name for name in os.listdir(folder) if not name.startswith(".")}
     except OSError:  # no folder
@@ -96,8 +96,8 @@ def text_file(file: Path) -> Path:
     return target
 
 
-def shown(value) -> str:
-    """A value from a file as an error shows it: escaped, and not without end."""
+def quote(value) -> str:
+    """A value from a file for an error message: escaped, and cut after 300 characters."""
     try:
         text = repr(value)
     except RecursionError:
@@ -108,7 +108,7 @@ def shown(value) -> str:
 def check_name(name: str, where: object) -> None:
     """Raise CheckpointError for what no tensor is called; names are printed, and the numbers in them read."""
     if not (name.isprintable() and 0 < len(name) <= 300):
-        raise CheckpointError(f"{where} holds a tensor by the name of {shown(name)}, which is no tensor's name.")
+        raise CheckpointError(f"{where} holds a tensor by the name of {quote(name)}, which is no tensor's name.")
 
 
 def read_json(file: Path) -> dict:
@@ -151,7 +151,7 @@ class Fields:
         # JSON as Python reads it has NaN and Infinity, too; neither is within the bounds.
         if not number or not 0 < value <= limit or value != kind(value):
             raise CheckpointError(
-                f"{self.where}: {names[0]} is {shown(value)}, not a positive {kind.__name__} up to {limit}."
+                f"{self.where}: {names[0]} is {quote(value)}, not a positive {kind.__name__} up to {limit}."
             )
         return kind(value)
 
@@ -160,7 +160,7 @@ class Fields:
         value = self.value(*names, default=default)
         if value not in allowed:
             raise CheckpointError(
-                f"{self.where}: {names[0]} is {shown(value)}; this kit knows only {' or '.join(map(repr, allowed))}."
+                f"{self.where}: {names[0]} is {quote(value)}; this kit knows only {' or '.join(map(repr, allowed))}."
             )
 
 
@@ -183,27 +183,27 @@ def find_tensors(folder: Path) -> dict[str, TensorInfo]:
         files = [folder / name for name in sorted(set(weight_map.values()))]
         for file in files:
             if file.parent != folder or not os.path.isfile(file):
-                raise CheckpointError(f"{index.name} lists {shown(file.name)}, which is not in {folder}. {INCOMPLETE}")
+                raise CheckpointError(f"{index.name} lists {quote(file.name)}, which is not in {folder}. {INCOMPLETE}")
     else:
         names = file_names(folder)
         weight_map, files = {}, [folder / name for name in sorted(names) if name.endswith(".safetensors")]
         check_weights(readable(str(folder)), names)
     found: dict[str, TensorInfo] = {}
     for file in files:
-        for name, stored in _header(file):
+        for name, info in _header(file):
             if name in found:
                 raise CheckpointError(f"Tensor {name} stands in both {found[name].file.name} and {file.name}. {MIXED}")
-            found[name] = stored
+            found[name] = info
     for name, file_name in weight_map.items():
         if name not in found or found[name].file.name != file_name:
             raise CheckpointError(
-                f"{index.name} says that {shown(name)} is in {shown(file_name)}, but it is not there. {MIXED}"
+                f"{index.name} says that {quote(name)} is in {quote(file_name)}, but it is not there. {MIXED}"
             )
     return found
 
 
 def check_adapters(where: str, names: Iterable[str]) -> None:
-    """Raise CheckpointError for a place whose files, `names`, are LoRA adapters without a model."""
+    """Raise CheckpointError where files of these `names` are LoRA adapters without a model."""
     names = set(names)
     weights = {name for name in names if name.endswith(".safetensors")}
     if "adapter_config.json" in names and weights <= {"adapter_model.safetensors"}:
@@ -215,7 +215,7 @@ def check_adapters(where: str, names: Iterable[str]) -> None:
 
 
 def check_weights(where: str, names: Iterable[str]) -> None:
-    """Raise CheckpointError for a place whose files, `names`, do not hold a model's weights as safetensors."""
+    """Raise CheckpointError where files of these `names` hold no model's weights as safetensors."""
     names = set(names)
     check_adapters(where, names)
     if any(name.endswith(".safetensors") for name in names):
@@ -244,7 +244,7 @@ def _header(file: Path) -> Iterator[tuple[str, TensorInfo]]:
             header = stream.read(length)
         # As "pt" torch would map the whole file writable, and Linux refuses that for a file larger than its memory.
         with safe_open(target, framework="np") as tensors:
-            # Of two tensors by one name and with the same bytes, safetensors keeps the last without a word.
+            # Of two tensors by one name and with the same bytes, safetensors keeps the last and does not say so.
             names = Counter(name for name, _ in json.loads(header, object_pairs_hook=list))
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
                 check_name(name, file)

@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from imp_kit.checkpoints.files import check_adapters, check_weights, file_names, find_tensors, follow, readable, shown
+from imp_kit.checkpoints.files import (
+    check_adapters,
+    check_weights,
+    file_names,
+    find_tensors,
+    follow,
+    quote,
+    readable,
+)
 from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.checkpoints.tokenizer_files import TOKENIZER_FILES, tokenizer_names
 from imp_kit.errors import CheckpointError
@@ -34,7 +42,7 @@ class Snapshot:
     revision: str | None
 
     def digest(self) -> str | None:
-        """SHA-256 of the files that are loaded; None where the revision tells one state of a folder from another."""
+        """SHA-256 of the files that are loaded; None where the revision identifies the folder's content."""
         if self.revision:
             return None
         total = hashlib.sha256()
@@ -48,7 +56,7 @@ class Snapshot:
 def loaded_files(folder: Path) -> set[str]:
     """The names of the files from which a folder's checkpoint is made. Raises CheckpointError."""
     names = file_names(folder)
-    weights = {stored.file.name for stored in find_tensors(folder).values()}
+    weights = {info.file.name for info in find_tensors(folder).values()}
     unread = {name for name in names if name.endswith(".safetensors")} | {"adapter_config.json"}
     return weights | needed_files(names) - unread
 
@@ -67,14 +75,14 @@ def find(checkpoint: str | os.PathLike, revision: str | None = None) -> Snapshot
     case, with or without a slash at the end. `revision` is a branch, tag or commit of the hub, so it goes with neither
     "imp-nano" nor a folder of one's own. Raises CheckpointError.
     """
-    place = locate(checkpoint)
-    if isinstance(place, str):
-        return _download(place, revision)
-    if revision is not None and revision != place.revision:
-        what = "comes with the kit" if place.folder == NANO_FOLDER else "is a folder on this machine"
+    found = locate(checkpoint)
+    if isinstance(found, str):
+        return _download(found, revision)
+    if revision is not None and revision != found.revision:
+        what = "comes with the kit" if found.folder == NANO_FOLDER else "is a folder on this machine"
         raise CheckpointError(f"A revision, {revision!r}, belongs to a hub id; {str(checkpoint)!r} {what}.")
-    check_adapters(str(place.folder), file_names(place.folder))
-    return place
+    check_adapters(str(found.folder), file_names(found.folder))
+    return found
 
 
 def locate(checkpoint: str | os.PathLike) -> Snapshot | str:
@@ -96,7 +104,7 @@ def locate(checkpoint: str | os.PathLike) -> Snapshot | str:
         return known[name.lower()]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return name
-    raise CheckpointError(f"There is no folder {shown(text)} and no checkpoint of that name.{_hint(name)}")
+    raise CheckpointError(f"There is no folder {quote(text)} and no checkpoint of that name.{_hint(name)}")
 
 
 def _local(folder: Path) -> Snapshot:
@@ -105,7 +113,7 @@ def _local(folder: Path) -> Snapshot:
     repository = folder.parent.parent.name
     commit = re.fullmatch("[0-9a-f]{40}", folder.name)
     if commit and folder.parent.name == "snapshots" and repository.startswith("models--"):
-        # A folder inside a hub cache, models--OWNER--NAME/snapshots/COMMIT, tells what it is.
+        # A folder inside a hub cache, models--OWNER--NAME/snapshots/COMMIT: its path says what it is.
         hub_id = repository.removeprefix("models--").replace("--", "/")
         return Snapshot(readable(hub_id), folder, readable(folder.name))
     return Snapshot(readable(folder.name), folder, None)
@@ -113,12 +121,12 @@ def _local(folder: Path) -> Snapshot:
 
 def _hint(name: str) -> str:
     names = [known for known in (*HUB_IDS, *HUB_IDS.values(), NANO) if known.lower() != name.lower()]
-    # A path is not a misspelled name: what is like its letters is not meant.
+    # A path is not a misspelled name, so no similar name is suggested.
     wanted = "" if name.count("/") > 1 or name.startswith((".", "/", "~")) else name.lower()
     lower = [name.lower() for name in names]
     begun = [name for name in lower if len(wanted) > 3 and name.startswith(wanted)]
-    near = begun[:1] or difflib.get_close_matches(wanted, lower, n=1, cutoff=0.6)
-    meant = next((f" Did you mean {name!r}?" for name in names if [name.lower()] == near), "")
+    close = begun[:1] or difflib.get_close_matches(wanted, lower, n=1, cutoff=0.6)
+    meant = next((f" Did you mean {name!r}?" for name in names if [name.lower()] == close), "")
     return f"{meant} The kit knows {', '.join([*HUB_IDS, NANO])}."
 
 

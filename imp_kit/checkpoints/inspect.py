@@ -35,7 +35,7 @@ class Inspection:
     @property
     def size(self) -> int:
         """Bytes of all stored tensors."""
-        return sum(math.prod(stored.shape) * _bytes(stored.dtype) for stored in self.found.values())
+        return sum(math.prod(info.shape) * _bytes(info.dtype) for info in self.found.values())
 
     def fate(self, name: str) -> str:
         """What the kit would do with a stored tensor, or why it cannot, in words."""
@@ -54,7 +54,7 @@ class Inspection:
         if self.note:
             yield self.note
         files = {file for file in self.files if file.endswith(".safetensors")}
-        files = files or {stored.file.name for stored in self.found.values()}
+        files = files or {info.file.name for info in self.found.values()}
         yield f"{len(self.found)} tensors, {self.size / 1e9:.3g} GB, {len(files)} file{'s' * (len(files) != 1)}"
         if self.files:
             small = sum(size or 0 for name, size in self.files.items() if not name.endswith(".safetensors"))
@@ -73,9 +73,9 @@ class Inspection:
             )
         yield ""
         width = max(map(len, self.found), default=0)
-        for name, stored in sorted(self.found.items(), key=lambda item: _natural(item[0])):
-            shape = " x ".join(map(str, stored.shape)) or "one value"
-            yield f"{name:<{width}}  {shape:<18}{stored.dtype:<5}{stored.file.name}  {self.fate(name)}"
+        for name, info in sorted(self.found.items(), key=lambda item: _natural(item[0])):
+            shape = " x ".join(map(str, info.shape)) or "one value"
+            yield f"{name:<{width}}  {shape:<18}{info.dtype:<5}{info.file.name}  {self.fate(name)}"
         yield ""
         if self.plan is None:
             yield f"The kit would refuse it: {self.refusal}"
@@ -92,17 +92,17 @@ def inspect(checkpoint: str | os.PathLike, revision: str | None = None) -> Inspe
     """Read config.json and the headers of the safetensors files of a checkpoint, which may be anything `find` takes.
 
     Of a checkpoint that is neither a folder nor complete in the hub cache, only these parts are downloaded; where the
-    hub cannot be reached, a published one is told as the registry has it. Raises CheckpointError.
+    hub cannot be reached, a published one is described from the registry. Raises CheckpointError.
     """
-    place, files, note = locate(checkpoint), {}, ""
-    if isinstance(place, str) and not cached(place, revision):
+    located, files, note = locate(checkpoint), {}, ""
+    if isinstance(located, str) and not cached(located, revision):
         try:
-            name, commit, raw, ends, found, where, files = _from_hub(place, revision)
+            name, commit, raw, ends, found, where, files = _from_hub(located, revision)
         except UnreachableError as error:
-            if revision is not None or place not in HUB_IDS.values():
+            if revision is not None or located not in HUB_IDS.values():
                 raise
-            name, commit, raw, ends, found, where, files = _from_registry(place)
-            guessed = ", ".join(next(each for each in PUBLISHED.values() if each.hub_id == place).inferred)
+            name, commit, raw, ends, found, where, files = _from_registry(located)
+            guessed = ", ".join(next(each for each in PUBLISHED.values() if each.hub_id == located).inferred)
             note = (
                 f"{error} What follows is the kit's own table of commit {commit}, from public pages of the hub; "
                 f"inferred, not seen whole: {guessed}."
@@ -127,14 +127,14 @@ Found = tuple[str, str, dict, dict, dict[str, TensorInfo], str, dict[str, float 
 def _from_registry(hub_id: str) -> Found:
     """What `_from_hub` gives, of a published checkpoint without the hub; which file a tensor is in is not known."""
     name = next(name for name in HUB_IDS if HUB_IDS[name] == hub_id)
-    entry, place = PUBLISHED[name], Path("-")
-    found = {key: TensorInfo(place, shape, entry.dtype) for key, shape in published_tensors(name).items()}
+    entry, no_file = PUBLISHED[name], Path("-")
+    found = {key: TensorInfo(no_file, shape, entry.dtype) for key, shape in published_tensors(name).items()}
     files = {file: entry.files[file] for file in sorted(needed_files(entry.files))}
     return hub_id, entry.commit, entry.config, entry.contents["generation_config.json"], found, hub_id, files
 
 
 def _from_hub(hub_id: str, revision: str | None) -> Found:
-    """Name, commit, both configs, tensors, place and files of a checkpoint; headers come by range request."""
+    """Name, commit, both configs, tensors, repository and files of a checkpoint; headers come by range request."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import NotASafetensorsRepoError
 
@@ -178,5 +178,5 @@ def _bytes(dtype: str) -> int:
 
 
 def _natural(name: str) -> list:
-    """A sorting key that puts layer 10 behind layer 9."""
+    """A sorting key that puts layer 10 after layer 9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class KeyMap:
-    """One way of naming the same tensors."""
+    """The names that one kind of checkpoint gives to the tensors of an ImpModel."""
 
-    sign: str  # a tensor that only this layout has
-    embedding: str
-    tower: str
-    projector: str
-    layer: str
-    inner: dict[str, tuple[str, ...]]  # ours, inside a layer -> theirs, one below the other where they are several
-    outer: dict[str, str]
+    sign: str  # name of a tensor that only checkpoints of this kind have
+    embedding: str  # name of the token embeddings
+    tower: str  # prefix of the tower's tensors, before "vision_model."
+    projector: str  # prefix of the projector's tensors
+    layer: str  # prefix of a decoder layer's tensors, "{}" being its number
+    inner: dict[str, tuple[str, ...]]  # module inside a layer -> its stored parts, whose rows follow each other in ours
+    outer: dict[str, str]  # module outside the layers -> its stored name
 
 
 def _transformers_names(sign: str, norm: str, inner: dict[str, tuple[str, ...]]) -> KeyMap:
-    """A layout in transformers' names."""
+    """A key map in transformers' names."""
     return KeyMap(
         sign=sign,
         embedding="model.embed_tokens.weight",
@@ -30,7 +30,7 @@ def _transformers_names(sign: str, norm: str, inner: dict[str, tuple[str, ...]])
     )
 
 
-APART = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+SEPARATE_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 LLAMA = {
     "mlp_norm": ("post_attention_layernorm",),
     "attention.out": ("self_attn.o_proj",),
@@ -55,7 +55,7 @@ NEW_PHI = _transformers_names(
     "model.final_layernorm.weight",
     "model.final_layernorm",
     {
-        "attention.qkv": APART,
+        "attention.qkv": SEPARATE_QKV,
         "attention.out": ("self_attn.dense",),
         "mlp.up": ("mlp.fc1",),
         "mlp.down": ("mlp.fc2",),
@@ -64,7 +64,7 @@ NEW_PHI = _transformers_names(
 QWEN = _transformers_names(
     "model.layers.0.mlp.gate_proj.weight",
     "model.norm",
-    {**LLAMA, "attention.qkv": APART, "mlp.up": ("mlp.gate_proj", "mlp.up_proj")},
+    {**LLAMA, "attention.qkv": SEPARATE_QKV, "mlp.up": ("mlp.gate_proj", "mlp.up_proj")},
 )
 PHI3 = _transformers_names(
     "model.layers.0.mlp.gate_up_proj.weight",
@@ -72,5 +72,5 @@ PHI3 = _transformers_names(
     {**LLAMA, "attention.qkv": ("self_attn.qkv_proj",), "mlp.up": ("mlp.gate_up_proj",)},
 )
 KEY_MAPS = {"imp": (OLD_PHI, NEW_PHI), "imp_qwen2": (QWEN,), "imp_phi3": (PHI3,)}
-# Present in some files and read by nobody: the tower's head and final norm, and buffers that are computed.
+# Present in some files and never read: the tower's head and final norm, and buffers that are computed.
 IGNORED = re.compile(r".*(vision_model\.(post_layernorm|head)\..*|\.position_ids|\.rotary_emb\.(inv_freq|cos|sin)\w*)")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from imp_kit.checkpoints.files import MIXED, read_tensor, shown
+from imp_kit.checkpoints.files import MIXED, quote, read_tensor
 from imp_kit.checkpoints.plan import LoadPlan, plan_folder
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import SMALL_MODEL, bf16_is_faster
@@ -22,7 +22,7 @@ from imp_kit.prompts import TEMPLATES
 def load_weights(
     folder: Path, device: torch.device, dtype: torch.dtype, *, pack: bool = False, quantize: str | None = None
 ) -> tuple[ImpModel, list[str]]:
-    """The filled model of a checkpoint's folder (see `fill`), and the names of stored tensors that nobody knows."""
+    """The filled model of a checkpoint's folder (see `fill`), and the names of stored tensors that are unknown."""
     plan = plan_folder(folder)
     return fill(plan, device, dtype, pack=pack, quantize=quantize), list(plan.unexpected)
 
@@ -42,14 +42,14 @@ def check_tokenizer(tokenizer: TextTokenizer, plan: LoadPlan) -> None:
     for id in set(plan.generation_ends) - set(tokenizer.control.values()):
         token = tokenizer.backend.id_to_token(id)
         raise CheckpointError(
-            f"{where} have {shown(token) if token else 'no token'} as {id}, with which generation_config.json ends an "
+            f"{where} have {quote(token) if token else 'no token'} as {id}, with which generation_config.json ends an "
             f"answer. {MIXED}"
         )
 
 
 def choose_cpu_dtype(plan: LoadPlan) -> torch.dtype:
     """fp32 for a small model; for a large one bf16 where that is no slower, or where fp32 would not fit."""
-    if sum(math.prod(stored.shape) for stored in plan.found.values()) <= SMALL_MODEL:
+    if sum(math.prod(info.shape) for info in plan.found.values()) <= SMALL_MODEL:
         return torch.float32
     device = torch.device("cpu")
     tight = plan.needed_bytes(device, torch.float32, pack=True) > free_memory(device)
@@ -79,19 +79,19 @@ def fill(
         filling[slot.parameter].append((key, slot))
     total = sum(math.prod(found[key].shape) for key in table) * dtype.itemsize
     with tqdm(total=total, unit="B", unit_scale=True, desc="loading", disable=total < 1e9) as bar:
-        # Weights that are laid out anew pass through one piece of memory: freed one by one, they would leave gaps that
-        # a CPU's allocator gives to nobody (0.7 GB of a 3B).
+        # Weights that are packed pass through one piece of memory: freed one by one, they would leave gaps that a CPU's
+        # allocator does not give back (0.7 GB of a 3B).
         largest = max(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
         passing = pack and (quantize is not None or device.type == "cpu")
         scratch = torch.empty(largest if passing else 0, dtype=dtype, device=device)
         wide = torch.empty(PIECE, dtype=torch.float32, device="cpu")
-        for place in [place for place, _ in model.named_modules()]:
-            module = model.get_submodule(place)
+        for path in [path for path, _ in model.named_modules()]:
+            module = model.get_submodule(path)
             for leaf, parameter in list(module.named_parameters(recurse=False)):
                 passes = passing and isinstance(module, nn.Linear) and leaf == "weight"
                 memory = scratch if passes else torch.empty(parameter.numel(), dtype=dtype, device=device)
                 filled = memory[: parameter.numel()].view(parameter.shape)
-                for key, slot in filling[f"{place}.{leaf}"]:
+                for key, slot in filling[f"{path}.{leaf}"]:
                     target = filled[slot.start : slot.stop]
                     stored = piece = read_tensor(found[key].file, key)
                     if device.type == "cpu":  # by way of fp32: torch turns fp16 into bf16 one by one, four times slower
@@ -103,8 +103,8 @@ def fill(
                     bar.update(target.nbytes)
                 setattr(module, leaf, nn.Parameter(filled, requires_grad=False))
             if pack and isinstance(module, nn.Linear):
-                final = pack_linear(place, module, quantize)
-                if passing and final is module:  # it stays plain, and must not lie where the next one passes
+                final = pack_linear(path, module, quantize)
+                if passing and final is module:  # it stays plain, so it must leave the memory that the next one passes
                     final.weight = nn.Parameter(final.weight.clone(), requires_grad=False)
-                model.set_submodule(place, final)
+                model.set_submodule(path, final)
     return model.eval()

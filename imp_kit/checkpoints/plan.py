@@ -31,23 +31,23 @@ class Slot:
     stop: int | None = None
 
 
-def slots(model: ImpModel, layout: KeyMap) -> dict[str, Slot]:
-    """Every tensor that a checkpoint of this layout must hold, and where in `model` it goes."""
-    table: dict[str, Slot] = {layout.embedding: Slot("decoder.embed_tokens.weight")}
+def slots(model: ImpModel, key_map: KeyMap) -> dict[str, Slot]:
+    """Every tensor that a checkpoint with these names must hold, and where in `model` it goes."""
+    table: dict[str, Slot] = {key_map.embedding: Slot("decoder.embed_tokens.weight")}
     for name, parameter in model.named_parameters():
         stem, kind = name.rsplit(".", 1)
         if name.startswith("vision."):
-            table[f"{layout.tower}vision_model.{name.removeprefix('vision.')}"] = Slot(name)
+            table[f"{key_map.tower}vision_model.{name.removeprefix('vision.')}"] = Slot(name)
         elif name.startswith("projector."):
-            table[layout.projector + name.removeprefix("projector.")] = Slot(name)
+            table[key_map.projector + name.removeprefix("projector.")] = Slot(name)
         elif name.startswith("decoder.layers."):
             _, _, index, inner = stem.split(".", 3)
-            parts = layout.inner[inner]
+            parts = key_map.inner[inner]
             ends = accumulate(_rows(model.config.decoder, inner, len(parts), len(parameter)), initial=0)
             for part, (start, stop) in zip(parts, pairwise(ends), strict=True):
-                table[f"{layout.layer.format(index)}{part}.{kind}"] = Slot(name, start, stop)
-        elif stem in layout.outer:
-            table[f"{layout.outer[stem]}.{kind}"] = Slot(name)
+                table[f"{key_map.layer.format(index)}{part}.{kind}"] = Slot(name, start, stop)
+        elif stem in key_map.outer:
+            table[f"{key_map.outer[stem]}.{kind}"] = Slot(name)
     return table
 
 
@@ -67,7 +67,7 @@ class LoadPlan:
     model: ImpModel  # without memory, on the device "meta"
     found: dict[str, TensorInfo]
     slots: dict[str, Slot]  # where each tensor that the model calls for goes
-    ignored: frozenset[str]  # stored, and known to be needed by nobody: the tower's head, its last layer, buffers
+    ignored: frozenset[str]  # stored, and known not to be needed: the tower's head, its last layer, buffers
     unexpected: tuple[str, ...]  # stored, and unknown
     generation_ends: tuple[int, ...]  # ids that end an answer, as generation_config.json alone says
     problems: dict[str, str]  # tensors that are missing or do not fit: name -> what is wrong, in a sentence
@@ -75,9 +75,9 @@ class LoadPlan:
     def needed_bytes(self, device: torch.device, dtype: torch.dtype, *, pack: bool, quantize: str | None = None) -> int:
         """Memory that a model needs, weights and keys and values; the settings are those of `load_weights`."""
         sizes, patches = self.model.config.decoder, self.model.config.vision.num_patches
-        # Those of a picture with a question, twice: a view keeps its own.
-        kept = 2 * sizes.kv_values_per_token * (patches + 256) * dtype.itemsize
-        return kept + self.weight_bytes(device, dtype, pack=pack, quantize=quantize)
+        # Those of an image with a question, twice: a view has its own.
+        cache = 2 * sizes.kv_values_per_token * (patches + 256) * dtype.itemsize
+        return cache + self.weight_bytes(device, dtype, pack=pack, quantize=quantize)
 
     def weight_bytes(self, device: torch.device, dtype: torch.dtype, *, pack: bool, quantize: str | None = None) -> int:
         """Bytes of the weights alone."""
@@ -85,12 +85,12 @@ class LoadPlan:
         for key in self.slots.keys() & self.found.keys():
             stored[self.slots[key].parameter].add(self.found[key].dtype)
         total = 0
-        for place, module in self.model.named_modules():
+        for path, module in self.model.named_modules():
             for leaf, parameter in module.named_parameters(recurse=False):
                 size = dtype.itemsize
                 if pack and isinstance(module, nn.Linear) and leaf == "weight":
-                    half = stored[f"{place}.{leaf}"] == {"F16"}
-                    size = packed_itemsize(place, parameter.shape, device, dtype, quantize, half)
+                    half = stored[f"{path}.{leaf}"] == {"F16"}
+                    size = packed_itemsize(path, parameter.shape, device, dtype, quantize, half)
                 total += parameter.numel() * size
         return total
 
@@ -110,32 +110,32 @@ def read_configs(folder: Path) -> tuple[dict, dict]:
 def plan(raw: Mapping, found: dict[str, TensorInfo], where: str, generation: Mapping | None = None) -> LoadPlan:
     """Compare config.json (`raw`) with the stored tensors (`found`) of the checkpoint at `where`, loading nothing.
 
-    `generation` is generation_config.json. Raises CheckpointError where they are too strange to build a network from; a
+    `generation` is generation_config.json. Raises CheckpointError where they are too unusual to build a network from; a
     tensor that is missing or has another shape or dtype is a problem of the plan.
     """
-    layouts = KEY_MAPS[read_family(raw, f"{where}/config.json")]
-    layout = next((layout for layout in layouts if layout.sign in found), None)
-    if layout is None:
-        signs = " or ".join(layout.sign for layout in layouts)
+    key_maps = KEY_MAPS[read_family(raw, f"{where}/config.json")]
+    key_map = next((key_map for key_map in key_maps if key_map.sign in found), None)
+    if key_map is None:
+        signs = " or ".join(key_map.sign for key_map in key_maps)
         raise CheckpointError(
             f"{where} does not hold {signs}, which its config.json calls for ({raw['model_type']}): its tensors have "
             f"names that the kit does not know, or are another checkpoint's. {MIXED}"
         )
     towers = {
-        name.removeprefix(layout.tower): stored.shape for name, stored in found.items() if name.startswith(layout.tower)
+        name.removeprefix(key_map.tower): info.shape for name, info in found.items() if name.startswith(key_map.tower)
     }
     config = parse_config(raw, towers, f"{where}/config.json", generation)
     # Looked for before a network is built that may be absurdly deep.
-    last = f"{layout.layer.format(config.decoder.num_layers - 1)}{layout.inner['norm'][0]}.weight"
+    last = f"{key_map.layer.format(config.decoder.num_layers - 1)}{key_map.inner['norm'][0]}.weight"
     if last not in found:
         raise CheckpointError(f"{where} lacks the tensor {last}, which its config.json calls for.")
     with torch.device("meta"):
         model = ImpModel(config)
-    table = slots(model, layout)
+    table = slots(model, key_map)
     parameters = dict(model.named_parameters())
     checked = {name: _problem(name, slot, found, parameters, where) for name, slot in table.items()}
     problems = {name: problem for name, problem in checked.items() if problem}
-    unused = re.compile(re.escape(layout.tower) + r"vision_model\.encoder\.layers\.(\d+)\.")
+    unused = re.compile(re.escape(key_map.tower) + r"vision_model\.encoder\.layers\.(\d+)\.")
     others = found.keys() - table.keys()
     ignored = {
         name
@@ -151,11 +151,11 @@ def _problem(
 ) -> str | None:
     if name not in found:
         return f"{where} lacks the tensor {name}, which its config.json calls for."
-    stored = found[name]
-    if stored.dtype not in FLOATS:
-        return f"{stored.file}: {name} is stored as {stored.dtype}; the kit reads {', '.join(FLOATS)}."
+    info = found[name]
+    if info.dtype not in FLOATS:
+        return f"{info.file}: {name} is stored as {info.dtype}; the kit reads {', '.join(FLOATS)}."
     rows, *others = parameters[slot.parameter].shape
     expected = (rows if slot.stop is None else slot.stop - slot.start, *others)
-    if stored.shape != expected:
-        return f"{stored.file}: {name} has the shape {stored.shape}, but config.json calls for {expected}."
+    if info.shape != expected:
+        return f"{info.file}: {name} has the shape {info.shape}, but config.json calls for {expected}."
     return None

@@ -21,7 +21,7 @@ class Published:
     image_size: int  # pixels of a picture's side as the tower gets it
     dtype: str  # of the stored weights, as safetensors writes it
     weight_bytes: int  # of all tensors
-    files: dict[str, int | float | None]  # what the kit may need -> bytes, None where no page tells them
+    files: dict[str, int | float | None]  # what the kit may need -> bytes, None where no page says
     inferred: list[str]  # files whose content, or being there, no page shows whole
     possible: list[str]  # files that may be there, too
     contents: dict[str, dict]  # the JSON files whose content is known or inferred

@@ -1,4 +1,4 @@
-"""Text <-> token ids: the checkpoint's own tokenizer, and text that grows while tokens arrive."""
+"""Text <-> token ids: the checkpoint's own tokenizer."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from imp_kit.checkpoints.files import MIXED, shown
+from imp_kit.checkpoints.files import MIXED, quote
 from imp_kit.checkpoints.tokenizer_files import BLANK, read_tokenizer
 from imp_kit.errors import CheckpointError
 from imp_kit.prompts import IMAGE, Control
@@ -21,13 +21,13 @@ BYTE = re.compile("<0x([0-9A-F]{2})>")  # a byte-fallback tokenizer's token for 
 class TextTokenizer:
     """A checkpoint's tokenizer, for which control tokens inside a text are plain text.
 
-    `prefix` and `suffix` are the ids that stand before and behind each prompt, such as that of "<s>".
+    `prefix` and `suffix` are the ids that stand before and after each prompt, such as that of "<s>".
     Reads what `read_tokenizer` reads. Raises CheckpointError.
     """
 
     def __init__(self, folder: Path):
         self.file = folder / "tokenizer.json" if (folder / "tokenizer.json").exists() else folder
-        with self._told():
+        with self._tokenizer_errors():
             files = read_tokenizer(folder)
             self.file, self.prefix, self.suffix = files.file, files.prefix, files.suffix
             self._tokenizer, self._within = files.tokenizer, files.within
@@ -44,7 +44,7 @@ class TextTokenizer:
             content, id = token["content"], token["id"]
             if self._tokenizer.token_to_id(content) != id:
                 raise CheckpointError(
-                    f"{self.file}: the added token {shown(content)} should have the id {id}, but the next free one is "
+                    f"{self.file}: the added token {quote(content)} should have the id {id}, but the next free one is "
                     f"{self._tokenizer.token_to_id(content)}: a token before it is missing. {MIXED}"
                 )
         for token in self.control:
@@ -69,21 +69,21 @@ class TextTokenizer:
 
         Raises CheckpointError where something would.
         """
-        with self._told():
+        with self._tokenizer_errors():
             ids = (self._tokenizer if begins else self._within).encode(text, add_special_tokens=False).ids
         if not self._control_ids.isdisjoint(ids):
             forged = next(token for token, id in self.control.items() if id in ids)
             raise CheckpointError(
-                f"{self.file} makes the control token {shown(forged)} out of plain letters, so that a question could "
+                f"{self.file} makes the control token {quote(forged)} out of plain letters, so that a question could "
                 "forge it; the kit refuses such a tokenizer."
             )
         return ids
 
     def encode_pieces(self, pieces: Sequence[str], *, begins: bool = False) -> list[int]:
-        """Token ids of a prompt's pieces, the picture's place left out; the `prefix` before those that `begins` it.
+        """Token ids of a prompt's pieces, without the image; the `prefix` before those that `begins` it.
 
         A control token that the tokenizer does not have is spelled out in letters. One that the tokenizer lets
-        swallow the blanks beside it (Phi-3's do) swallows them here, too.
+        remove the blanks beside it (Phi-3's do) removes them here, too.
         """
         ids = list(self.prefix) if begins else []
         for index, piece in enumerate(pieces):
@@ -102,18 +102,20 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids, spaces as they are; control tokens are left out."""
         letters = [id for id in ids if id not in self._control_ids]
-        with self._told():
+        with self._tokenizer_errors():
             if not self._byte_fallback:
                 return self._tokenizer.decode(letters, skip_special_tokens=False)
             # The library's decoder gives a mark for each byte of a run that is no whole character.
             tokens = filter(None, map(self._tokenizer.id_to_token, letters))
             runs = groupby(tokens, key=lambda token: bool(BYTE.fullmatch(token)))
             # Letter by letter: what the bytes spell may look like a byte's token. A BLANK that they spell is no blank.
-            spelled = [text for odd, run in runs for text in (_letters(run).replace(BLANK, HELD) if odd else run)]
+            spelled = [
+                text for are_bytes, run in runs for text in (_letters(run).replace(BLANK, HELD) if are_bytes else run)
+            ]
             return self._tokenizer.decoder.decode(spelled).replace(HELD, BLANK)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _tokenizer_errors(self) -> Iterator[None]:
         """Turn whatever a broken tokenizer raises into a CheckpointError."""
         try:
             yield
@@ -121,7 +123,7 @@ class TextTokenizer:
             raise
         except BaseException as error:  # tokenizers raises plain Exception, and a panic in Rust is not even that
             raise CheckpointError(
-                f"{self.file} is no tokenizer that can be read: {shown(str(error))}. Download it again."
+                f"{self.file} is no tokenizer that can be read: {quote(str(error))}. Download it again."
             ) from error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from imp_kit.checkpoints.files import INCOMPLETE, MIXED, read_json, shown, text_file
+from imp_kit.checkpoints.files import INCOMPLETE, MIXED, quote, read_json, text_file
 from imp_kit.errors import CheckpointError
 
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -37,8 +37,8 @@ class TokenizerFiles:
     file: Path  # the one to name in an error
     data: dict  # tokenizer.json's object, with the added tokens of all the files
     tokenizer: Tokenizer  # of that object, for the text that begins a prompt
-    within: Tokenizer  # for every other text, before which a Metaspace for the "first" one puts no blank
-    prefix: tuple[int, ...]  # ids before each prompt, such as that of "<s>", and behind it
+    within: Tokenizer  # for every other text: a Metaspace for the "first" text puts no blank before it
+    prefix: tuple[int, ...]  # ids before each prompt, such as that of "<s>", and after it
     suffix: tuple[int, ...]
 
 
@@ -101,7 +101,7 @@ def _convert(folder: Path, kind: str, settings: Mapping) -> tuple[Path, dict]:
     llama = kind.endswith("LlamaTokenizer")
     if not llama and not kind.endswith(("Qwen2Tokenizer", "GPT2Tokenizer", "CodeGenTokenizer")):
         raise CheckpointError(
-            f"{folder} has no tokenizer.json, and tokenizer_config.json names a {shown(kind)}, whose older form is not "
+            f"{folder} has no tokenizer.json, and tokenizer_config.json names a {quote(kind)}, whose older form is not "
             "known. Save it as tokenizer.json: "
             "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
         )
@@ -110,7 +110,7 @@ def _convert(folder: Path, kind: str, settings: Mapping) -> tuple[Path, dict]:
     if missing:
         raise CheckpointError(
             f"{folder} holds no tokenizer: neither tokenizer.json nor {' and '.join(missing)}, of which a "
-            f"{shown(kind)} is made (as tokenizer_config.json or the family says). {INCOMPLETE}"
+            f"{quote(kind)} is made (as tokenizer_config.json or the family says). {INCOMPLETE}"
         )
     tokenizer = _sentencepiece(files[0]) if llama else _byte_level(*files, kind, settings)
     return files[0], json.loads(tokenizer.to_str())
@@ -126,12 +126,12 @@ def _byte_level(vocabulary: Path, merges: Path, kind: str, settings: Mapping) ->
     pairs = [tuple(line.split(" ")) for line in lines]
     for line, pair in zip(lines, pairs, strict=True):
         if len(pair) != 2:
-            raise CheckpointError(f"{merges} holds {shown(line)}, which is no pair of parts. Download it again.")
+            raise CheckpointError(f"{merges} holds {quote(line)}, which is no pair of parts. Download it again.")
     try:
         model = models.BPE(words, pairs)
     except Exception as error:  # tokenizers raises nothing narrower
         raise CheckpointError(
-            f"{vocabulary} and {merges.name} make no tokenizer ({shown(str(error))}). {MIXED}"
+            f"{vocabulary} and {merges.name} make no tokenizer ({quote(str(error))}). {MIXED}"
         ) from error
     made = {"".join(pair) for pair in pairs}
     unmade = sum(len(word) > 1 and word not in made for word in words)
@@ -201,7 +201,7 @@ def _sentencepiece(file: Path) -> Tokenizer:
 
 
 def _within(data: dict) -> dict:
-    """The same tokenizer for a text that others stand before."""
+    """The same tokenizer for a text that does not begin the prompt."""
     changed = copy.deepcopy(data.get("pre_tokenizer"))
     steps = [changed or {}]
     for step in steps:
@@ -225,17 +225,17 @@ def _add_tokens(data: dict, file: Path, folder: Path, settings: Mapping) -> None
     others: dict[str, dict] = {}
     for source, content, id, flags in _named_elsewhere(folder, settings):
         if type(id) is not int or not 0 <= id < MOST_TOKENS:
-            raise CheckpointError(f"{folder / source}: {shown(content)} has the id {shown(id)}. Download it again.")
+            raise CheckpointError(f"{folder / source}: {quote(content)} has the id {quote(id)}. Download it again.")
         here = others.get(content, {}).get("id", known.get(content, plain.get(content)))
         if here not in (None, id):
             raise CheckpointError(
-                f"{folder / source} gives {shown(content)} the id {shown(id)}, but {file.name} says {here}. {MIXED}"
+                f"{folder / source} gives {quote(content)} the id {quote(id)}, but {file.name} says {here}. {MIXED}"
             )
         if content not in known:
             default = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
             default["normalized"] = content.isspace()
-            told = {name: value for name, value in flags.items() if name in default and type(value) is bool}
-            others.setdefault(content, {"id": id, "content": content, **default, **told})
+            given = {name: value for name, value in flags.items() if name in default and type(value) is bool}
+            others.setdefault(content, {"id": id, "content": content, **default, **given})
     data["added_tokens"] = sorted([*data["added_tokens"], *others.values()], key=lambda token: token["id"])
 
 
@@ -248,7 +248,7 @@ def _named_elsewhere(folder: Path, settings: Mapping) -> Iterator[tuple[str, str
     )
     if not whole:
         raise CheckpointError(
-            f"{folder / 'tokenizer_config.json'}: added_tokens_decoder is {shown(decoder)}, not ids and tokens."
+            f"{folder / 'tokenizer_config.json'}: added_tokens_decoder is {quote(decoder)}, not ids and tokens."
         )
     for id, token in decoder.items():
         yield "tokenizer_config.json", token["content"], int(id), token
@@ -267,16 +267,16 @@ def _contents(value) -> list[str]:
 def _around(
     tokenizer: Tokenizer, kind: str, settings: Mapping, specials: Mapping, file: Path
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids before and behind a prompt: as the settings (`file`) ask, else LLaMA's class, else the post-processor."""
+    """The ids before and after a prompt: as the settings (`file`) ask, else LLaMA's class, else the post-processor."""
     bare, whole = (tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
-    start = next((place for place in range(len(whole)) if whole[place : place + len(bare)] == bare), 0)
+    start = next((index for index in range(len(whole)) if whole[index : index + len(bare)] == bare), 0)
     found = (tuple(whole[:start]), tuple(whole[start + len(bare) :]))
     llama = kind.endswith("LlamaTokenizer")
     ids: list[tuple[int, ...]] = []
     for name, own, default in (("bos", found[0], "<s>"), ("eos", found[1], "</s>")):
         asked = settings.get(f"add_{name}_token")
         if asked not in (True, False, None):
-            raise CheckpointError(f"{file}: add_{name}_token is {shown(asked)}, not true or false. Correct it.")
+            raise CheckpointError(f"{file}: add_{name}_token is {quote(asked)}, not true or false. Correct it.")
         if asked is None and llama:
             asked = name == "bos"
         if asked is None or kind.endswith("Qwen2Tokenizer"):  # whose class knows no such setting
@@ -288,7 +288,7 @@ def _around(
         if asked and id is None:
             raise CheckpointError(
                 f"{file} asks for a {name}_token around each prompt, but "
-                f"{shown(tokens[0]) + ' is no token' if tokens else 'names none'}. Download it again."
+                f"{quote(tokens[0]) + ' is no token' if tokens else 'names none'}. Download it again."
             )
         ids.append((id,) if asked else ())
     return ids[0], ids[1]

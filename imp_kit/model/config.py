@@ -24,7 +24,7 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """Picture tokens; a remainder of pixels at the right and lower edge is not seen (384 = 27 x 14 + 6)."""
+        """Image tokens; a remainder of pixels at the right and lower edge is not used (384 = 27 x 14 + 6)."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -59,7 +59,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ImpConfig:
-    """A whole checkpoint: its family, decoder, tower, and how a picture is brought to the tower's size."""
+    """A whole checkpoint: its family, decoder, tower, and how an image is brought to the tower's size."""
 
     family: str  # a key of FAMILIES
     decoder: DecoderConfig

@@ -14,11 +14,11 @@ SAME = 0.02  # of the largest value; how far a graph's hidden states may be from
 
 
 class StepGraph:
-    """Token ids (batch,) -> hidden states (batch, 1, hidden_size), the step's keys and values put into a cache.
+    """Token ids (batch,) -> hidden states (batch, 1, hidden_size), with the step's keys and values put into a cache.
 
-    A graph does the same work at the same addresses each time. So the place in the cache is a number on the device, and
-    every key of the cache's memory is looked at, those not yet filled behind a mask. The first step is made both ways;
-    where the graph cannot be captured or does not give the same, all steps are made the plain way.
+    A graph does the same work at the same addresses each time. So the position in the cache is a number on the device,
+    and attention reads every key of the cache's memory; a mask hides those that are not yet filled. The first step is
+    made both ways; if the graph cannot be captured or does not give the same, all steps are made the plain way.
     """
 
     def __init__(self, model: ImpModel, tensor: Tensor, padding: Padding | None):
@@ -27,16 +27,16 @@ class StepGraph:
 
     @classmethod
     def of(cls, model: ImpModel, cache: KVCache, padding: Padding | None) -> "StepGraph":
-        """The step behind what `cache` holds; one that was captured on the same memory is used again."""
+        """The step after what `cache` holds; one that was captured on the same memory is used again."""
         step = cache.buffer.step
         if step is None or padding is not None or step.padding is not None:
             step = cache.buffer.step = cls(model, cache.buffer.tensor, padding)
         if step.graph:
-            step.place.fill_(cache.length)
+            step.position.fill_(cache.length)
         return step
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """One step behind what `cache` holds; each call goes on where the one before it ended."""
+        """One step after what `cache` holds; each call goes on where the one before it ended."""
         if self.graph:
             self.ids.copy_(ids)
             self.graph.replay()
@@ -57,23 +57,23 @@ class StepGraph:
         return plain
 
     def prepare(self, ids: Tensor, start: int) -> None:
-        """Put a step's inputs where `run` reads them: its token ids, and its place in the cache."""
-        self.ids, self.place = ids.clone(), torch.tensor([start], device=ids.device)
+        """Put a step's inputs where `run` reads them: its token ids, and its position in the cache."""
+        self.ids, self.position = ids.clone(), torch.tensor([start], device=ids.device)
         self.keys = torch.arange(self.tensor.shape[-2], device=ids.device)
 
     def run(self) -> Tensor:
-        """The step itself; moves the place on by one."""
+        """The step itself; moves the position on by one."""
         decoder = self.model.decoder
-        places = self.padding.places(self.place) if self.padding else self.place
-        rope = rope_at(places, decoder.config, self.place.device)
-        mask = near = (self.keys <= self.place)[None, None, None]
+        row_positions = self.padding.row_positions(self.position) if self.padding else self.position
+        rope = rope_at(row_positions, decoder.config, self.position.device)
+        mask = window_mask = (self.keys <= self.position)[None, None, None]
         if self.padding:
-            mask = near = mask & ~self.padding.hides(self.keys)
+            mask = window_mask = mask & ~self.padding.hides(self.keys)
         if decoder.config.window is not None:
-            near = mask & in_window(self.place, self.keys, decoder.config.window, self.padding)
-        placed = _Placed(self.tensor, self.place)
-        hidden = decoder.blocks(decoder.embed_tokens(self.ids)[:, None], rope, mask, near, placed)
-        self.place += 1
+            window_mask = mask & in_window(self.position, self.keys, decoder.config.window, self.padding)
+        cache = _GraphCache(self.tensor, self.position)
+        hidden = decoder.blocks(decoder.embed_tokens(self.ids)[:, None], rope, mask, window_mask, cache)
+        self.position += 1
         return hidden
 
     def _capture(self, ids: Tensor, start: int, plain: Tensor) -> None:
@@ -87,18 +87,18 @@ class StepGraph:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             self.hidden = self.run()
-        self.place.fill_(start)
+        self.position.fill_(start)
         graph.replay()
         if not (self.hidden - plain).abs().max() <= SAME * plain.abs().max():  # NaN is refused, too
             raise RuntimeError("its result is not that of the plain step.")
         self.graph = graph
 
 
-class _Placed:
-    """Keys and values of all layers, written at a place that is known on the device only."""
+class _GraphCache:
+    """Keys and values of all layers, written at a position that only the device knows."""
 
-    def __init__(self, tensor: Tensor, place: Tensor):
-        self.tensor, self.place = tensor, place
+    def __init__(self, tensor: Tensor, position: Tensor):
+        self.tensor, self.position = tensor, position
 
     def extend(self, layer: int, new: Tensor) -> Tensor:
-        return self.tensor[:, layer].index_copy_(3, self.place, new)
+        return self.tensor[:, layer].index_copy_(3, self.position, new)

@@ -36,7 +36,7 @@ class KVBuffer:
             )
         self.tensor = torch.empty(shape, device=device, dtype=dtype)
         self.caches: WeakSet[KVCache] = WeakSet()
-        self.step = None  # what a GPU captured on this memory: see graph.py
+        self.step = None  # what a GPU captured on this memory: see cuda_graph.py
 
 
 class KVCache:
@@ -52,19 +52,19 @@ class KVCache:
         return cls(KVBuffer(shape, device=device, dtype=dtype), end=capacity)
 
     def extend(self, layer: int, new: Tensor) -> Tensor:
-        """Write one layer's new keys and values, (2, batch, heads, n, head_dim), behind the filled part.
+        """Write one layer's new keys and values, (2, batch, heads, n, head_dim), after the filled part.
 
         Returns everything up to their end.
         """
         end = self.length + new.shape[-2]
-        held = self.buffer.tensor[:, layer]
-        held[..., self.length : end, :] = new
-        return held[..., :end, :]
+        kv = self.buffer.tensor[:, layer]
+        kv[..., self.length : end, :] = new
+        return kv[..., :end, :]
 
     def fork(self, end: int) -> "KVCache":
         """A cache that begins with what is filled here and may be written up to `end`; this one stays as it is.
 
-        It shares the memory where that is large enough and nobody else has a claim on what comes next, else it copies.
+        It shares the memory if that is large enough and no other cache may write the next positions; else it copies.
         """
         others = (other for other in self.buffer.caches if other is not self)
         if end <= self.buffer.tensor.shape[-2] and all(max(other.length, other.end) <= self.length for other in others):
@@ -86,7 +86,7 @@ class KVCache:
         return KVCache(buffer, self.length, end)
 
     def truncate(self, length: int) -> None:
-        """Forget what lies behind `length`, and write no more."""
+        """Forget the positions after `length`, and write no more."""
         self.length = self.end = min(self.length, length)
 
 
@@ -103,13 +103,13 @@ def rope_table(config: DecoderConfig, device: torch.device) -> Tensor:
         return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
 
 
-def rope_at(places: Tensor | range, config: DecoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+def rope_at(positions: Tensor | range, config: DecoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """The table's rows for positions, a range or int (n,) or (batch, n), as `rotate` takes them: cosines and sines."""
     table = rope_table(config, device)
-    if isinstance(places, range):
-        rows = table.narrow(1, places.start, len(places))
-    else:  # a row that has ended may go on behind the last position, beside others; nobody sees what it says there
-        rows = table[:, places.clamp(max=config.max_positions - 1)]
+    if isinstance(positions, range):
+        rows = table.narrow(1, positions.start, len(positions))
+    else:  # a row that has ended may pass the last position, beside others; its output there is not used
+        rows = table[:, positions.clamp(max=config.max_positions - 1)]
     return rows[..., None, :].unbind()
 
 
@@ -125,13 +125,13 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> None:
 class Padding:
     """A batch's padding: `counts`, int (batch,), positions of each row that mean nothing, from position `start` on.
 
-    With `start` 0 it is at the left of the rows; else behind a beginning of one length that all rows have.
+    With `start` 0 it is at the left of the rows; else after a prefix that has the same length in all rows.
     """
 
     counts: Tensor
     start: int = 0
 
-    def places(self, positions: Tensor) -> Tensor:
+    def row_positions(self, positions: Tensor) -> Tensor:
         """Positions (n,) in the cache -> those in each row, (batch, n); padding has any."""
         moved = (positions - self.counts[:, None]).clamp(min=0)
         return torch.where(positions < self.start, positions, moved)
@@ -144,9 +144,9 @@ class Padding:
 def in_window(queries: Tensor, keys: Tensor, window: int, padding: Padding | None) -> Tensor:
     """Which keys (n,) are within each query's (m,) window, by a row's own positions: bool (1 or batch, 1, m, n)."""
     if padding is not None:
-        queries, keys = padding.places(queries), padding.places(keys)
-    near = keys[..., None, :] > queries[..., :, None] - window
-    return near.view(-1, 1, *near.shape[-2:])
+        queries, keys = padding.row_positions(queries), padding.row_positions(keys)
+    within = keys[..., None, :] > queries[..., :, None] - window
+    return within.view(-1, 1, *within.shape[-2:])
 
 
 def attention_mask(start: int, count: int, padding: Padding | None, device, window: int | None = None) -> Tensor | None:
@@ -250,23 +250,25 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=not config.gated)
 
     def forward(self, x: Tensor, cache: KVCache | None = None, padding: Padding | None = None) -> Tensor:
-        """Run `x` behind what `cache` holds, and add to it."""
+        """Run `x` after what `cache` holds, and add to it."""
         start, count = cache.length if cache else 0, x.shape[1]
         end = start + count
-        places = padding.places(torch.arange(start, end, device=x.device)) if padding else range(start, end)
-        rope = rope_at(places, self.config, x.device)
-        mask = near = attention_mask(start, count, padding, x.device)
+        positions = padding.row_positions(torch.arange(start, end, device=x.device)) if padding else range(start, end)
+        rope = rope_at(positions, self.config, x.device)
+        mask = window_mask = attention_mask(start, count, padding, x.device)
         if self.config.window is not None:
-            near = attention_mask(start, count, padding, x.device, self.config.window)
-        x = self.blocks(x, rope, mask, near, cache)
+            window_mask = attention_mask(start, count, padding, x.device, self.config.window)
+        x = self.blocks(x, rope, mask, window_mask, cache)
         if cache is not None:
             cache.length += count
         return x
 
-    def blocks(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, near: Tensor | None, cache) -> Tensor:
-        """All layers and the last norm; `near` is the mask of layers with a window, `mask` that of the others."""
+    def blocks(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, window_mask: Tensor | None, cache
+    ) -> Tensor:
+        """All layers and the last norm; `window_mask` is for the layers with a window, `mask` for the others."""
         for index, layer in enumerate(self.layers):
-            x = layer(x, rope, near if index >= self.config.window_from else mask, cache, index)
+            x = layer(x, rope, window_mask if index >= self.config.window_from else mask, cache, index)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

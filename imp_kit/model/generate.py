@@ -11,7 +11,7 @@ from imp_kit.model.decoder import KVCache, Padding
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.sampling import Sampling
 
-# Tokens that a device makes before somebody looks at them: each look at a GPU waits until all work before it is done.
+# Tokens that a device makes before they are read: each read from a GPU waits until all work before it is done.
 BLOCKS = {"cuda": 8}
 
 
@@ -28,11 +28,11 @@ def generate(
 ) -> Iterator[list[int | None]]:
     """Yield, step by step, each row's next token id; None for a row that has ended.
 
-    `embeddings` (batch, n, hidden_size) go behind what `cache` holds. A stop id is yielded, then its row has ended;
-    the caller may end others by adding to `ended`. Each row draws its tokens by the seed and its index, by default its
-    place in the batch. Ends when every row has, after `max_new_tokens` steps, or when the
-    cache is full. The cache may hold fewer or more positions than were yielded: the last token is not read yet, and
-    up to a block's may be read that nobody sees. Raises CheckpointError where damaged weights give no numbers.
+    `embeddings` (batch, n, hidden_size) go after what `cache` holds. A stop id is yielded, then its row has ended; the
+    caller may end others by adding to `ended`. Each row draws its tokens by the seed and its index, by default its
+    number in the batch. Ends when every row has, after `max_new_tokens` steps, or when the cache is full. The cache may
+    hold fewer or more positions than tokens were yielded: the last token is not read yet, and up to a block of tokens
+    may be read that are not yielded. Raises CheckpointError where damaged weights give no numbers.
     """
     ended = set() if ended is None else ended
     rows = list(range(len(embeddings)))  # those still in the batch
@@ -51,25 +51,25 @@ def generate(
         waiting.append(ids)
         made += 1
         last = made == sampling.max_new_tokens or cache.length == cache.end
-        if last or made == 1 or len(waiting) == block:  # the first at once: somebody waits for it
+        if last or made == 1 or len(waiting) == block:  # the first at once: the user waits for it
             for tokens in torch.stack(waiting).tolist():
-                row: list[int | None] = [None] * count
+                step_ids: list[int | None] = [None] * count
                 for index, token in zip(rows, tokens, strict=True):
-                    row[index] = None if index in ended else token
-                yield row
-                ended.update(index for index, token in enumerate(row) if token in stop_ids)
+                    step_ids[index] = None if index in ended else token
+                yield step_ids
+                ended.update(index for index, token in enumerate(step_ids) if token in stop_ids)
                 if len(ended) == count:
                     return
             waiting.clear()
             if last:
                 return
-            left = [place for place, index in enumerate(rows) if index not in ended]
+            left = [row for row, index in enumerate(rows) if index not in ended]
             if 2 * len(left) <= len(rows):  # rows that have ended still cost; leaving costs a copy of the others
                 chosen = torch.tensor(left, device=ids.device)
                 cache, ids, step = cache.select_rows(chosen, cache.end), ids[chosen], None
                 padding = padding and Padding(padding.counts[chosen], padding.start)
-                rows = [rows[place] for place in left]
-                generators = generators and [generators[place] for place in left]
+                rows = [rows[row] for row in left]
+                generators = generators and [generators[row] for row in left]
         if embeddings.device.type == "cuda":
             step = step or StepGraph.of(model, cache, padding)
             hidden = step(ids, cache)

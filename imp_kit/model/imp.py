@@ -1,4 +1,4 @@
-"""Imp: tower, projector and decoder, and the splice of picture features into a prompt."""
+"""Imp: tower, projector and decoder, and the splice of image features into a prompt."""
 
 from collections.abc import Sequence
 
@@ -28,11 +28,11 @@ class ImpModel(nn.Module):
         return self.decoder.embed_tokens.weight.dtype
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (batch, 3, image_size, image_size) -> picture embeddings (batch, patches, decoder's hidden_size)."""
+        """Pixels (batch, 3, image_size, image_size) -> image embeddings (batch, patches, decoder's hidden_size)."""
         return self.projector(self.vision(pixels.to(self.device, self.dtype)))
 
     def splice(self, pieces: Sequence[Sequence[int] | Tensor]) -> Tensor:
-        """Token ids and picture embeddings (patches, hidden_size), in reading order -> (1, n, hidden_size)."""
+        """Token ids and image embeddings (patches, hidden_size), in reading order -> (1, n, hidden_size)."""
         parts = [
             piece if isinstance(piece, Tensor) else self.decoder.embed_tokens(self._ids(piece)) for piece in pieces
         ]

@@ -1,4 +1,4 @@
-"""What memory a device has left, and what is said where it is not enough."""
+"""How much memory a device has free, and the error where it is not enough."""
 
 import ctypes
 import sys
@@ -23,14 +23,14 @@ def trim_heap() -> None:
 def free_memory(device: torch.device) -> int:
     """Free bytes on a device."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
-        return torch.cuda.mem_get_info(device)[0] + kept
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # reserved by torch
+        return torch.cuda.mem_get_info(device)[0] + unused
     free = psutil.virtual_memory().available  # with what the system's file cache would give back
     group = Path("/sys/fs/cgroup")  # a container's own limit, as Docker and Kaggle set it
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        files = sum(int(told.get(name, 0)) for name in ("active_file", "inactive_file"))  # a cache, which gives way
+        counters = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        files = sum(int(counters.get(name, 0)) for name in ("active_file", "inactive_file"))  # a cache, which gives way
         return free if limit == "max" else min(free, int(limit) - int(used) + files)
     except (OSError, ValueError):
         return free
@@ -50,7 +50,7 @@ def out_of_memory_errors(what: str) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes in use so far: of the GPU's memory, else of this process; None where it is not told."""
+    """The most bytes in use so far: of the GPU's memory, else of this process; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -1,4 +1,4 @@
-"""How a layer's weight lies in memory: plain, packed for a CPU's products, in fp16 behind fp32, or in 8 bits.
+"""How a layer's weight is stored in memory: plain, packed for a CPU's products, in fp16 for fp32, or in 8 bits.
 
 Decoding reads every weight once a token, so its speed is that of reading: half the bytes, up to twice the speed.
 """
@@ -16,7 +16,7 @@ QUANTIZED = ("int8",)
 # Of an ImpModel, what reads its weights for single tokens. The tower's work is bound by arithmetic, where fewer bits
 # would win nothing.
 DECODER = "decoder."
-# For how many rows oneDNN lays a weight out. Blocks for a single one are no faster for a token, and they halve the rate
+# For how many rows oneDNN packs a weight. Blocks for a single one are no faster for a token, and they halve the rate
 # of a prompt on a CPU with matrix tiles (AMX).
 PACKED_FOR = 8
 SMALL = 4e6  # bytes of an fp32 weight; up to here oneDNN's own overhead costs a single row more than its blocks save it
@@ -27,7 +27,7 @@ FEW_ROWS = 16  # up to here torch's 8-bit product is faster than widening the we
 
 
 class GeluLinear(nn.Linear):
-    """A linear layer and the tanh form of GELU (arXiv 1606.08415) behind it, which some products do in one go."""
+    """A linear layer and the tanh form of GELU (arXiv 1606.08415) after it; some products do both at once."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _gelu(super().forward(x))
@@ -38,7 +38,7 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer on the CPU whose weight lies in oneDNN's blocks: laid out once, not for every product.
+    """A linear layer on the CPU whose weight is in oneDNN's blocks: packed once, not for every product.
 
     The weight is opaque but for its shape, dtype and number of elements. The operators are those that torch's own
     compiler calls for frozen weights. With `singles`, a small weight is kept plain, too, for single rows.
@@ -58,8 +58,8 @@ class PackedLinear(nn.Module):
         if self.plain is not None and x.numel() == x.shape[-1]:
             y = F.linear(x, self.plain, self.bias)
             return _gelu(y) if self.gelu else y
-        behind = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *behind)
+        activation = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *activation)
 
 
 class HalfLinear(nn.Module):
@@ -89,12 +89,12 @@ class HalfLinear(nn.Module):
         return (_gelu(y) if self.gelu else y).view(*x.shape[:-1], len(self.weight))
 
     def _apply(self, fn, recurse: bool = True) -> "HalfLinear":
-        """What `to` and its like call: `fn` turns a tensor into the one that is to take its place."""
-        there = fn(torch.empty(0, dtype=torch.float32, device="cpu"))
-        return self if (there.device.type, there.dtype) == ("cpu", torch.float32) else self._refuse()
+        """What `to` and its like call: `fn` turns a tensor into the one that replaces it."""
+        moved = fn(torch.empty(0, dtype=torch.float32, device="cpu"))
+        return self if (moved.device.type, moved.dtype) == ("cpu", torch.float32) else self._refuse()
 
     def _refuse(self, *_) -> None:
-        raise NotImplementedError("A weight laid out for the CPU cannot be moved, saved or filled; load once more.")
+        raise NotImplementedError("A weight packed for the CPU cannot be moved, saved or filled; load once more.")
 
     _save_to_state_dict = _load_from_state_dict = _refuse
 
@@ -150,7 +150,7 @@ def check_quantize(quantize: str | None) -> None:
 
 
 def pack_linear(name: str, module: nn.Module, quantize: str | None = None) -> nn.Module:
-    """What takes the place of a filled module of an ImpModel, called `name` there: itself unless it is a linear layer.
+    """What replaces a filled module of an ImpModel, called `name` there: the module itself unless it is a linear layer.
 
     `quantize` "int8" holds for the decoder.
     """
@@ -177,12 +177,12 @@ def _can_be_half(shape: torch.Size, device: torch.device, dtype: torch.dtype) ->
     """Whether a weight of this shape may stay in fp16, should its values be fp16's."""
     rows, columns = shape
     pays = 4 * rows * columns > SMALL and -columns % BLOCK <= columns / 10
-    where = dtype == torch.float32 and device.type == "cpu"
-    return pays and where and _has_half_product(torch.backends.quantized.engine)
+    fp32_on_cpu = dtype == torch.float32 and device.type == "cpu"
+    return pays and fp32_on_cpu and _has_half_product(torch.backends.quantized.engine)
 
 
 def _is_half(weight: Tensor) -> bool:
-    """Whether fp16 holds each value of an fp32 weight; looked at in pieces, as the first one mostly tells."""
+    """Whether fp16 holds each value of an fp32 weight; compared in pieces, as the first one mostly decides."""
     largest = torch.finfo(torch.float16).max  # FBGEMM has no infinity
     pieces = weight.reshape(-1).split(PIECE)
     return all(torch.equal(piece, piece.half().float().clamp(-largest, largest)) for piece in pieces)
@@ -224,6 +224,6 @@ def _has_int8_product(weight: Tensor) -> bool:
 
 
 def has_amx() -> bool:
-    """Whether this CPU multiplies matrices in tiles of registers (Intel's AMX), as far as torch tells."""
-    told = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, so a version may lack it
-    return bool(told and told())
+    """Whether this CPU multiplies matrices in tiles of registers (Intel's AMX), as far as torch knows."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, so a version may lack it
+    return bool(supported and supported())

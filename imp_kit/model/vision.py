@@ -1,4 +1,4 @@
-"""The SigLIP tower: a picture as a row of patch features. Parameter names are the checkpoints' own."""
+"""The SigLIP tower: an image as a row of patch features. Parameter names are the checkpoints' own."""
 
 import torch
 from einops import rearrange
@@ -10,7 +10,7 @@ from imp_kit.model.packed_linear import GeluLinear
 
 
 class Attention(nn.Module):
-    """Full self-attention over the patches of one picture."""
+    """Full self-attention over the patches of one image."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()

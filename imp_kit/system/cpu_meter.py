@@ -12,7 +12,7 @@ class CpuMeter:
 
     def __init__(self):
         process = psutil.Process()
-        # macOS does not tell, and lets every process use all.
+        # macOS does not say, and lets every process use all.
         self.cpus = process.cpu_affinity() if hasattr(process, "cpu_affinity") else list(range(psutil.cpu_count()))
         self._before = self._times()
         self._others: float | None = None
@@ -21,9 +21,9 @@ class CpuMeter:
         """Seconds: by the clock, of the CPUs' work, and of this process' part in it."""
         every = psutil.cpu_times(percpu=True)
         # Linux counts the work of guests in "user", too.
-        idle = ("idle", "iowait", "guest", "guest_nice")
+        not_busy = ("idle", "iowait", "guest", "guest_nice")
         chosen = [every[cpu] for cpu in self.cpus if cpu < len(every)]
-        busy = sum(sum(times) - sum(getattr(times, name, 0.0) for name in idle) for times in chosen)
+        busy = sum(sum(times) - sum(getattr(times, name, 0.0) for name in not_busy) for times in chosen)
         return time.perf_counter(), busy, time.process_time()
 
     def others(self) -> float:

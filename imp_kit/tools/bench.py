@@ -1,4 +1,4 @@
-"""How fast Imp is on this machine, how near the machine's own limits, and beside transformers' own classes."""
+"""How fast Imp is on this machine, compared with the machine's limits and with transformers' own classes."""
 
 import json
 import math
@@ -50,7 +50,7 @@ ENOUGH = 400_000_000  # bytes that a measurement of bandwidth reads, so that no 
 SQUARE = 4096  # side of the matrices whose product shows the rate of arithmetic
 PRODUCT = 2e10  # operations that such a measurement does at least, where the matrices are small
 LENGTHS, BATCHES = (1024, 2048, 3072), (1, 2, 4, 8, 16)  # how cost grows
-ANSWER = 1000  # new tokens of the answer whose peak of a GPU's memory is told
+ANSWER = 1000  # new tokens of the answer whose peak of a GPU's memory is measured
 NAMES = {"encode": "picture encoding", "prefill": "prompt", "decode 1": "decode", "decode 8": "decode, batch 8"}
 COMPARED = tuple(NAMES)[:3]
 
@@ -78,90 +78,92 @@ def bench(
     which JSON can hold.
     Raises SettingError before anything is loaded, CheckpointError or MemoryLimitError.
     """
-    place = choose_device(device)
-    chosen = choose_dtype(dtype, place)
+    device = choose_device(device)
+    chosen = choose_dtype(dtype, device)
     check_quantize(quantize)
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise SettingError(f"repeats is {repeats!r}; give a whole number from 1.")
     if random is not None and (checkpoint is not None or revision is not None):
         raise SettingError("Give a checkpoint or the size of random weights, not both.")
     if random is None:
-        checkpoint = choose_checkpoint(place)[0] if checkpoint is None else checkpoint
+        checkpoint = choose_checkpoint(device)[0] if checkpoint is None else checkpoint
         _check_against(against, lambda: read_family(read_json(find(checkpoint, revision).folder / "config.json")))
-        subject = identify(checkpoint, device=place, dtype=dtype, revision=revision)
+        subject = identify(checkpoint, device=device, dtype=dtype, revision=revision)
         chosen = DTYPES[subject["dtype"]]
-        settings = {"device": str(place), "dtype": subject["dtype"], "revision": revision, "quantize": quantize}
+        settings = {"device": str(device), "dtype": subject["dtype"], "revision": revision, "quantize": quantize}
         memory = _load_alone(os.fspath(checkpoint), settings)
         snapshot = find(checkpoint, revision)
-        tokenizer, model = TextTokenizer(snapshot.folder), load_weights(snapshot.folder, place, chosen)[0]
+        tokenizer, model = TextTokenizer(snapshot.folder), load_weights(snapshot.folder, device, chosen)[0]
     else:
         config = published_config(random)
         _check_against(against, lambda: config.family)
         chosen = chosen or (torch.bfloat16 if bf16_is_faster() else torch.float32)
         snapshot, memory = Snapshot(f"{random} with random weights", Path(), None), {}
-        tokenizer, model = HashTokenizer(config.decoder.vocab_size), random_model(config, place, chosen)
+        tokenizer, model = HashTokenizer(config.decoder.vocab_size), random_model(config, device, chosen)
         subject = {"checkpoint": snapshot.name}
-    theirs = Transformers(model) if against else None  # views of the weights, which pack_model hides
+    reference = Transformers(model) if against else None  # views of the weights, made before pack_model hides them
     pack_model(model, quantize)
     costs = Costs.of(model)
     imp = Imp(model, tokenizer, snapshot, "you asked for it", quantize)
 
     before = tokenizer.encode_pieces(imp.template.open(), begins=True)
-    after, later = (tokenizer.encode_pieces(imp.template.ask(question, first=True)) for question in QUESTIONS)
+    after, after_second = (tokenizer.encode_pieces(imp.template.ask(question, first=True)) for question in QUESTIONS)
     patches = model.config.vision.num_patches
-    seen = len(before) + patches
-    length = seen + len(after)
-    tokens = 128 if place.type == "cuda" else 32 if is_small(model) else 16
-    ahead = 1 + 2 * BLOCKS.get(place.type, 1)  # steps that are not timed: on a GPU the first ones prepare the others
+    prefix_length = len(before) + patches
+    length = prefix_length + len(after)
+    tokens = 128 if device.type == "cuda" else 32 if is_small(model) else 16
+    warm_up = 1 + 2 * BLOCKS.get(device.type, 1)  # steps that are not timed: on a GPU the first ones prepare the others
     side = model.config.vision.image_size
-    pictures = iter([_noise(seed) for seed in range(repeats + 3)])
-    pixels = to_pixels(next(pictures), side, False)[None].to(place, chosen)
+    images = iter([_noise(seed) for seed in range(repeats + 3)])
+    pixels = to_pixels(next(images), side, False)[None].to(device, chosen)
     features = model.encode(pixels)[0].detach()
-    views, timed = [], partial(_times, repeats=repeats, device=place)
+    views, timed = [], partial(_times, repeats=repeats, device=device)
 
-    def look_and_ask():
-        views[:] = [imp.look(next(pictures))]  # another picture each time, as the kit may remember one
+    def ask_first():
+        views[:] = [imp.look(next(images))]  # another image each time, as the kit keeps what it has read
         views[0].ask(QUESTIONS[0], max_new_tokens=1)
 
     def entry(work: list, call: Callable, *prepare: Callable, **facts) -> dict:
         return {"seconds": timed(call, *prepare, parts=facts.get("steps", 1)), "work": work, **facts}
 
     def decode(context: int, batch: int) -> dict:
-        words = model.splice([[0]]).expand(batch, -1, -1)
-        work = [costs.read(1, context + ahead + tokens // 2, batch)]
-        return entry(work, list, _steps(model, words, context, ahead, tokens), batch=batch, steps=tokens)
+        start = model.splice([[0]]).expand(batch, -1, -1)
+        work = [costs.read(1, context + warm_up + tokens // 2, batch)]
+        return entry(work, list, _steps(model, start, context, warm_up, tokens), batch=batch, steps=tokens)
 
     def prefill(pieces: Sequence) -> dict:
         prompt = model.splice(pieces)
         return entry([costs.read(prompt.shape[1], 0)], list, _steps(model, prompt, 0, 0, 1))
 
-    def second() -> dict:
-        return entry([costs.read(len(later), seen)], lambda: views[0].ask(QUESTIONS[1], max_new_tokens=1))
+    def ask_second() -> dict:
+        return entry(
+            [costs.read(len(after_second), prefix_length)], lambda: views[0].ask(QUESTIONS[1], max_new_tokens=1)
+        )
 
     stages = [  # where in the result, and what is put there
         (("limits",), partial(_limits, model, length, quantize, timed)),
-        (("figures", "encode"), lambda: entry([costs.look()], lambda: model.encode(pixels))),
+        (("figures", "encode"), lambda: entry([costs.encode()], lambda: model.encode(pixels))),
         (("figures", "prefill"), lambda: prefill([before, features, after])),
         (("figures", "decode 1"), lambda: decode(length, 1)),
         (("figures", "decode 8"), lambda: decode(length, 8)),
-        (("figures", "first question"), lambda: entry([costs.look(), costs.read(length, 0)], look_and_ask)),
-        (("figures", "second question"), second),
+        (("figures", "first question"), lambda: entry([costs.encode(), costs.read(length, 0)], ask_first)),
+        (("figures", "second question"), ask_second),
     ]
-    if place.type == "cuda" and not (theirs and quantize):  # first, while nothing is kept but the kit's weights
-        answer = partial(imp.ask, next(pictures), QUESTIONS[0], max_new_tokens=ANSWER)
+    if device.type == "cuda" and not (reference and quantize):  # first, while only the kit's weights are in memory
+        answer = partial(imp.ask, next(images), QUESTIONS[0], max_new_tokens=ANSWER)
         stages.insert(0, (("memory", "gpu_peak_bytes"), lambda: answer().peak_memory))
-    if theirs:
-        stages.append((("against",), partial(_compare, model, theirs, pixels, before, after, tokens, repeats)))
+    if reference:
+        stages.append((("against",), partial(_compare, model, reference, pixels, before, after, tokens, repeats)))
     if growth:
-        room = model.config.decoder.max_positions - ahead - tokens
-        for n in sorted({length, *(min(n, room) for n in LENGTHS)}):
+        longest = model.config.decoder.max_positions - warm_up - tokens
+        for n in sorted({length, *(min(n, longest) for n in LENGTHS)}):
             stages.append((("growth", "prefill", str(n)), partial(prefill, [[0] * n])))
             stages.append((("growth", "context", str(n)), partial(decode, n, 1)))
         for batch in BATCHES:
             stages.append((("growth", "batch", str(batch)), partial(decode, length, batch)))
     result = {
         **subject,
-        **_machine(place),
+        **_machine(device),
         "dtype": str(chosen).removeprefix("torch."),
         "quantize": quantize,
         "repeats": repeats,
@@ -171,10 +173,10 @@ def bench(
         "weight_bytes": costs.weight_bytes,
         "memory": memory,
     }
-    if theirs:
+    if reference:
         result["versions"]["transformers"] = metadata.version("transformers")
     meter = CpuMeter()
-    with imp.engine.threads.use(imp.threads.count()), tqdm(stages, desc="bench", disable=not progress) as bar:
+    with imp.engine.threads.use(imp.engine.threads.count()), tqdm(stages, desc="bench", disable=not progress) as bar:
         result["threads"] = torch.get_num_threads()
         for path, measure in bar:
             bar.set_description(" ".join(path))
@@ -185,22 +187,22 @@ def bench(
     result["busy"] = meter.warning()
     for group in (result["figures"], *result.get("growth", {}).values()):
         for figure in group.values():
-            _judge(figure, result["limits"])
+            _compare_with_limits(figure, result["limits"])
     return result
 
 
-def check_files(written: str | None, *pictures: str | None) -> None:
+def check_files(written: str | None, *plots: str | None) -> None:
     """Raise SettingError for a file that a result cannot be written to, or drawn into."""
-    drawn = [file for file in pictures if file]
-    if drawn:
-        require("measure", "matplotlib", what="A picture of the result")
-    for file in filter(None, (written, *drawn)):
+    plots = [file for file in plots if file]
+    if plots:
+        require("measure", "matplotlib", what="A plot of the result")
+    for file in filter(None, (written, *plots)):
         path = Path(file)
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             raise SettingError(f"{file!r} cannot be written; name a file in a folder that is there.")
-    for file in drawn:
+    for file in plots:
         if Path(file).suffix.lower() not in (".png", ".svg", ".pdf"):
-            raise SettingError(f"{file!r} is no picture; let its name end in .png, .svg or .pdf.")
+            raise SettingError(f"{file!r} cannot hold a plot; let its name end in .png, .svg or .pdf.")
 
 
 def _check_against(against: str | None, family: Callable[[], str]) -> None:
@@ -221,12 +223,12 @@ class Costs:
     layers: int  # weights that every token is multiplied with,
     head: int  # and those that only a last token is
     tower: int  # those of tower and projector
-    itemsize: int  # bytes of a key, a value or a picture's weight
+    itemsize: int  # bytes of a key, of a value, or of a weight of the tower
     weight_bytes: int  # that are read for a token: the decoder's without the table of embeddings
 
     @classmethod
     def of(cls, model: ImpModel) -> "Costs":
-        """Count the weights of a model that is laid out."""
+        """Count the weights of a model, packed or not."""
         total = {part: sum(p.numel() for p in part.parameters() if p.ndim > 1) for part in model.children()}
         layers = sum(p.numel() for p in model.decoder.layers.parameters() if p.ndim > 1)
         tower = total[model.vision] - model.vision.embeddings.position_embedding.weight.numel() + total[model.projector]
@@ -236,23 +238,23 @@ class Costs:
         return cls(model.config, layers, head.numel(), tower, model.dtype.itemsize, size)
 
     def read(self, tokens: int, context: int, batch: int = 1) -> tuple[float, float]:
-        """Tokens behind so many others; each row of the batch has its own, and scores for its last one."""
+        """Read `tokens` after `context` others, in each row of the batch, with the scores of each row's last token."""
         sizes = self.config.decoder
         pairs = tokens * context + tokens * (tokens + 1) / 2
         attention = 4 * sizes.num_layers * sizes.hidden_size * pairs
         flops = batch * (2 * self.layers * tokens + 2 * self.head + attention)
-        kept = sizes.kv_values_per_token * (context + tokens) * self.itemsize
-        return flops, self.weight_bytes + batch * kept
+        cache = sizes.kv_values_per_token * (context + tokens) * self.itemsize
+        return flops, self.weight_bytes + batch * cache
 
-    def look(self) -> tuple[float, float]:
-        """Tower and projector over one picture."""
+    def encode(self) -> tuple[float, float]:
+        """Tower and projector over one image."""
         sizes = self.config.vision
         attention = 4 * sizes.used_layers * sizes.hidden_size * self.config.vision.num_patches**2
         return 2 * self.tower * self.config.vision.num_patches + attention, self.tower * self.itemsize
 
 
 def _load_alone(checkpoint: str, settings: dict) -> dict:
-    """What loading costs, measured in a process that did nothing else."""
+    """Time and memory of loading, measured in a process that did nothing else."""
     code = "import json, sys\nfrom imp_kit.tools import bench\n"
     code += "print(json.dumps(bench.measure_load(*json.loads(sys.argv[1]))))"
     command = [sys.executable, "-c", code, json.dumps([checkpoint, settings])]
@@ -293,18 +295,18 @@ def _resident(field: str) -> int:
 
 
 def _limits(model: ImpModel, length: int, quantize: str | None, timed: Callable) -> dict:
-    """The machine's own ceilings: bytes a second ("bandwidth") and operations a second ("rate"), and what they are of.
+    """The machine's limits: bytes a second ("bandwidth") and operations a second ("rate"), by what was measured.
 
-    The matrices are those of the decoder's MLP, as many as no cache holds; plain ones, and as the kit lays them out.
+    The matrices have the shapes of the decoder's MLP and are too many for any cache; plain, and as the kit packs them.
     """
     sizes, device, dtype = model.config.decoder, model.device, model.dtype
-    kept = model.decoder.layers[0].mlp.up.weight.dtype.itemsize
+    packed_size = model.decoder.layers[0].mlp.up.weight.dtype.itemsize
     up = sizes.intermediate_size * (2 if sizes.gated else 1)
     shapes = ((sizes.hidden_size, up), (sizes.intermediate_size, sizes.hidden_size))
     amount = sum(math.prod(shape) for shape in shapes)
-    layers = math.ceil(ENOUGH / amount / kept)
-    few = math.ceil(PRODUCT / (2 * amount * length))  # layers that the product of a prompt needs
-    stack = [nn.Linear(*shape, device=device, dtype=dtype) for shape in shapes * max(layers, few)]
+    layers = math.ceil(ENOUGH / amount / packed_size)
+    prompt_layers = math.ceil(PRODUCT / (2 * amount * length))  # that the product of a prompt needs
+    stack = [nn.Linear(*shape, device=device, dtype=dtype) for shape in shapes * max(layers, prompt_layers)]
     row, prompt = ({n: torch.randn(m, n, device=device).to(dtype) for n, _ in shapes} for m in (1, length))
     found = {"bandwidths": {}, "rates": {}}
 
@@ -313,14 +315,14 @@ def _limits(model: ImpModel, length: int, quantize: str | None, timed: Callable)
         found[kind][name] = {"median": total / seconds["median"], "seconds": seconds}
 
     forms = {"plain": (dtype.itemsize, stack), "packed": (dtype.itemsize, [pack_linear(DECODER, m) for m in stack])}
-    if kept < dtype.itemsize:
+    if packed_size < dtype.itemsize:
         for module in stack:  # so that fp16 holds their values
             module.weight.detach().copy_(module.weight.half())
-        forms[quantize or "fp16"] = (kept, [pack_linear(DECODER, module, quantize) for module in stack])
+        forms[quantize or "fp16"] = (packed_size, [pack_linear(DECODER, module, quantize) for module in stack])
     for name, (size, modules) in forms.items():
         for kind, what, inputs, count, each in (
             ("bandwidths", "matrix times vector", row, layers, amount * size),
-            ("rates", "product of the prompt", prompt, few, 2 * amount * length),
+            ("rates", "product of the prompt", prompt, prompt_layers, 2 * amount * length),
         ):
 
             def products(chosen=modules[: 2 * count], x=inputs):
@@ -339,18 +341,18 @@ def _limits(model: ImpModel, length: int, quantize: str | None, timed: Callable)
     return found
 
 
-def _steps(model: ImpModel, start: Tensor, context: int, ahead: int, count: int) -> Callable:
-    """What prepares `count` steps of `start`, (batch, n, hidden_size), behind a context; `ahead` steps are made before.
+def _steps(model: ImpModel, start: Tensor, context: int, warm_up: int, count: int) -> Callable:
+    """What prepares `count` steps from `start`, (batch, n, hidden_size), after a context and `warm_up` steps.
 
     The context's keys and values are any number: reading a prompt of that length is another figure.
     """
-    cache = model.new_cache(context + start.shape[1] + ahead + count, len(start))
+    cache = model.new_cache(context + start.shape[1] + warm_up + count, len(start))
     cache.buffer.tensor.fill_(0.01)
 
     def prepare():
         cache.length = context
-        steps = generate(model, start, cache, Sampling(ahead + count), stop_ids=())
-        list(islice(steps, ahead))
+        steps = generate(model, start, cache, Sampling(warm_up + count), stop_ids=())
+        list(islice(steps, warm_up))
         return steps
 
     return prepare
@@ -376,7 +378,7 @@ def _clock(call: Callable, device: torch.device) -> tuple[float, Any]:
 
 
 def _times(call: Callable, prepare: Callable | None = None, *, repeats: int, device, parts: int = 1) -> dict:
-    """Seconds of a call, or of each of its equal `parts`; it is given what `prepare` returns, which is not timed."""
+    """Seconds of a call, or of each of its equal `parts`; its argument comes from `prepare`, which is not timed."""
     calls = (partial(call, prepare()) if prepare else call for _ in range(repeats + 1))
     return _spread([_clock(ready, device)[0] / parts for ready in calls][1:])
 
@@ -385,7 +387,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
-def _judge(entry: dict, limits: dict) -> None:
+def _compare_with_limits(entry: dict, limits: dict) -> None:
     """Add to a figure the seconds that the limits allow, and which share of the limit the measured time is."""
     needs = [(flops / limits["rate"], size / limits["bandwidth"]) for flops, size in entry["work"]]
     allowed = sum(map(max, needs))
@@ -403,7 +405,7 @@ class Transformers:
         from accelerate import init_empty_weights
         from transformers import PhiConfig, PhiForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-        sizes, seen = model.config.decoder, model.config.vision
+        sizes, vision = model.config.decoder, model.config.vision
         phi = PhiConfig(
             **_sizes(sizes, sizes.num_layers),
             vocab_size=sizes.vocab_size,
@@ -414,13 +416,13 @@ class Transformers:
             eos_token_id=None,  # answers are cut by their length alone
             pad_token_id=0,
         )
-        patches = {"patch_size": seen.patch_size, "image_size": seen.image_size}
+        patches = {"patch_size": vision.patch_size, "image_size": vision.image_size}
         with init_empty_weights():  # but with their buffers, which no checkpoint holds
             self.language = PhiForCausalLM(phi)
-            tower = SiglipVisionModel(SiglipVisionConfig(**_sizes(seen, seen.used_layers), **patches))
+            tower = SiglipVisionModel(SiglipVisionConfig(**_sizes(vision, vision.used_layers), **patches))
             width = sizes.hidden_size
-            self.projector = nn.Sequential(nn.Linear(seen.hidden_size, width), nn.GELU(), nn.Linear(width, width))
-        self.tower = getattr(tower, "vision_model", tower)  # a shell around the tower, before 5.x
+            self.projector = nn.Sequential(nn.Linear(vision.hidden_size, width), nn.GELU(), nn.Linear(width, width))
+        self.tower = getattr(tower, "vision_model", tower)  # before 5.x the class wraps the tower
         self.tower.post_layernorm = self.tower.head = nn.Identity()
         parameters = dict(model.named_parameters())
         left = {key: parameters[s.parameter][s.start : s.stop] for key, s in slots(model, NEW_PHI).items()}
@@ -435,10 +437,10 @@ class Transformers:
         return self.projector(self.tower(pixels).last_hidden_state)
 
     def answer(self, prompt: Tensor, tokens: int) -> list[int]:
-        """So many greedy token ids, by transformers' `generate` as Imp's own code calls it."""
-        seen = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
+        """`tokens` greedy token ids, by transformers' `generate` as Imp's own code calls it."""
+        mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
         lengths = {"max_new_tokens": tokens, "min_new_tokens": tokens}
-        ids = self.language.generate(inputs_embeds=prompt, attention_mask=seen, do_sample=False, **lengths)[0]
+        ids = self.language.generate(inputs_embeds=prompt, attention_mask=mask, do_sample=False, **lengths)[0]
         return ids[-tokens:].tolist()  # old versions give the first token of a text, too
 
 
@@ -448,33 +450,39 @@ def _sizes(config, layers: int) -> dict:
 
 
 def _compare(
-    model: ImpModel, theirs: Transformers, pixels: Tensor, before: Sequence, after: Sequence, tokens: int, repeats: int
+    model: ImpModel,
+    reference: Transformers,
+    pixels: Tensor,
+    before: Sequence,
+    after: Sequence,
+    tokens: int,
+    repeats: int,
 ) -> dict:
-    """Picture, prompt and answer by the kit and by transformers in turns: seconds of each, and theirs over the kit's.
+    """Image, prompt and answer by the kit and by transformers in turns: seconds of each, and transformers' / the kit's.
 
-    The time of a token is that of an answer of `tokens`, less that of its first token, shared among the others.
+    The time of a token is that of an answer of `tokens`, without its first token, divided by the number of the others.
     """
 
     caches = {}  # made once, as a GPU prepares its step for each
 
-    def answer(prompt: Tensor, length: int) -> list[int]:
+    def decode(prompt: Tensor, length: int) -> list[int]:
         cache = caches[length] = caches.get(length) or model.new_cache(prompt.shape[1] + length)
         cache.length = 0
         return [row[0] for row in generate(model, prompt, cache, Sampling(length), stop_ids=())]
 
-    sides = {"kit": (model.encode, answer), "transformers": (theirs.encode, theirs.answer)}
+    sides = {"kit": (model.encode, decode), "transformers": (reference.encode, reference.answer)}
     seconds = {side: [] for side in sides}
     ids = {}
     for _ in range(repeats + 1):
-        for side, (encode, say) in sides.items():
-            looked, features = _clock(partial(encode, pixels), model.device)
+        for side, (encode, answer) in sides.items():
+            encoded, features = _clock(partial(encode, pixels), model.device)
             prompt = model.splice([before, features[0], after])
-            first, _ = _clock(partial(say, prompt, 1), model.device)
-            whole, ids[side] = _clock(partial(say, prompt, tokens), model.device)
-            seconds[side].append((looked, first, (whole - first) / (tokens - 1)))
+            first, _ = _clock(partial(answer, prompt, 1), model.device)
+            whole, ids[side] = _clock(partial(answer, prompt, tokens), model.device)
+            seconds[side].append((encoded, first, (whole - first) / (tokens - 1)))
     found = {"same_tokens": ids["kit"] == ids["transformers"], "tokens": ids}
-    for place, name in enumerate(COMPARED):
-        ours, others = ([turn[place] for turn in seconds[side][1:]] for side in sides)
+    for index, name in enumerate(COMPARED):
+        ours, others = ([turn[index] for turn in seconds[side][1:]] for side in sides)
         ratio = _spread([other / our for our, other in zip(ours, others, strict=True)])
         found[name] = {"kit": _spread(ours), "transformers": _spread(others), "ratio": ratio}
     return found
@@ -509,14 +517,16 @@ def table(result: dict) -> str:
     ]
     if memory.get("load_seconds"):
         size, peak = memory["file_bytes"], memory["load_peak_bytes"]
-        told = f", peak of host memory {peak / 1e9:.2f} GB, {peak / size:.2f} times as much" if peak else ""
-        lines.append(f"| load (once) | {memory['load_seconds']:.2f} s for {size / 1e9:.2f} GB{told} | |")
+        peak_part = f", peak of host memory {peak / 1e9:.2f} GB, {peak / size:.2f} times as much" if peak else ""
+        lines.append(f"| load (once) | {memory['load_seconds']:.2f} s for {size / 1e9:.2f} GB{peak_part} | |")
     if memory.get("gpu_peak_bytes"):
         lines.append(f"| GPU memory, at most {ANSWER} tokens | {memory['gpu_peak_bytes'] / 2**30:.2f} GiB | |")
     for key, entry in result["figures"].items():
         seconds, name = entry["seconds"], NAMES.get(key, f"{key} to its first token")
         name += f" of {result['prompt_tokens']} tokens" if key == "prefill" else ""
-        lines.append(f"| {name} | {_shown(seconds, entry.get('batch', 0))} | {entry['share']:.0%} ({entry['bound']}) |")
+        lines.append(
+            f"| {name} | {_format_seconds(seconds, entry.get('batch', 0))} | {entry['share']:.0%} ({entry['bound']}) |"
+        )
     lines += ["", "| limit | measured |", "| --- | --- |"]
     for kind, unit in (("bandwidths", "GB/s"), ("rates", "GFLOP/s")):
         lines += [f"| {name} | {entry['median'] / 1e9:,.1f} {unit} |" for name, entry in limits[kind].items()]
@@ -525,14 +535,14 @@ def table(result: dict) -> str:
         lines += ["", f"| {same} tokens | kit | transformers | ratio |", "| --- | --- | --- | --- |"]
         for name in COMPARED:
             ratio = "{median:.2f} ({min:.2f}–{max:.2f})".format(**against[name]["ratio"])
-            kit, other = (_shown(against[name][side], name == "decode 1") for side in ("kit", "transformers"))
+            kit, other = (_format_seconds(against[name][side], name == "decode 1") for side in ("kit", "transformers"))
             lines.append(f"| {NAMES[name]} | {kit} | {other} | {ratio} |")
     if result["busy"]:
         lines += ["", result["busy"]]
     return "\n".join(lines)
 
 
-def _shown(seconds: dict, batch: int = 0) -> str:
+def _format_seconds(seconds: dict, batch: int = 0) -> str:
     """Milliseconds; for a step of decoding with so many rows, tokens a second."""
     low, middle, high = (seconds[key] for key in ("min", "median", "max"))
     if batch:
@@ -557,9 +567,9 @@ def draw(result: dict, file: str | os.PathLike | BinaryIO) -> None:
     axes.axhline(rate / 1e9, color="#7570b3", label=f"{rate / 1e9:,.0f} GFLOP/s")
     for name, (x, y, share) in points.items():
         axes.plot(x, y, "o", color="#1b9e77")
-        place = (-8, 8) if name == "prompt" else (8, -12)  # the picture's point is near it
+        offset = (-8, 8) if name == "prompt" else (8, -12)  # the point of image encoding is close to it
         side = "right" if x > rate / bandwidth else "left"
-        axes.annotate(f"{name}: {share:.0%}", (x, y), place, textcoords="offset points", ha=side, fontsize=9)
+        axes.annotate(f"{name}: {share:.0%}", (x, y), offset, textcoords="offset points", ha=side, fontsize=9)
     top = 3 * rate / 1e9
     axes.set(xlim=ends, ylim=(0.3 * min(y for _, y, _ in points.values()), top))
     axes.set(xlabel="operations per byte that must be read", ylabel="GFLOP/s")

@@ -52,10 +52,10 @@ def parser() -> argparse.ArgumentParser:
     locate.add_argument("picture", help="a picture file")
     locate.add_argument("phrase", help='what to look for, such as "the bus"; - reads it from stdin')
     locate.add_argument("--draw", metavar="FILE", help="save the picture with the box, if it is found")
-    locate.set_defaults(run=point)
-    talk = commands.add_parser("chat", parents=[model], help="talk about a picture, a question a line")
-    talk.add_argument("picture", help="a picture file")
-    talk.set_defaults(run=chat)
+    locate.set_defaults(run=find_box)
+    conversation = commands.add_parser("chat", parents=[model], help="talk about a picture, a question a line")
+    conversation.add_argument("picture", help="a picture file")
+    conversation.set_defaults(run=chat)
 
     checkpoints = commands.add_parser("checkpoints", help="list the names that the kit knows, or inspect one")
     checkpoints.set_defaults(run=list_checkpoints)
@@ -67,16 +67,20 @@ def parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="examine this machine, or explain an error message")
     doctor.add_argument("--why", metavar="TEXT", help="the error, or a whole traceback; - reads it from stdin")
-    doctor.set_defaults(run=see_doctor)
+    doctor.set_defaults(run=run_doctor)
 
-    bench = commands.add_parser("bench", parents=[source], help="how fast Imp is here, and how near the limits")
+    bench = commands.add_parser(
+        "bench", parents=[source], help="how fast Imp is here, compared with the machine's limits"
+    )
     bench.add_argument("--random", metavar="NAME", help="instead: this published size with random weights")
     bench.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
     bench.add_argument("--against", metavar="LIBRARY", help="transformers: its classes with the same weights, in turns")
-    bench.add_argument("--repeats", type=int, default=5, help="measurements behind each median (default: 5)")
+    bench.add_argument("--repeats", type=int, default=5, help="measurements for each median (default: 5)")
     bench.add_argument("--json", metavar="FILE", help="write everything, too")
-    bench.add_argument("--picture", metavar="FILE", help="draw the figures and the machine's limits; needs matplotlib")
-    bench.add_argument("--growth", metavar="FILE", help="measure longer prompts and larger batches, too, and draw them")
+    bench.add_argument(
+        "--plot", "--picture", metavar="FILE", help="plot the figures and the machine's limits; needs matplotlib"
+    )
+    bench.add_argument("--growth", metavar="FILE", help="measure longer prompts and larger batches, too, and plot them")
     bench.set_defaults(run=measure_speed)
 
     probe = commands.add_parser("probe", help="run an experiment").add_subparsers(required=True, metavar="experiment")
@@ -84,18 +88,20 @@ def parser() -> argparse.ArgumentParser:
     loading.add_argument("--versions", nargs="+", metavar="VERSION", help="such as 4.37.2, or newest (default: 16)")
     loading.add_argument("--csv", metavar="FILE", help="the table (default: runs/loading/loading.csv)")
     loading.add_argument("--environments", metavar="FOLDER", help="where pip puts each version (default: runs/loading)")
-    loading.add_argument("--picture", metavar="FILE", help="draw the table, too; needs matplotlib")
+    loading.add_argument("--plot", "--picture", metavar="FILE", help="draw the table, too; needs matplotlib")
     loading.set_defaults(run=probe_loading)
-    told = {
+    experiments = {
         "captcha": "how much of a distorted code is read",
         "japanese": "what a question in Japanese costs an answer",
     }
-    for name, what in told.items():
-        asked = probe.add_parser(name, parents=[source], help=what)
-        asked.add_argument("--size", default="standard", help="smoke, standard (default) or full")
-        asked.add_argument("--seed", type=int, default=1, help="of the pictures (default 1)")
-        asked.add_argument("--out", required=True, metavar="FOLDER", help="where the answers go; a run there goes on")
-        asked.set_defaults(run=probe_answers, experiment=name)
+    for name, what in experiments.items():
+        experiment = probe.add_parser(name, parents=[source], help=what)
+        experiment.add_argument("--size", default="standard", help="smoke, standard (default) or full")
+        experiment.add_argument("--seed", type=int, default=1, help="of the pictures (default 1)")
+        experiment.add_argument(
+            "--out", required=True, metavar="FOLDER", help="where the answers go; a run there goes on"
+        )
+        experiment.set_defaults(run=probe_answers, experiment=name)
 
     report = commands.add_parser("report", help="tables and pictures of experiments, from their folders alone")
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder that a probe wrote")
@@ -119,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     notes = _Notes(getattr(args, "quiet", False))
     try:
         with warnings.catch_warnings():
-            # One line, as an error is; the place in the kit would tell a reader of a shell nothing.
+            # One line, as for an error: a line number of the kit does not help the user of a shell.
             warnings.showwarning = lambda message, *_: print(f"imp-kit: {message}", file=notes)
             status = args.run(args)
         if sys.stdout:
@@ -178,11 +184,11 @@ def ask(args: argparse.Namespace) -> int:
     from imp_kit.settings import read_settings
 
     settings, several = _settings(args), len(args.pictures) > 1
-    # A slip is told before gigabytes are loaded.
+    # Errors in the arguments are reported before gigabytes are loaded.
     read_settings(settings)
-    question = CAPTION if args.command == "caption" else _typed(args.question)
-    for picture in args.pictures:
-        check_order(picture, question)
+    question = CAPTION if args.command == "caption" else _read_argument(args.question)
+    for path in args.pictures:
+        check_order(path, question)
     if os.path.isfile(question):
         raise PromptError(f"{question!r} is a file where the question should be: ask PICTURE ... QUESTION.")
     check_question(question)
@@ -200,7 +206,7 @@ def ask(args: argparse.Namespace) -> int:
             if args.json:
                 _print_json(picture=name, question=question, error=str(error))
             continue
-        _say(args, chat, question, settings, f"{name}: " if several else "", picture=name)
+        _answer(args, chat, question, settings, f"{name}: " if several else "", picture=name)
     return status
 
 
@@ -211,24 +217,24 @@ def chat(args: argparse.Namespace) -> None:
 
     settings = _settings(args)
     read_settings(settings)
-    picture = open_image(args.picture)
-    talk = _load(args).chat(picture)
+    image = open_image(args.picture)
+    conversation = _load(args).chat(image)
     notes = _Notes(args.quiet)
     print("Ask about the picture; an empty line ends the chat.", file=notes)
     while question := _read_line("> ", notes):
         try:
-            _say(args, talk, question, settings, picture=args.picture)
+            _answer(args, conversation, question, settings, picture=args.picture)
         except PromptError as error:
             print(f"imp-kit: {error}", file=sys.stderr)
 
 
-def _say(args: argparse.Namespace, talk, question: str, settings: dict, before: str = "", **names) -> None:
-    """Print the next answer of a chat: behind `before` as letters when they come, or whole as JSON with `names`."""
-    for piece in talk.stream(question, **settings):
+def _answer(args: argparse.Namespace, chat, question: str, settings: dict, before: str = "", **names) -> None:
+    """Print the next answer of a chat: after `before`, piece by piece as it comes, or whole as JSON with `names`."""
+    for piece in chat.stream(question, **settings):
         if not args.json:
             print(end=before + piece, flush=True)
             before = ""
-    answer = talk.turns[-1][1]
+    answer = chat.turns[-1][1]
     if args.json:
         _print_json(**names, question=question, **answer.to_dict())
         return
@@ -236,12 +242,12 @@ def _say(args: argparse.Namespace, talk, question: str, settings: dict, before: 
     print(f"[{answer.summary}]", file=_Notes(args.quiet))
 
 
-def _typed(text: str) -> str:
+def _read_argument(text: str) -> str:
     """A question from the command line, or from stdin where "-" stands for it."""
-    return _piped().strip() if text == "-" else text
+    return _read_stdin().strip() if text == "-" else text
 
 
-def point(args: argparse.Namespace) -> int:
+def find_box(args: argparse.Namespace) -> int:
     """Print where a thing is, as fractions and as pixels; 1 if it was not found."""
     from PIL import Image
 
@@ -250,17 +256,17 @@ def point(args: argparse.Namespace) -> int:
     from imp_kit.settings import read_settings
 
     read_settings(_settings(args))
-    phrase = _typed(args.phrase)
+    phrase = _read_argument(args.phrase)
     check_order(args.picture, phrase)
     check_phrase(phrase)
-    picture = open_image(args.picture)
+    image = open_image(args.picture)
     target = Path(args.draw) if args.draw else None
     kind = Image.registered_extensions().get(target.suffix.lower()) if target else None
     if target and not (target.parent.is_dir() and kind in Image.SAVE):
-        # Told before the work, which a misspelled name should not cost.
+        # Reported before the work: a misspelled name should not cost it.
         raise ImageError(f"The picture cannot be saved as {args.draw!r}: name a folder that is there and end in .png.")
     imp = _load(args)
-    box, notes = imp.locate(picture, phrase, **_settings(args)), _Notes(args.quiet)
+    box, notes = imp.locate(image, phrase, **_settings(args)), _Notes(args.quiet)
     if args.json:
         found = {"fractions": box.fractions, "pixels": box.pixels}
         _print_json(picture=args.picture, phrase=phrase, **found, **box.answer.to_dict())
@@ -278,11 +284,11 @@ def point(args: argparse.Namespace) -> int:
     return 0 if box else 1
 
 
-def _read_line(mark: str, notes: io.TextIOBase) -> str:
-    print(mark, end="", file=notes, flush=True)
+def _read_line(prompt: str, notes: io.TextIOBase) -> str:
+    print(prompt, end="", file=notes, flush=True)
     line = sys.stdin.readline()
     if not line:
-        print(file=notes)  # the input ended behind the mark
+        print(file=notes)  # the input ended after the prompt
     return line.strip()
 
 
@@ -304,15 +310,15 @@ def inspect_checkpoint(args: argparse.Namespace) -> int:
     return 0 if inspection.loads else 1
 
 
-def see_doctor(args: argparse.Namespace) -> int:
-    """Print what is wrong here, or behind an error; 1 if something fails, or the error is not known."""
+def run_doctor(args: argparse.Namespace) -> int:
+    """Print what is wrong here, or the cause of an error; 1 if something fails, or the error is not known."""
     from imp_kit.tools.doctor import UNKNOWN, examine, explain
 
     if args.why is None:
         findings = examine()
         print(*findings, sep="\n")
         return int(any(finding.level == "FAIL" for finding in findings))
-    text = _piped() if args.why == "-" else args.why
+    text = _read_stdin() if args.why == "-" else args.why
     if not text.strip():
         raise PromptError("There is no error to explain; give its text.")
     explanation = explain(text)
@@ -320,7 +326,7 @@ def see_doctor(args: argparse.Namespace) -> int:
     return 0 if explanation else 1
 
 
-def _piped() -> str:
+def _read_stdin() -> str:
     """What stands on stdin, as UTF-8 or as the UTF-16 in which Windows' shells write files."""
     if sys.stdin is None:
         return ""
@@ -331,7 +337,7 @@ def _piped() -> str:
         encoding = "utf-32"
     elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
-    elif data.count(0) > len(data) // 10:  # without a mark; Latin letters have a zero in front or behind
+    elif data.count(0) > len(data) // 10:  # without a byte order mark; Latin letters have a zero before or after them
         encoding = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
     else:
         encoding = "utf-8-sig"
@@ -344,15 +350,15 @@ def measure_speed(args: argparse.Namespace) -> None:
 
     from imp_kit.tools.bench import bench, check_files, draw, draw_growth, table
 
-    check_files(args.json, args.picture, args.growth)  # told before minutes of work
+    check_files(args.json, args.plot, args.growth)  # before minutes of work
     interrupts.work()
     names = ("random", "device", "dtype", "revision", "quantize", "against", "repeats")
     result = bench(args.checkpoint, growth=bool(args.growth), **{name: getattr(args, name) for name in names})
     print(table(result))
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    if args.picture:
-        draw(result, args.picture)
+    if args.plot:
+        draw(result, args.plot)
     if args.growth:
         draw_growth(result, args.growth)
 
@@ -361,13 +367,13 @@ def probe_loading(args: argparse.Namespace) -> None:
     """Try calls in versions of transformers; the table goes to a file, and in words to stdout."""
     from imp_kit.experiments.transformers_matrix.measure import RUNS, VERSIONS, measure, save_picture, summary
 
-    if args.picture:
-        require("measure", "matplotlib", what="The picture")  # told before minutes of work
+    if args.plot:
+        require("measure", "matplotlib", what="The plot")  # before minutes of work
     interrupts.work()
     rows = measure(args.versions or VERSIONS, args.csv or RUNS / "loading.csv", args.environments or RUNS)
     print(summary(rows))
-    if args.picture:
-        save_picture(rows, args.picture)
+    if args.plot:
+        save_picture(rows, args.plot)
 
 
 def probe_answers(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong on this machine, or behind an error message, and what helps."""
+"""What is wrong on this machine, or what caused an error message, and what helps."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def examine() -> list[Finding]:
         return findings
     gpu, gpu_memory = _gpu()
     hub, reachable = _hub()
-    return [*findings, *_conflicts(), *_official(), gpu, hub, *_places(gpu_memory, reachable), _choice()]
+    return [*findings, *_conflicts(), *_official(), gpu, hub, *_storage(gpu_memory, reachable), _choice()]
 
 
 def _versions() -> Iterator[Finding]:
@@ -148,8 +148,8 @@ def _gpu() -> tuple[Finding, int | None]:
             fix = 'python -m imp_kit doctor --why "..." explains such errors; device="cpu" works without the GPU.'
             return Finding("FAIL", f"{build} finds a GPU, but cannot use it ({_reason(error)})", fix), None
         return Finding("OK", f"{build} uses {name}, {free / 1e9:.1f} GB free"), free
-    seen = _nvidia_smi()
-    if not seen:
+    gpus = _nvidia_smi()
+    if not gpus:
         return Finding("OK", f"{build}, no GPU: imp-nano is quick on the CPU, the large checkpoints are slow"), None
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         fix = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r} and may hide it: unset it."
@@ -158,7 +158,7 @@ def _gpu() -> tuple[Finding, int | None]:
     else:
         fix = "Update the NVIDIA driver, or install a torch that was built for an older CUDA."
     reason = f" ({str(caught[0].message).splitlines()[0]})" if caught else ""
-    return Finding("FAIL", f"nvidia-smi shows {seen}, but {build} cannot use it{reason}", fix), None
+    return Finding("FAIL", f"nvidia-smi shows {gpus}, but {build} cannot use it{reason}", fix), None
 
 
 def _nvidia_smi() -> str:
@@ -183,13 +183,13 @@ def _hub() -> tuple[Finding, bool]:
     token = get_token()
     headers = {"authorization": f"Bearer {token}"} if token else {}
     fix = "Check the network, the proxy and HF_ENDPOINT. imp-nano and complete downloads work without the hub."
-    try:  # without HfApi, whose requests tell more: torch's version, the program that runs this one
+    try:  # without HfApi, whose requests send more: torch's version, the program that runs this one
         status = get_session().get(f"{hub}/api/models/{HUB_IDS[DEFAULT]}", headers=headers, timeout=5).status_code
     except Exception as error:  # requests, httpx: the errors of the client's session have no common parent
-        fault = _network_fault(error)
-        if _has_proxy(hub) and "proxy" not in fault:
-            fault += ", through the proxy that is set"
-        return Finding("WARN", f"{hub} cannot be reached: {fault}", fix), False
+        problem = _network_problem(error)
+        if _has_proxy(hub) and "proxy" not in problem:
+            problem += ", through the proxy that is set"
+        return Finding("WARN", f"{hub} cannot be reached: {problem}", fix), False
     if status == 200:
         return Finding("OK", f"{hub} answers"), True
     if token and status in (401, 403):
@@ -198,7 +198,7 @@ def _hub() -> tuple[Finding, bool]:
         return Finding("FAIL", what, fix), False
     if status == 429 or status >= 500:
         fix = "Wait some minutes. imp-nano and complete downloads work without the hub."
-    return Finding("WARN", f"{hub} {_status_fault(status)} ({status})", fix), False
+    return Finding("WARN", f"{hub} {_status_problem(status)} ({status})", fix), False
 
 
 def _has_proxy(url: str) -> bool:
@@ -206,10 +206,10 @@ def _has_proxy(url: str) -> bool:
     return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
 
 
-def _network_fault(error: BaseException) -> str:
+def _network_problem(error: BaseException) -> str:
     """Why a request got no answer, in words."""
     links, todo = [], [error]
-    while todo:  # what lies behind an error is its cause, or only one of its arguments
+    while todo:  # the original error is a cause, or only an argument of the one that was raised
         link = todo.pop()
         if not any(link is known for known in links):
             links.append(link)
@@ -230,7 +230,7 @@ def _network_fault(error: BaseException) -> str:
     return "the connection breaks off"
 
 
-def _status_fault(status: int) -> str:
+def _status_problem(status: int) -> str:
     """What a hub does that gives an answer without what was asked for."""
     if status == 407:
         return "cannot be reached: the proxy wants a name and a password"
@@ -238,10 +238,10 @@ def _status_fault(status: int) -> str:
         return "refuses the request: probably a proxy or a firewall does"
     if status == 429:
         return "wants fewer requests from here"
-    return "has a fault of its own" if status >= 500 else "does not answer as a hub does"
+    return "has a problem of its own" if status >= 500 else "does not answer as a hub does"
 
 
-def _places(gpu: int | None, reachable: bool) -> Iterator[Finding]:
+def _storage(gpu: int | None, reachable: bool) -> Iterator[Finding]:
     """Memory, the hub cache's folder, and each checkpoint; `gpu` is its free bytes."""
     import torch
     from huggingface_hub import constants
@@ -252,9 +252,9 @@ def _places(gpu: int | None, reachable: bool) -> Iterator[Finding]:
     memory = free_memory(torch.device("cpu"))
     yield Finding("OK", f"Memory: {memory / 1e9:.1f} GB free")
     cache = Path(constants.HF_HUB_CACHE).absolute()
-    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    disk = shutil.disk_usage(place).free
-    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    disk = shutil.disk_usage(existing).free
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         yield Finding("OK", f"Hub cache: {cache}, {disk / 1e9:.1f} GB of disk free")
     else:
         level = "WARN" if constants.HF_HUB_OFFLINE else "FAIL"
@@ -276,10 +276,10 @@ def _state(name: str, hub_id: str, repo: Path, disk: int, reachable: bool) -> tu
     """Whether a checkpoint is in the hub cache: level, words, fixes."""
     level, state, fixes = "OK", f"not downloaded, about {SIZES[name] / 1e9} GB", []
     if repo.exists():
-        fault = _fault(hub_id)
-        if not fault:
+        problem = _cache_problem(hub_id)
+        if not problem:
             return "OK", f"complete in the hub cache, {_size(repo) / 1e9:.2f} GB", []
-        level, state = "WARN", f"only partly in the hub cache, {_size(repo) / 1e9:.2f} GB: {fault}"
+        level, state = "WARN", f"only partly in the hub cache, {_size(repo) / 1e9:.2f} GB: {problem}"
         when = "" if reachable else ", once the hub can be reached"
         fixes.append(
             f'imp_kit.load("{name}") fetches what is missing{when}; if a file is damaged, delete {repo} first.'
@@ -292,7 +292,7 @@ def _state(name: str, hub_id: str, repo: Path, disk: int, reachable: bool) -> tu
     return level, state, fixes
 
 
-def _fault(hub_id: str) -> str | None:
+def _cache_problem(hub_id: str) -> str | None:
     """What keeps a checkpoint in the hub cache from being loaded."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -329,7 +329,7 @@ def _choice() -> Finding:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is behind an error message, and what helps."""
+    """The cause of an error message, and what helps."""
 
     cause: str
     fix: str
@@ -340,9 +340,9 @@ class Explanation:
 
 @dataclass(frozen=True)
 class KnownError:
-    """A row of known_errors.json: `signs` are what a message is known by, one of them is enough.
+    """A row of known_errors.json: a message fits if it matches one of `signs`.
 
-    Where `near` is given, it must stand somewhere in the text, too: for a message that says too little by itself.
+    Where `near` is given, it must also match somewhere in the whole text: for a message that says too little by itself.
     `checked` is "tried" where the error was provoked and the fix helped, or "read: " and the page that says so.
     """
 
@@ -383,7 +383,7 @@ CHAINED = re.compile(r"The above exception was the direct cause|During handling 
 
 
 def explain(text: str) -> Explanation | None:
-    """What is behind a pasted error, be it a line or tracebacks; None if the kit does not know it."""
+    """The cause of a pasted error, one line or tracebacks, and what helps; None if the kit does not know it."""
     text = text.translate(PLAIN_QUOTES)
     for message in _messages(text):
         for form in (message, " ".join(message.split())):  # as it is, and as one line, where it was wrapped

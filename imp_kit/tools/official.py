@@ -33,7 +33,7 @@ def load(
 ) -> "Official":
     """Load a checkpoint with the Python code that lies beside its weights on the hub. That code runs with your rights.
 
-    `checkpoint` is a name, a hub id, or a snapshot folder of a hub cache, whose path tells its commit. `revision` is
+    `checkpoint` is a name, a hub id, or a snapshot folder of a hub cache, whose path contains its commit. `revision` is
     a full commit; code and weights that are not in the hub cache are downloaded. `device` and `dtype` are as for
     `imp_kit.load`, but on a CPU "auto" is always fp32.
     Raises SettingError without `trust_remote_code=True` or with a transformers that Imp's code is not right with,
@@ -44,7 +44,7 @@ def load(
             "This route runs code from the hub on your machine. Read that code, then pass trust_remote_code=True; "
             "imp_kit.load() runs none of it."
         )
-    place = _named(checkpoint, revision)
+    located = _locate_commit(checkpoint, revision)
     try:
         check_version(version("transformers"))
     except PackageNotFoundError:
@@ -52,11 +52,11 @@ def load(
     device = choose_device(device)
     dtype = choose_dtype(dtype, device) or torch.float32
     snapshot = find(checkpoint, revision)
-    if isinstance(place, str):
+    if isinstance(located, str):
         from huggingface_hub import snapshot_download
 
-        with hub_errors(place, revision):
-            snapshot_download(place, revision=revision, allow_patterns=["*.py"])
+        with hub_errors(located, revision):
+            snapshot_download(located, revision=revision, allow_patterns=["*.py"])
     return Official(snapshot, device, dtype)
 
 
@@ -76,26 +76,26 @@ def check_version(installed: str) -> None:
     )
 
 
-def _named(checkpoint: str | os.PathLike, revision: str | None) -> Snapshot | str:
+def _locate_commit(checkpoint: str | os.PathLike, revision: str | None) -> Snapshot | str:
     """What `locate` gives, if a full commit is named; nothing is downloaded. Raises CheckpointError."""
-    place = locate(checkpoint)
-    commit = place.revision if isinstance(place, Snapshot) else revision
+    located = locate(checkpoint)
+    commit = located.revision if isinstance(located, Snapshot) else revision
     if COMMIT.fullmatch(str(commit)):
-        return place
-    if isinstance(place, Snapshot):
+        return located
+    if isinstance(located, Snapshot):
         raise CheckpointError(
-            f"{place.folder} is no part of a hub cache, so no commit tells which code it holds. "
+            f"{located.folder} is no part of a hub cache, so no commit tells which code it holds. "
             "Give a hub id and revision='COMMIT', or the folder .../snapshots/COMMIT of a hub cache."
         )
     known = "The hub cache holds no whole commit of it; its page on the hub lists the commits and the code."
-    if folder := cached(place):
+    if folder := cached(located):
         code = ", ".join(sorted(file.name for file in folder.glob("*.py"))) or "not downloaded yet"
         known = (
             f"The hub cache holds commit {folder.name} of it ({folder}; code: {code}). "
             f"Read the code at that commit, then pass revision={folder.name!r}."
         )
     raise CheckpointError(
-        f"{place} with revision={revision!r}: code is run only at a commit that is named in full, 40 digits 0-9 "
+        f"{located} with revision={revision!r}: code is run only at a commit that is named in full, 40 digits 0-9 "
         f"and a-f, because what a branch or a short name means can change. {known}"
     )
 
@@ -134,7 +134,7 @@ class Official:
         self.dtype = LONG_DTYPES[str(dtype).removeprefix("torch.")]
         self.template = TEMPLATES[read_family(read_json(snapshot.folder / "config.json"))]
         code = _code(snapshot)
-        find_tensors(snapshot.folder)  # refuses pickles and broken files in the kit's own words
+        find_tensors(snapshot.folder)  # refuses pickles and broken files with the kit's own errors
         # The last part of the path becomes a Python module's name. A commit has no dot; a hub id may have one.
         folder = str(snapshot.folder)
         try:
@@ -182,7 +182,7 @@ class Official:
         with torch.inference_mode(), out_of_memory_errors("This answer"), self.device:
             start = time.perf_counter()
             images = self.model.image_preprocess(image).to(self.device, self.model.dtype)
-            looked = time.perf_counter()
+            encoded = time.perf_counter()
             input_ids = self.tokenizer(prompt, return_tensors="pt").input_ids.to(self.device)
             output = self.model.generate(
                 input_ids, images=images, max_new_tokens=limit, use_cache=True, do_sample=False, streamer=clock
@@ -202,7 +202,7 @@ class Official:
             dtype=self.dtype,
             finish="stop" if stopped else "length",
             tokens=len(ids),
-            seconds=Seconds(looked - start, first - looked, end - first),
+            seconds=Seconds(encoded - start, first - encoded, end - first),
             peak_memory=peak_memory(self.device),
         )
 

@@ -2,8 +2,8 @@
 
 Writes an Imp of the published sizes with random fp16 weights into a folder of DIR unless it is there (5 to 9 GB of
 disk), loads it on the CPU as bf16 (or `--dtype fp32`), each time in a process of its own, and prints JSON; several
-names are done one after the other. `--picture FILE` draws them, with imp-nano. Only Linux tells a process' memory in
-the way that is used here.
+names are done one after the other. `--plot FILE` draws them, with imp-nano. Only Linux shows the memory of a process
+in the way that is used here.
 """
 
 import argparse
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", metavar="NAME", help=f"some of {', '.join(PUBLISHED)}")
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--plot", "--picture", type=Path)
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -185,10 +185,10 @@ def main() -> None:
         return
     if unknown := [name for name in options.checkpoints if name not in PUBLISHED]:
         parser.error(f"there is no {unknown[0]!r}; choose from {', '.join(PUBLISHED)}")
-    if not options.checkpoints and not options.picture:
-        parser.error("name a checkpoint, or a picture, which is also of imp-nano")
+    if not options.checkpoints and not options.plot:
+        parser.error("name a checkpoint, or --plot, which also measures imp-nano")
     folders = {name: options.folder / name for name in options.checkpoints}
-    if options.picture:
+    if options.plot:
         folders = {"imp-nano": NANO_FOLDER, **folders}
     results = {}
     for name, folder in folders.items():
@@ -197,8 +197,8 @@ def main() -> None:
             write(folder, name)
         results[name] = [load_alone(folder, options.dtype) for _ in range(LOADS)]
         print(json.dumps({name: results[name]}, indent=2))
-    if options.picture:
-        draw(results, options.picture)
+    if options.plot:
+        draw(results, options.plot)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The card of imp-nano: what `evaluate` measured as tables, and the log of the training as a picture."""
+"""The card of imp-nano: what `evaluate` measured as tables, and the log of the training as a plot."""
 
 import csv
 import io
@@ -56,7 +56,7 @@ def _overlap(skills: dict, wording: str) -> str:
 
 
 def check_target(file: Path) -> None:
-    """Raise SettingError where the card would replace a README.md that is no card; asked before the work, not after."""
+    """Raise SettingError where the card would replace a README.md that is no card; checked before the work."""
     card = file.with_name("README.md")
     if card.exists() and not card.read_text("utf-8").startswith("# imp-nano"):
         raise SettingError(f"{card} is no card of imp-nano and would be replaced; choose another folder for --json.")
@@ -76,7 +76,7 @@ def write(figures: dict, file: Path) -> None:
     file.with_name("README.md").write_text(card, "utf-8")
 
 
-def plot(log: Path, picture: Path) -> None:
+def plot(log: Path, target: Path) -> None:
     """Draw a training's log.csv as a PNG: losses, and the shares of right answers by skill and by length of text."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ def plot(log: Path, picture: Path) -> None:
             axes.set_ylim(0, 1.03)
     figure.supxlabel("samples, thousands")
     figure.supylabel("right in training")
-    drawn = io.BytesIO()
-    figure.savefig(drawn)
+    png = io.BytesIO()
+    figure.savefig(png)
     # A palette makes the file a quarter as large; the checkpoint's folder has a limit.
-    Image.open(drawn).convert("RGB").quantize(64).save(picture, optimize=True)
+    Image.open(png).convert("RGB").quantize(64).save(target, optimize=True)

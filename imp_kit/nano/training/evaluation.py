@@ -1,4 +1,4 @@
-"""Measures a checkpoint on pictures that training never saw.
+"""Measures a checkpoint on images that training never saw.
 
 python -m imp_kit.nano evaluate --seed 1 --samples 1000 --json imp_kit/nano/checkpoint/evaluation.json
 """
@@ -47,15 +47,15 @@ PROBE_SAMPLES = 100
 
 @dataclass(frozen=True)
 class Case:
-    """One picture of the exam with a conversation, whose last turn is scored."""
+    """One image of the exam with a conversation, whose last turn is scored."""
 
-    picture: Image.Image
+    image: Image.Image
     turns: list[Turn]
-    part: str  # what the score is also counted by: a code's length, whether the thing is there, the kind of picture
+    part: str  # what the score is also counted by: a code's length, whether the thing is there, the kind of image
 
 
 def exam(skill: str, wording: str, seed: int, samples: int) -> Iterator[Case]:
-    """Cases that test `skill`; what allows no such question is passed over."""
+    """Cases that test `skill`; scenes that allow no such question are skipped."""
     index = made = 0
     while made < samples:
         rng = np.random.default_rng([EVALUATION, seed, SKILLS.index(skill), WORDINGS.index(wording), index])
@@ -65,16 +65,16 @@ def exam(skill: str, wording: str, seed: int, samples: int) -> Iterator[Case]:
             case = Case(sample_outside(rng, kind, "unseen"), outside_conversation(rng, 1, wording), kind)
         elif skill in READING:
             length = 1 + made % LONGEST
-            page, picture = sample_page(rng, Style(length, exactly=True), "two" if skill == "line" else "one")
+            page, image = sample_page(rng, Style(length, exactly=True), "two" if skill == "line" else "one")
             turns = page_question(page, skill, rng, wording)
-            case = Case(picture, turns, "caption below" if page.lines[-1].sentence else f"{length} characters")
+            case = Case(image, turns, "caption below" if page.lines[-1].sentence else f"{length} characters")
         else:
-            picture, scene = draw(sample_scene(rng), rng)
+            image, scene = draw(sample_scene(rng), rng)
             turns = question(scene, skill, rng, wording)
             if not turns:
                 continue
             there = "there" if turns[-1].answer.startswith("[") else "not there"
-            case = Case(picture, turns, there if skill == "locate" else "")
+            case = Case(image, turns, there if skill == "locate" else "")
         made += 1
         yield case
 
@@ -93,7 +93,7 @@ def mark(case: Case, reply: str) -> tuple[bool, float | None]:
     truth = case.turns[-1]
     if truth.skill != "locate":
         return score(reply, truth.answer), None
-    expected, given = (read_box(text, case.picture.size, pad=False) for text in (truth.answer, reply))
+    expected, given = (read_box(text, case.image.size, pad=False) for text in (truth.answer, reply))
     if expected is None:
         return given is None, None
     share = overlap(expected, given) if given else 0.0
@@ -106,17 +106,17 @@ def count(right: list[bool]) -> dict:
     return {"right": found.right, "samples": found.total, "share": found.share, "wilson_95": [found.low, found.high]}
 
 
-def converse(imp: Imp, images: Sequence[Image.Image], conversations: Sequence[Sequence[str]]) -> list[str]:
-    """The last replies of conversations of one length, one about each RGB image, answered together."""
-    talks = [Conversation(imp.engine, image) for image in images]
-    for number in range(len(conversations[0])):
-        turns = [talk.ask(questions[number]) for talk, questions in zip(talks, conversations, strict=True)]
+def converse(imp: Imp, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[str]:
+    """The last replies of conversations of equally many questions, one about each RGB image, answered together."""
+    conversations = [Conversation(imp.engine, image) for image in images]
+    for number in range(len(questions[0])):
+        turns = [conversation.ask(each[number]) for conversation, each in zip(conversations, questions, strict=True)]
         imp.engine.answer(turns, Sampling(LONGEST_ANSWER), range(len(turns)))
-    return [talk.answers[-1].text for talk in talks]
+    return [conversation.answers[-1].text for conversation in conversations]
 
 
 def evaluate(imp: Imp, seed: int, samples: int) -> dict:
-    """Score every skill on `samples` pictures in trained and in unseen wordings, and read the probe's five levels.
+    """Score every skill on `samples` images in trained and in unseen wordings, and read the probe's five levels.
 
     Returns a dictionary fit for JSON: per skill and wording what `count` gives, also by part, the mean overlap of
     boxes, and the first mistakes in full. Raises SettingError.
@@ -124,14 +124,14 @@ def evaluate(imp: Imp, seed: int, samples: int) -> dict:
     if seed < 0 or samples < 1:
         raise SettingError(f"seed is {seed} and samples {samples}; give a seed from 0 and at least one sample.")
     skills: dict[str, dict] = {}
-    drawings: list[bool] = []  # whether a drawing was answered as if it were none
+    drawings: list[bool] = []  # whether a drawing was answered as if it were no drawing
     probe = min(samples, PROBE_SAMPLES)
     with tqdm(total=len(SKILLS) * len(WORDINGS) * samples + len(LEVELS) * probe, unit="answer") as bar:
         for skill in SKILLS:
             skills[skill] = {}
             for wording in WORDINGS:
                 cases = list(exam(skill, wording, seed, samples))
-                replies = _replies(imp, [(case.picture, [turn.question for turn in case.turns]) for case in cases], bar)
+                replies = _replies(imp, [(case.image, [turn.question for turn in case.turns]) for case in cases], bar)
                 marks = [mark(case, reply) for case, reply in zip(cases, replies, strict=True)]
                 right, shares = [good for good, _ in marks], [share for _, share in marks if share is not None]
                 parts = sorted({case.part for case in cases} - {""})
@@ -168,16 +168,16 @@ def evaluate(imp: Imp, seed: int, samples: int) -> dict:
 def _replies(imp: Imp, asked: list[tuple[Image.Image, list[str]]], bar: tqdm) -> list[str]:
     replies: list[str] = []
     for start in range(0, len(asked), BATCH):
-        pictures, conversations = zip(*asked[start : start + BATCH], strict=True)
-        replies += converse(imp, pictures, conversations)
-        bar.update(len(pictures))
+        images, questions = zip(*asked[start : start + BATCH], strict=True)
+        replies += converse(imp, images, questions)
+        bar.update(len(images))
     return replies
 
 
 def _read_probe(imp: Imp, level: int, seed: int, samples: int, bar: tqdm) -> dict:
-    """The reading probe's pictures of one level, codes of eight characters without a caption: exactly read or not."""
+    """The reading probe's images of one level, codes of eight characters without a caption: exactly read or not."""
     seeds = [1_000_000 * (seed + 1) + index for index in range(samples)]
     codes = [sample_code(each) for each in seeds]
-    pictures = [draw_code(code, "", LEVELS[level], seed=each) for code, each in zip(codes, seeds, strict=True)]
-    replies = _replies(imp, [(picture, [PROBE_QUESTION]) for picture in pictures], bar)
+    images = [draw_code(code, "", LEVELS[level], seed=each) for code, each in zip(codes, seeds, strict=True)]
+    replies = _replies(imp, [(image, [PROBE_QUESTION]) for image in images], bar)
     return count([f'"{code}"' in reply for code, reply in zip(codes, replies, strict=True)])

@@ -1,4 +1,4 @@
-"""What each patch of a picture shows, known from how it was drawn: what the tower and one head learn from directly."""
+"""What each patch of an image shows, known from how it was drawn: direct targets for the tower and for attention."""
 
 from string import ascii_letters, digits
 from typing import NamedTuple
@@ -12,67 +12,67 @@ from imp_kit.experiments.drawings import COLORS, KINDS
 from imp_kit.nano.training.lessons import Turn, spans_of_things
 from imp_kit.nano.training.text import Line, Page
 
-THING = 1000  # in `places`: from here on they are things, below it characters
-IGNORED = -100  # what torch's cross-entropy passes over
+THING = 1000  # content ids from here on are things, those below are characters
+IGNORED = -100  # the label that torch's cross-entropy ignores
 THING_LABELS = (*KINDS, *COLORS, *(f"{line} {third}" for line in ("column", "row") for third in range(3)))
 CHARACTERS = ascii_letters + digits + ".,?:"
 ACROSS = 3  # characters that a patch may show side by side, as in a caption
-ORDINALS = 12  # a character's place in its code, or its word's place in a sentence
-COVERED = 0.3
+ORDINALS = 12  # a character's index in its code, or its word's index in a sentence
+COVERED = 0.3  # share of a patch from which it shows a thing
 
 
 class Labels(NamedTuple):
-    """What each of n patches shows, known from the scene; the tower learns to tell it."""
+    """What each of n patches shows, known from the scene; the tower learns to predict it."""
 
     things: Tensor  # float (n, THING_LABELS): 0 or 1; all 0 where no thing is
-    boxes: Tensor  # float (n, 4): the corners of the thing's box as fractions of the picture
+    boxes: Tensor  # float (n, 4): the corners of the thing's box as fractions of the image
     characters: Tensor  # int (n, ACROSS): 1 + index in CHARACTERS, 0 where there is none
-    places: Tensor  # int (n, ACROSS): ORDINALS times the line's number, and the `ordinal` in it; or THING and
+    content_ids: Tensor  # int (n, ACROSS): ORDINALS times the line's number plus the `ordinal` in it; or THING plus
     # the thing's number; IGNORED where there is neither
 
 
 def patch_labels(page: Page, side: int) -> Labels:
     """The labels of side x side patches.
 
-    A patch shows a thing if the thing's box covers at least COVERED of it; of the characters it is asked about the
-    middles of ACROSS columns.
+    A patch shows a thing if the thing's box covers at least COVERED of it, and the characters at the middles of its
+    ACROSS columns.
     """
     things, boxes = torch.zeros(side, side, len(THING_LABELS)), torch.zeros(side, side, 4)
     characters = torch.zeros(side, side, ACROSS, dtype=torch.long)
-    places = torch.full((side, side, ACROSS), IGNORED)
+    content_ids = torch.full((side, side, ACROSS), IGNORED)
     edges = np.arange(side + 1) / side
     for number, thing in enumerate(page.scene.things):
         x0, y0, x1, y1 = thing.box
         across = np.clip(np.minimum(edges[1:], x1) - np.maximum(edges[:-1], x0), 0, None) * side
         down = np.clip(np.minimum(edges[1:], y1) - np.maximum(edges[:-1], y0), 0, None) * side
-        shown = torch.from_numpy(np.outer(down, across) >= COVERED)
+        covered = torch.from_numpy(np.outer(down, across) >= COVERED)
         names = [thing.kind, *thing.colors, f"column {thing.column}", f"row {thing.row}"]
-        things[shown] = torch.tensor([float(label in names) for label in THING_LABELS])
-        boxes[shown] = torch.tensor(thing.box)
-        places[shown] = THING + number
+        things[covered] = torch.tensor([float(label in names) for label in THING_LABELS])
+        boxes[covered] = torch.tensor(thing.box)
+        content_ids[covered] = THING + number
     middles = (np.arange(side * ACROSS) + 0.5) / (side * ACROSS)
     for number, line in enumerate(page.lines):
         top, bottom = line.box[1], line.box[3]
         overlap = np.minimum(edges[1:], bottom) - np.maximum(edges[:-1], top)
         rows = torch.from_numpy(overlap >= 0.4 * min(1 / side, bottom - top))
         under = np.searchsorted(line.edges, middles, side="right") - 1
-        for column, place in enumerate(under):
-            if not 0 <= place < len(line.text) or line.text[place] == " ":
+        for column, index in enumerate(under):
+            if not 0 <= index < len(line.text) or line.text[index] == " ":
                 continue
             cell = (rows, column // ACROSS, column % ACROSS)
-            characters[cell] = 1 + CHARACTERS.index(line.text[place])
-            places[cell] = number * ORDINALS + ordinal(line, place)
-    return Labels(*(part.flatten(0, 1) for part in (things, boxes, characters, places)))
+            characters[cell] = 1 + CHARACTERS.index(line.text[index])
+            content_ids[cell] = number * ORDINALS + ordinal(line, index)
+    return Labels(*(part.flatten(0, 1) for part in (things, boxes, characters, content_ids)))
 
 
 def ordinal(line: Line, index: int) -> int:
-    """The place of a character in its code, or of its word in a sentence; what comes late counts as the last."""
+    """The index of a character in its code, or of its word in a sentence; at most the last of ORDINALS."""
     return min(line.text[:index].count(" ") if line.sentence else index, ORDINALS - 1)
 
 
-def where_to_look(tokenizer: TextTokenizer, answer: list[int], turn: Turn, page: Page) -> list[int]:
-    """For each token of an answer the place, as in Labels, that it spells or is about, or IGNORED."""
-    text, looks = "", []
+def attention_targets(tokenizer: TextTokenizer, answer: list[int], turn: Turn, page: Page) -> list[int]:
+    """For each token of an answer the content id, as in Labels, of what it spells or is about, or IGNORED."""
+    text, targets = "", []
     pieces = [tokenizer.decode([id]) for id in answer]
     whole = "".join(pieces)
     spans = []
@@ -83,13 +83,13 @@ def where_to_look(tokenizer: TextTokenizer, answer: list[int], turn: Turn, page:
     # Offsets of the turn's answer; the tokens begin with a space.
     about = [(thing, start + 1, end + 1) for thing, start, end in spans_of_things(turn)]
     for piece in pieces:
-        begin, look = len(text) + len(piece) - len(piece.lstrip()), IGNORED
+        begin, target = len(text) + len(piece) - len(piece.lstrip()), IGNORED
         text += piece
         for thing, start, end in about:
             if start <= begin < end:
-                look = THING + page.scene.things.index(thing)
+                target = THING + page.scene.things.index(thing)
         for number, line, start in spans:
             if start <= begin < start + len(line.text):
-                look = number * ORDINALS + ordinal(line, begin - start)
-        looks.append(look)
-    return looks
+                target = number * ORDINALS + ordinal(line, begin - start)
+        targets.append(target)
+    return targets

@@ -236,12 +236,12 @@ def _held(thing: Thing) -> str:
 def _caption(things: tuple[Thing, ...]) -> str:
     parts, done = [], set()
     for thing in things:
-        look = (thing.kind, thing.colors)
+        appearance = (thing.kind, thing.colors)
         if thing.holding:
             parts.append(f"{_a(_named(thing))} holding {_held(thing)}")
-        elif look not in done:
-            done.add(look)
-            count = sum((other.kind, other.colors) == look and not other.holding for other in things)
+        elif appearance not in done:
+            done.add(appearance)
+            count = sum((other.kind, other.colors) == appearance and not other.holding for other in things)
             many = f"{_color(thing)} {_plural(thing.kind)}"
             if thing.kind == "person":
                 many = f"people in {_color(thing)} shirts"
@@ -254,11 +254,11 @@ def _there_are(count: int, one: str, many: str) -> str:
 
 
 def _detail(scene: Scene) -> str:
-    said = [_there_are(len(scene.things), "thing", "things")]
+    sentences = [_there_are(len(scene.things), "thing", "things")]
     for thing in scene.things:
         holding = f", holding {_held(thing)}" if thing.holding else ""
-        said.append(f"{_a(_named(thing)).capitalize()} is {_side(thing)}{holding}.")
-    return " ".join(said)
+        sentences.append(f"{_a(_named(thing)).capitalize()} is {_side(thing)}{holding}.")
+    return " ".join(sentences)
 
 
 def _held_things(scene: Scene) -> list[tuple[str, str]]:
@@ -266,7 +266,7 @@ def _held_things(scene: Scene) -> list[tuple[str, str]]:
 
 
 def _unique(scene: Scene) -> list[Thing]:
-    """The things that "the bus" can only mean once; a held box makes "the box" ambiguous."""
+    """The things of a kind that the scene shows once; a held box makes "the box" ambiguous."""
     kinds = [thing.kind for thing in scene.things] + [kind for _, kind in _held_things(scene)]
     return [thing for thing in scene.things if kinds.count(thing.kind) == 1]
 
@@ -396,16 +396,16 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
             topic = next((t for t in unique if wanted and t.kind == name), None)
             says = f"there is {_a(name) if wanted else 'no ' + name}"
             asks.append(ask("exists", wanted, says, topic, a=_a(name)))
-    seen = sorted({c for thing in scene.things for c in thing.colors})
+    scene_colors = sorted({c for thing in scene.things for c in thing.colors})
     for thing in unique:
         person = thing.kind == "person"
         asked, wanted = _color(thing), rng.random() < 0.5
         if not wanted:
-            others = [c for c in (seen if rng.random() < 0.5 else COLORS) if c not in thing.colors]
+            others = [c for c in (scene_colors if rng.random() < 0.5 else COLORS) if c not in thing.colors]
             asked = _pick(rng, others or [c for c in COLORS if c not in thing.colors])
             if len(thing.colors) > 1 and rng.random() < 0.8:  # or else a pair of colors would give the "yes" away
-                kept = _pick(rng, thing.colors)
-                asked = " and ".join(sorted((kept, asked), key=COLORS.index))
+                shared = _pick(rng, thing.colors)
+                asked = " and ".join(sorted((shared, asked), key=COLORS.index))
         says = f"the {'shirt' if person else thing.kind} is {_color(thing)}"
         name = "person's shirt" if person else thing.kind
         is_it = ask("is_color", wanted, says, None if person else thing, x=name, c=asked)
@@ -464,12 +464,12 @@ def _second_turn(scene: Scene, before: Ask) -> list[Ask]:
 
 
 def _box(box: tuple[float, ...]) -> str:
-    """LLaVA's way to write a box: corners as fractions of the picture, x0, y0, x1, y1."""
+    """LLaVA's way to write a box: corners as fractions of the image, x0, y0, x1, y1."""
     return "[" + ", ".join(f"{value:.2f}" for value in box) + "]"
 
 
 def locate(scene: Scene, rng: np.random.Generator) -> list[Ask]:
-    """Where a thing is, as a box; about a thing that is not there, the answer says so, and the asker sees no box."""
+    """Where a thing is, as a box; about a thing that is not there, the answer says so and has no box."""
     found = [(words, _box(thing.box), (thing,)) for thing, words in _references(scene)]
     held = {kind for _, kind in _held_things(scene)}
     kinds = [kind for kind in KINDS if kind not in held and all(thing.kind != kind for thing in scene.things)]
@@ -488,7 +488,7 @@ def locate(scene: Scene, rng: np.random.Generator) -> list[Ask]:
 
 
 def region(scene: Scene, rng: np.random.Generator) -> list[Ask]:
-    """What a box shows; the box is a little off, as a hand would draw it."""
+    """What a box shows; the box is a little inexact, as if drawn by hand."""
     asks = []
     for thing in scene.things:
         box = np.clip(np.add(thing.box, rng.uniform(-0.02, 0.02, 4)), 0, 1)
@@ -499,9 +499,9 @@ def region(scene: Scene, rng: np.random.Generator) -> list[Ask]:
 
 def read(page: Page, rng: np.random.Generator) -> list[Ask]:
     """All of a page's text."""
-    said = " and ".join(f'"{line.text}"' for line in page.lines)
+    texts = " and ".join(f'"{line.text}"' for line in page.lines)
     short = page.lines[0].text if len(page.lines) == 1 else None
-    return [Ask("read", f"The text reads {said}.", short)]
+    return [Ask("read", f"The text reads {texts}.", short)]
 
 
 def line(page: Page, rng: np.random.Generator) -> list[Ask]:
@@ -535,7 +535,7 @@ LESSONS: dict[str, Callable[[Scene, np.random.Generator], list[Ask]]] = {
     "no_text": no_text,
 }
 READING: dict[str, Callable[[Page, np.random.Generator], list[Ask]]] = {"read": read, "line": line}
-BESIDE = ("color", "position", "locate")  # what is also asked of things beside a text
+BESIDE = ("color", "position", "locate")  # what is also asked about things beside a text
 OUTSIDE = "not_drawing"
 SKILLS = (*LESSONS, "second_turn", *READING, OUTSIDE)
 
@@ -574,7 +574,7 @@ def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str) -> Tur
 
 def conversation(scene: Scene, rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
     """Up to `turns` different questions about the scene, some of them follow-ups to the turn before."""
-    said, asked, before = [], set(), None
+    chosen, asked, before = [], set(), None
     for _ in range(8 * turns):  # a skill without a new question in this scene costs one try
         skill, options = _pick(rng, tuple(LESSONS)), None
         if before and rng.random() < FOLLOW_UP_SHARE:
@@ -586,17 +586,17 @@ def conversation(scene: Scene, rng: np.random.Generator, turns: int, wording: st
         ask = _choose(options, rng)
         if ask is None:
             continue
-        said.append(_worded(skill, ask, rng, wording))
+        chosen.append(_worded(skill, ask, rng, wording))
         asked.add(ask.answer)
         before = ask
-        if len(said) == turns:
+        if len(chosen) == turns:
             break
-    return said
+    return chosen
 
 
 def page_conversation(page: Page, rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
-    """Up to `turns` questions about a picture with text, each with another answer."""
-    said, asked = [], set()
+    """Up to `turns` questions about an image with text, each with another answer."""
+    chosen, asked = [], set()
     for _ in range(3 * turns):
         beside = page.scene.things and rng.random() < 0.4
         skill = _pick(rng, BESIDE if beside else tuple(READING))
@@ -604,16 +604,16 @@ def page_conversation(page: Page, rng: np.random.Generator, turns: int, wording:
         ask = _choose([ask for ask in options if ask.answer not in asked], rng)
         if ask is None:
             continue
-        said.append(_worded(skill, ask, rng, wording))
+        chosen.append(_worded(skill, ask, rng, wording))
         asked.add(ask.answer)
-        if len(said) == turns:
+        if len(chosen) == turns:
             break
-    return said
+    return chosen
 
 
 def outside_conversation(rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
-    """Questions about a picture that is no drawing: whatever is asked, the answer is the same."""
-    said = []
+    """Questions about an image that is no drawing: the answer is the same to all of them."""
+    chosen = []
     for _ in range(turns):
         if rng.random() < 0.2:
             asks = [Ask("read", ONLY_DRAWINGS)]
@@ -621,12 +621,12 @@ def outside_conversation(rng: np.random.Generator, turns: int, wording: str = "t
             scene = sample_scene(rng)
             asks = [ask for name in ("describe", _pick(rng, tuple(LESSONS))) for ask in LESSONS[name](scene, rng)]
         ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=())
-        said.append(_worded(OUTSIDE, ask, rng, wording))
-    return said
+        chosen.append(_worded(OUTSIDE, ask, rng, wording))
+    return chosen
 
 
 def page_question(page: Page, skill: str, rng: np.random.Generator, wording: str = "trained") -> list[Turn] | None:
-    """One question about a picture with text, or None where it allows none."""
+    """One question about an image with text, or None where it allows none."""
     ask = _choose(READING[skill](page, rng), rng)
     return [_worded(skill, ask, rng, wording)] if ask else None
 

@@ -1,4 +1,4 @@
-"""Pictures that are no drawings of the kit: noise, smooth colors, textures, and crops of free photographs.
+"""Images that are no drawings of the kit: noise, smooth colors, textures, and crops of free photographs.
 
 The photographs come inside scikit-image's wheel, each in the public domain or under CC0 (see images/SOURCES.md for
 those that the kit also shows).
@@ -19,20 +19,20 @@ PHOTOGRAPHS = {  # by the function of skimage.data that gives them
 
 
 def sample_outside(rng: np.random.Generator, kind: str | None = None, photographs: str = "trained") -> Image.Image:
-    """A picture of a `kind`, "noise", "smooth", "texture" or "photograph" (chance decides if None)."""
+    """An image of a `kind`, "noise", "smooth", "texture" or "photograph" (chance decides if None)."""
     kind = kind or str(rng.choice(("noise", "smooth", "texture", "photograph"), p=(0.2, 0.2, 0.2, 0.4)))
     if kind == "photograph":
-        picture = _crop(rng, photographs)
-        return _varied(picture, rng) if photographs == "trained" else picture
+        image = _crop(rng, photographs)
+        return _augment(image, rng) if photographs == "trained" else image
     size = tuple(int(v) for v in rng.integers(140, 401, 2))
     if kind == "noise":
         channels = 3 if rng.random() < 0.6 else 1
         grain = int(rng.integers(1, 9))
         field = rng.normal(rng.uniform(60, 195), rng.uniform(25, 80), (size[1] // grain, size[0] // grain, channels))
-        return _picture(np.repeat(field, 3 // channels, axis=2), size)
+        return _to_image(np.repeat(field, 3 // channels, axis=2), size)
     if kind == "smooth":
         cells = int(rng.integers(2, 6))
-        return _picture(rng.uniform(0, 255, (cells, cells, 3)), size)
+        return _to_image(rng.uniform(0, 255, (cells, cells, 3)), size)
     return _texture(rng, size)
 
 
@@ -51,10 +51,10 @@ def _texture(rng, size):
         )
     share = ((waves - waves.min()) / np.ptp(waves))[..., None]
     low, high = rng.uniform(0, 255, (2, 3))
-    return _picture(low + (high - low) * share, size)
+    return _to_image(low + (high - low) * share, size)
 
 
-def _picture(field, size):
+def _to_image(field, size):
     return Image.fromarray(np.clip(field, 0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
 
 
@@ -68,45 +68,45 @@ def _photograph(name):
 def _crop(rng, photographs):
     """A part of a photograph, mirrored at times, in its own colors or with other ones."""
     names = PHOTOGRAPHS[photographs]
-    picture = _photograph(names[rng.integers(len(names))])
+    image = _photograph(names[rng.integers(len(names))])
     share = rng.uniform(0.35, 1.0, 2)
-    width, height = round(picture.width * share[0]), round(picture.height * share[1])
-    x, y = int(rng.integers(picture.width - width + 1)), int(rng.integers(picture.height - height + 1))
-    picture = picture.crop((x, y, x + width, y + height)).resize((max(140, width // 2), max(140, height // 2)))
+    width, height = round(image.width * share[0]), round(image.height * share[1])
+    x, y = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+    image = image.crop((x, y, x + width, y + height)).resize((max(140, width // 2), max(140, height // 2)))
     if rng.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.4:
-        pixels = np.asarray(picture, float)[..., rng.permutation(3)]
-        picture = _picture((pixels - 128) * rng.uniform(0.6, 1.3) + rng.uniform(98, 158), picture.size)
-    return picture
+        pixels = np.asarray(image, float)[..., rng.permutation(3)]
+        image = _to_image((pixels - 128) * rng.uniform(0.6, 1.3) + rng.uniform(98, 158), image.size)
+    return image
 
 
-def _varied(picture, rng):
-    """A training photograph made into one more: a dozen of them alone would be learned by heart.
+def _augment(image, rng):
+    """A changed copy of a training photograph: a model would memorize a dozen photographs alone.
 
     Each change comes by chance: a smaller part, turned, gray, mixed with or set beside another part, blurred, grainy.
     """
-    width, height = picture.size
+    width, height = image.size
     if rng.random() < 0.4:
         share = rng.uniform(0.35, 1.0, 2)
-        x, y = rng.uniform(0, 1 - share) * picture.size
+        x, y = rng.uniform(0, 1 - share) * image.size
         box = (x, y, x + share[0] * width, y + share[1] * height)
-        picture = picture.resize(picture.size, Image.Resampling.BICUBIC, box)
+        image = image.resize(image.size, Image.Resampling.BICUBIC, box)
     if rng.random() < 0.3:
         turn = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
-        picture = picture.transpose(turn[rng.integers(3)])
+        image = image.transpose(turn[rng.integers(3)])
     if rng.random() < 0.25:
-        other = _crop(rng, "trained").resize(picture.size)
+        other = _crop(rng, "trained").resize(image.size)
         if rng.random() < 0.5:
-            picture = Image.blend(picture, other, rng.uniform(0.25, 0.75))
+            image = Image.blend(image, other, rng.uniform(0.25, 0.75))
         else:
-            picture.paste(other, (round(picture.width * rng.uniform(0.25, 0.75)), 0))
+            image.paste(other, (round(image.width * rng.uniform(0.25, 0.75)), 0))
     if rng.random() < 0.3:
-        picture = picture.convert("L").convert("RGB")
+        image = image.convert("L").convert("RGB")
     if rng.random() < 0.2:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 3.0)))
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 3.0)))
     if rng.random() < 0.4:
-        pixels = np.asarray(picture, float) / 255
+        pixels = np.asarray(image, float) / 255
         pixels = pixels ** rng.uniform(0.5, 2.0) * 255 + rng.normal(0, rng.uniform(0, 12), pixels.shape)
-        picture = _picture(pixels, picture.size)
-    return picture
+        image = _to_image(pixels, image.size)
+    return image

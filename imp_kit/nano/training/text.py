@@ -1,4 +1,4 @@
-"""Seeded pictures of clean printed text: codes, words and short sentences, the place of every character known.
+"""Seeded images of clean printed text: codes, words and short sentences; the position of every character is known.
 
 Nothing here is distorted: turned, warped, crossed or crowded characters belong to the reading probe, which would
 otherwise measure what imp-nano was taught instead of what it makes of something new. Nor does any of the probe's
@@ -60,7 +60,7 @@ PLURALS = ("roses", "cups", "boxes", "books", "birds", "trees", "letters", "word
 VERBS = ("see", "paint", "clean", "like", "find", "need", "open", "visit", "draw", "know")
 PROBE_CAPTION = re.compile("picture contains . characters")
 LEAST_CONTRAST = 70  # of 255, between the lightness of ink and ground
-LEAST_GLYPH = (0.028, 0.06)  # of the picture: mean width and capital's height below which a text is too small to read
+LEAST_GLYPH = (0.028, 0.06)  # of the image: mean width and capital's height below which a text is too small to read
 MOST_GLYPH = (0.17, 0.42)  # the same for the largest text
 PLAIN_EM = 50  # pixels, on the probe's canvas
 _CONSONANTS, _VOWELS = "BCDFGHJKLMNPRSTVWYZ", "AEIOU"
@@ -68,7 +68,7 @@ _CONSONANTS, _VOWELS = "BCDFGHJKLMNPRSTVWYZ", "AEIOU"
 
 @dataclass(frozen=True)
 class Line:
-    """One line of text and where it stands; all numbers are fractions of the picture."""
+    """One line of text and its position; all numbers are fractions of the image."""
 
     text: str
     box: tuple[float, float, float, float]  # x0, y0, x1, y1, from the top of capitals to the baseline
@@ -78,7 +78,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Page:
-    """What a picture with text shows: lines from top to bottom, and things beside them if there are any."""
+    """What an image with text shows: lines from top to bottom, and things beside them if there are any."""
 
     lines: tuple[Line, ...]
     scene: Scene
@@ -86,15 +86,15 @@ class Page:
 
 @dataclass(frozen=True)
 class Style:
-    """Which texts may come, and how differently they may look."""
+    """Which texts may be drawn, and how much their look may vary."""
 
     longest: int = LONGEST  # characters of a code or word
-    exactly: bool = False  # just as many
-    variety: float = 1.0  # share of pictures with any ground, ink, face and size; the others are black on white
+    exactly: bool = False  # always `longest` characters, not fewer
+    variety: float = 1.0  # share of images with any ground, ink, face and size; the others are black on white
 
 
 def sample_page(rng: np.random.Generator, style: Style = Style(), kind: str | None = None) -> tuple[Page, Image.Image]:
-    """Text and its picture. `kind` is "one" line, "two" lines, "beside" a drawn thing (chance decides between them), or
+    """Text and its image. `kind` is "one" line, "two" lines, "beside" a drawn thing (chance decides between them), or
     "full" of lines, to learn letters from but not to be asked about.
     """
     kind = kind or str(rng.choice(("one", "two", "beside"), p=(0.5, 0.38, 0.12)))
@@ -146,9 +146,9 @@ def _one(rng, style):
     if not style.variety or rng.random() < 0.5:
         return _on_canvas(rng, text, "", style)
     size = sample_canvas(rng)
-    picture, ink = _ground(size, rng)
-    line = _set(picture, text, ink, (0.02, 0.02, 0.98, 0.98), rng, style)
-    return line and (Page((line,), Scene((), size)), picture)
+    image, ink = _ground(size, rng)
+    line = _draw_line(image, text, ink, (0.02, 0.02, 0.98, 0.98), rng, style)
+    return line and (Page((line,), Scene((), size)), image)
 
 
 def _two(rng, style):
@@ -158,64 +158,64 @@ def _two(rng, style):
     if rng.random() < 0.4:
         lower = sample_text(rng, style)
     size = sample_canvas(rng)
-    picture, ink = _ground(size, rng)
+    image, ink = _ground(size, rng)
     cut = rng.uniform(0.35, 0.65)
     lines = [
-        _set(picture, upper, ink, (0.02, 0.03, 0.98, cut - 0.03), rng, style),
-        _set(picture, lower, ink, (0.02, cut + 0.03, 0.98, 0.97), rng, style),
+        _draw_line(image, upper, ink, (0.02, 0.03, 0.98, cut - 0.03), rng, style),
+        _draw_line(image, lower, ink, (0.02, cut + 0.03, 0.98, 0.97), rng, style),
     ]
-    return None if None in lines else (Page(tuple(lines), Scene((), size)), picture)
+    return None if None in lines else (Page(tuple(lines), Scene((), size)), image)
 
 
 def _full(rng, style):
-    """As many lines as there is room for, of different sizes."""
+    """As many lines as fit, of different sizes."""
     size = sample_canvas(rng) if style.variety else SIZE
-    picture, ink = _ground(size, rng) if style.variety else _paper(size)
+    image, ink = _ground(size, rng) if style.variety else _paper(size)
     lines, top = [], 0.01
     while top < 0.9:
         bottom = top + (rng.uniform(0.11, 0.32) if style.variety else 0.32)
         text = _sentence(rng) if style.variety and rng.random() < 0.3 else sample_text(rng, style)
-        line = _set(picture, text, ink, (0.01, top, 0.99, min(bottom, 0.99)), rng, style)
+        line = _draw_line(image, text, ink, (0.01, top, 0.99, min(bottom, 0.99)), rng, style)
         if line:
             lines.append(line)
             top = bottom
         else:
             top += 0.03
-    return Page(tuple(lines), Scene((), size)), picture
+    return Page(tuple(lines), Scene((), size)), image
 
 
 def _beside(rng, style):
     """A short text in the emptiest part of a drawing."""
-    picture, scene = draw(sample_scene(rng), rng)
+    image, scene = draw(sample_scene(rng), rng)
     free = []
     for _ in range(20):
         x0, y0 = rng.uniform(0.02, 0.5), rng.uniform(0.02, 0.75)
-        place = (x0, y0, rng.uniform(x0 + 0.3, 0.98), rng.uniform(y0 + 0.15, min(0.98, y0 + 0.35)))
+        area = (x0, y0, rng.uniform(x0 + 0.3, 0.98), rng.uniform(y0 + 0.15, min(0.98, y0 + 0.35)))
         if not any(
-            place[0] < b[2] and b[0] < place[2] and place[1] < b[3] and b[1] < place[3]
+            area[0] < b[2] and b[0] < area[2] and area[1] < b[3] and b[1] < area[3]
             for b in (thing.box for thing in scene.things)
         ):
-            free.append(place)
+            free.append(area)
     if not free:
         return None
-    place = max(free, key=lambda p: (p[2] - p[0]) * (p[3] - p[1]))
+    area = max(free, key=lambda p: (p[2] - p[0]) * (p[3] - p[1]))
     # A label, so that the text needs no ground on which it can be read.
     width, height = scene.size
-    label = tuple(round(v * (width, height)[i % 2]) for i, v in enumerate(place))
+    label = tuple(round(v * (width, height)[i % 2]) for i, v in enumerate(area))
     ground, ink = _ground((label[2] - label[0], label[3] - label[1]), rng, plain=True)
-    picture.paste(ground, label[:2])
-    line = _set(picture, sample_text(rng, style), ink, place, rng, style)
-    return line and (Page((line,), scene), picture)
+    image.paste(ground, label[:2])
+    line = _draw_line(image, sample_text(rng, style), ink, area, rng, style)
+    return line and (Page((line,), scene), image)
 
 
 def _on_canvas(rng, text, caption, style):
     """The canvas of the reading probe: a code above, a strip below that is blank without a caption."""
-    picture, ink = _ground(SIZE, rng) if rng.random() < 0.4 * style.variety else _paper(SIZE)
+    image, ink = _ground(SIZE, rng) if rng.random() < 0.4 * style.variety else _paper(SIZE)
     strip = 1 - STRIP / SIZE[1]
-    lines = [_set(picture, text, ink, (0.02, 0.03, 0.98, strip - 0.02), rng, style)]
+    lines = [_draw_line(image, text, ink, (0.02, 0.03, 0.98, strip - 0.02), rng, style)]
     if caption:
-        lines.append(_set(picture, caption, ink, (0.02, strip + 0.02, 0.98, 0.99), rng, style))
-    return None if None in lines else (Page(tuple(lines), Scene((), SIZE)), picture)
+        lines.append(_draw_line(image, caption, ink, (0.02, strip + 0.02, 0.98, 0.99), rng, style))
+    return None if None in lines else (Page(tuple(lines), Scene((), SIZE)), image)
 
 
 def _paper(size):
@@ -234,10 +234,10 @@ def _ground(size, rng, plain=False):
             return ground, ink
 
 
-def _set(picture, text, ink, place, rng, style):
-    """Draw a line of text somewhere in `place`, fractions of the picture; None where it would be too small to read."""
-    width, height = picture.size
-    x0, y0, x1, y1 = (v * picture.size[i % 2] for i, v in enumerate(place))
+def _draw_line(image, text, ink, area, rng, style):
+    """Draw a line of text somewhere in `area`, fractions of the image; None where it would be too small to read."""
+    width, height = image.size
+    x0, y0, x1, y1 = (v * image.size[i % 2] for i, v in enumerate(area))
     name = any_of(FACES if style.variety else FACES[:2], rng)
     sentence = " " in text
     # Of an em, between characters.
@@ -262,7 +262,7 @@ def _set(picture, text, ink, place, rng, style):
         x = (x0 + x1 - length) / 2
     top = rng.uniform(y0 + em * 0.2, max(y0 + em * 0.2, y1 - em * (capital + 0.25)))
     baseline = top + em * capital
-    canvas = ImageDraw.Draw(picture)
+    canvas = ImageDraw.Draw(image)
     edges = [x, *(x + np.cumsum(advances))]
     edges[-1] -= em * tracking
     for character, left in zip(text, edges, strict=False):

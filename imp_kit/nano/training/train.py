@@ -1,4 +1,4 @@
-"""Trains imp-nano on pictures that the kit draws; stops and resumes at any time.
+"""Trains imp-nano on images that the kit draws; a run can be stopped and resumed at any time.
 
 python -m imp_kit.nano train --out runs/nano --samples 200000
 """
@@ -42,16 +42,16 @@ from imp_kit.nano.training.labels import (
     THING,
     THING_LABELS,
     Labels,
+    attention_targets,
     patch_labels,
-    where_to_look,
 )
 from imp_kit.nano.training.lessons import SKILLS, Turn, conversation, outside_conversation, page_conversation
 from imp_kit.nano.training.outside import sample_outside
 from imp_kit.nano.training.text import LONGEST, Page, Style, sample_page
 from imp_kit.prompts import PHI2, SYSTEM
 
-VOCABULARY = 896  # rows, as few as leave common words whole: what they save is the tower's and the decoder's
-CONTROL = ("<|endoftext|>", "</s>", "<image>")  # behind the learned vocabulary, as in Phi-2's tokenizer
+VOCABULARY = 896  # rows: just enough to leave common words whole; the memory saved goes to the tower and the decoder
+CONTROL = ("<|endoftext|>", "</s>", "<image>")  # after the learned vocabulary, as in Phi-2's tokenizer
 CONFIG = {
     "architectures": ["ImpForCausalLM"],
     "model_type": "imp",
@@ -84,16 +84,16 @@ CONFIG = {
 }
 LOGGED = (*SKILLS, *(f"read_{length}" for length in range(1, LONGEST + 1)))  # "read" itself: two lines at once
 LABEL_SIZES = (len(THING_LABELS), 4, ACROSS * (len(CHARACTERS) + 1), ACROSS * ORDINALS)
-LOOKING_LAYER = 2  # of the decoder; its first head is shown where the text is that an answer spells, its second one
-# where the thing is that an answer is about
-LOOK_WEIGHT = 0.3
+GUIDED_LAYER = 2  # of the decoder; its first head is trained to attend to the text that an answer spells, its second
+# one to the thing that an answer is about
+ATTENTION_WEIGHT = 0.3  # of the loss that trains these heads
 THING_WEIGHT = 4.0  # of a loss whose mean is over many labels that are mostly 0
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
 PEOPLE_SHARE = 0.12
 TURNS = 6  # questions about one drawing, as one conversation
 PAGE_TURNS = 4
-LONGEST_CONVERSATION = 144  # tokens; the mean is 106, and one longer row would make a whole batch wait
-FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from a picture
+LONGEST_CONVERSATION = 144  # tokens; the mean is 106, and one longer row would slow down a whole batch
+FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 
 
@@ -102,13 +102,14 @@ class TrainConfig:
     """How long and how fast imp-nano learns. A run is a function of these values and the versions of its libraries."""
 
     samples: int = 148_000
-    seeing: int = 40_000  # the first of them: only the tower learns, from what each patch shows
-    plain: int = 5_000  # the first texts all look alike, black on white in two faces; then more and more differ,
+    # The names of these fields are keys of state.pt, so that an older run can go on.
+    seeing: int = 40_000  # the first samples: only the tower learns, from what each patch shows
+    plain: int = 5_000  # up to here all texts are black on white in two faces; then more and more differ,
     varied: int = 25_000  # and from here all do
     shares: tuple[float, float, float] = (0.5, 0.43, 0.07)  # of drawings, pages with text, and neither;
     seeing_shares: tuple[float, float, float] = (0.37, 0.6, 0.03)  # in batches from which only the tower learns
-    talk_every: int = 2  # then every second batch has its conversations; one without takes a third of the time
-    lengthening: int = 1_000  # when conversations begin texts have one character, and one more after so many samples
+    talk_every: int = 2  # then every second batch has conversations; one without them takes a third of the time
+    lengthening: int = 1_000  # when conversations begin, texts have one character; one more each time after so many
     seed: int = 0  # of drawings and weights; evaluation draws from other streams
     batch: int = 16
     learning_rate: float = 1.2e-3
@@ -120,12 +121,12 @@ class TrainConfig:
         if self.samples < 1 or self.batch < 1 or self.seed < 0:
             raise SettingError(f"{self}: give at least one sample, a batch of at least one, and a seed from 0.")
 
-    def talks(self, done: int) -> bool:
-        """Whether the batch after `done` samples comes with its conversations."""
+    def has_conversations(self, done: int) -> bool:
+        """Whether the batch after `done` samples has conversations."""
         return done >= self.seeing and done // self.batch % self.talk_every == 0
 
     def style(self, index: int) -> Style:
-        """What texts sample `index` may show: while only the tower learns of any length, but at first all plain."""
+        """Which texts sample `index` may show: while only the tower learns, of any length, but at first all plain."""
         longest = LONGEST if index < self.seeing else min(LONGEST, 1 + (index - self.seeing) // self.lengthening)
         variety = (index - self.plain) / (self.varied - self.plain)
         return Style(longest, variety=min(1.0, max(0.0, variety)))
@@ -133,7 +134,7 @@ class TrainConfig:
     def rate(self, done: int) -> float:
         """Learning rate after `done` samples: warm-up, then constant, then linearly down to nearly nothing.
 
-        Until the decay begins a run does not depend on `samples`, so a run can be made longer while it goes.
+        Until the decay begins a run does not depend on `samples`, so a run can be made longer while it is running.
         """
         left = (self.samples - done) / (self.decay * self.samples)
         return self.learning_rate * min((done + self.batch) / self.warm_up, 1.0, max(left, 0.01))
@@ -158,37 +159,37 @@ CONFIGS = {
 
 
 def lesson(config: TrainConfig, index: int) -> tuple[Page, Image.Image, list[Turn]]:
-    """Sample `index` of a training stream: what it shows, its picture, and a conversation about it.
+    """Sample `index` of a training stream: what it shows, its image, and a conversation about it.
 
-    A drawing without text is a page without lines, and a picture that is no drawing one without anything.
+    A drawing without text is a page without lines; an image that is no drawing is a page without lines and things.
     """
     rng = np.random.default_rng([TRAINING, config.seed, index])
-    kind = rng.choice(KINDS_OF_SAMPLES, p=config.shares if config.talks(index) else config.seeing_shares)
+    kind = rng.choice(KINDS_OF_SAMPLES, p=config.shares if config.has_conversations(index) else config.seeing_shares)
     if kind == "outside":
         return Page((), Scene((), (1, 1))), sample_outside(rng), outside_conversation(rng, 2)
-    if kind == "page" and not config.talks(index) and rng.random() < FULL_SHARE:
+    if kind == "page" and not config.has_conversations(index) and rng.random() < FULL_SHARE:
         return *sample_page(rng, config.style(index), "full"), []
     if kind == "page":
-        page, picture = sample_page(rng, config.style(index))
-        return page, picture, page_conversation(page, rng, PAGE_TURNS)
-    # People come once in twelve things, too rarely for all that is asked about what they hold.
+        page, image = sample_page(rng, config.style(index))
+        return page, image, page_conversation(page, rng, PAGE_TURNS)
+    # One thing in twelve is a person: too few for the questions about what people hold.
     person = rng.random() < PEOPLE_SHARE
     scene = sample_scene(rng)
     while person and not any(thing.kind == "person" for thing in scene.things):
         scene = sample_scene(rng)
-    picture, scene = draw(scene, rng)
-    return Page((), scene), picture, conversation(scene, rng, TURNS)
+    image, scene = draw(scene, rng)
+    return Page((), scene), image, conversation(scene, rng, TURNS)
 
 
 def encode_turns(tokenizer: TextTokenizer, turns: list[Turn], page: Page) -> tuple[list[int], list[int], list[int]]:
-    """A conversation behind the picture: token ids, and for each the turn that it answers and the place that it spells.
+    """A conversation after the image: token ids, and for each the turn that it answers and its attention target.
 
-    The last two are IGNORED for what is no answer, and for what spells nothing. Turns that no longer fit into
+    The last two are IGNORED for what is no answer, and for what has no target. Turns that no longer fit into
     LONGEST_CONVERSATION are left out, but never the first.
     """
     ids: list[int] = []
     owners: list[int] = []
-    looks: list[int] = []
+    targets: list[int] = []
     for number, turn in enumerate(turns):
         asked = tokenizer.encode_pieces(PHI2.ask(turn.question, first=number == 0))
         answer = tokenizer.encode(" " + turn.answer)
@@ -201,8 +202,10 @@ def encode_turns(tokenizer: TextTokenizer, turns: list[Turn], page: Page) -> tup
             owners[-len(asked)] = number - 1
         ids += answer
         owners += [number] * len(answer)
-        looks += [IGNORED] * (len(ids) - len(answer) - len(looks)) + where_to_look(tokenizer, answer, turn, page)
-    return [*ids, tokenizer.control[PHI2.stop]], [*owners, max(owners, default=IGNORED)], [*looks, IGNORED]
+        targets += [IGNORED] * (len(ids) - len(answer) - len(targets)) + attention_targets(
+            tokenizer, answer, turn, page
+        )
+    return [*ids, tokenizer.control[PHI2.stop]], [*owners, max(owners, default=IGNORED)], [*targets, IGNORED]
 
 
 def _log_name(page: Page, turn: Turn) -> str:
@@ -223,24 +226,24 @@ class Lessons(Dataset):
 
     def __getitem__(self, index: int):
         vision = CONFIG["vision_config"]
-        page, picture, turns = lesson(self.config, self.start + index)
-        pixels = to_pixels(picture, vision["image_size"])
+        page, image, turns = lesson(self.config, self.start + index)
+        pixels = to_pixels(image, vision["image_size"])
         labels = patch_labels(page, vision["image_size"] // vision["patch_size"])
-        ids, owners, looks = encode_turns(self.tokenizer, turns, page)
+        ids, owners, targets = encode_turns(self.tokenizer, turns, page)
         names = [_log_name(page, turn) for turn in turns[: max(0, owners[-1] + 1)]]
-        return pixels, labels, ids, owners, looks, names
+        return pixels, labels, ids, owners, targets, names
 
 
 def collate(samples: list) -> tuple[Tensor, Labels, Tensor, Tensor, Tensor, list[list[str]]]:
-    """Stack samples, padded at the right where nothing looks: a causal model never sees what follows."""
-    pixels, labels, ids, owners, looks, skills = zip(*samples, strict=True)
+    """Stack samples, padded at the right: a causal model never attends to what follows."""
+    pixels, labels, ids, owners, targets, skills = zip(*samples, strict=True)
     width = max(map(len, ids))
 
     def padded(rows, filling: int) -> Tensor:
         return torch.tensor([row + [filling] * (width - len(row)) for row in rows])
 
     stacked = Labels(*(torch.stack(kind) for kind in zip(*labels, strict=True)))
-    tokens = (padded(ids, 0), padded(owners, IGNORED), padded(looks, IGNORED))
+    tokens = (padded(ids, 0), padded(owners, IGNORED), padded(targets, IGNORED))
     return torch.stack(pixels), stacked, *tokens, list(skills)
 
 
@@ -287,7 +290,7 @@ def new_model(seed: int) -> ImpModel:
         if parameter.ndim >= 2:
             deviation = parameter[0].numel() ** -0.5
             if "embed" in name and parameter.ndim == 2:
-                # So that a patch's place counts as much as its colors from the start.
+                # So that a patch's position counts as much as its colors from the start.
                 deviation = 0.5 if "position" in name else 0.1
             if name.endswith(("attention.out.weight", "mlp.down.weight", "out_proj.weight", "fc2.weight")):
                 # What adds to the residual stream is scaled down by depth.
@@ -312,10 +315,10 @@ def save_checkpoint(model: ImpModel, tokenizer: TextTokenizer, folder: Path) -> 
 
 
 class TrainingModel(nn.Module):
-    """The model, and a head that tells what each patch shows; the head is for learning only and is not kept.
+    """The model, and a head that predicts what each patch shows; the head is for training only and is not saved.
 
-    Answers alone teach the tower slowly: each says little, and not where it is to be seen. The patches' labels say it
-    at once: which thing and character, which place in the code, and how far the thing reaches.
+    Answers alone train the tower slowly: each says little, and not where it is. The labels of the patches say it
+    directly: which thing and character, which index in the code, and the thing's box.
     """
 
     def __init__(self, model: ImpModel):
@@ -323,14 +326,14 @@ class TrainingModel(nn.Module):
         self.model = model
         self.head = nn.Linear(model.config.vision.hidden_size, sum(LABEL_SIZES))
 
-    def see(self, pixels: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    def encode(self, pixels: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
         """The tower's features (batch, patches, width), and the summed losses of the patches' labels."""
         features = self.model.vision(pixels)
         things, boxes, characters, ordinals = self.head(features).float().split(LABEL_SIZES, dim=-1)
         loss = THING_WEIGHT * F.binary_cross_entropy_with_logits(things, labels.things)
-        shown = labels.things.any(dim=-1)
-        if shown.any():
-            loss = loss + F.l1_loss(boxes.sigmoid()[shown], labels.boxes[shown])
+        has_thing = labels.things.any(dim=-1)
+        if has_thing.any():
+            loss = loss + F.l1_loss(boxes.sigmoid()[has_thing], labels.boxes[has_thing])
         characters = characters.unflatten(-1, (ACROSS, -1))
         written = labels.characters > 0
         blank = F.cross_entropy(characters[~written], labels.characters[~written])
@@ -338,40 +341,41 @@ class TrainingModel(nn.Module):
         if written.any():
             loss = loss + 0.5 * F.cross_entropy(characters[written], labels.characters[written])
             order = ordinals.unflatten(-1, (ACROSS, -1))[written]
-            loss = loss + 0.25 * F.cross_entropy(order, labels.places[written] % ORDINALS)
+            loss = loss + 0.25 * F.cross_entropy(order, labels.content_ids[written] % ORDINALS)
         return features, loss
 
-    def talk(
+    def answer_loss(
         self,
         features: Tensor,
         labels: Labels,
         opening: Tensor,
         ids: Tensor,
         owners: Tensor,
-        looks: Tensor,
+        targets: Tensor,
         skills: list[list[str]],
     ):
         """The answers' loss, and each turn's skill with whether its answer is right.
 
-        The loss is the mean cross-entropy over the answers' tokens, and how little one head looks at the patches that
-        show what the next token spells: to find by itself that letters are read one after the other takes it longer
-        than to know them. Greedy decoding gives an answer exactly if each of its tokens is the likeliest after the
-        true ones before it.
+        The loss is the mean cross-entropy over the answers' tokens, plus how little each guided head attends to the
+        patches that show the target of the next token: without it the model needs longer to find that letters are read
+        one after the other than to recognize them. Greedy decoding gives an answer exactly if each of its tokens is the
+        likeliest after the true ones before it.
         """
         model, embed = self.model, self.model.decoder.embed_tokens
         x = torch.cat((embed(opening).expand(len(ids), -1, -1), model.projector(features), embed(ids[:, :-1])), dim=1)
-        looking = model.decoder.layers[LOOKING_LAYER].attention
-        seen: list[tuple] = []
-        hook = looking.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+        attention = model.decoder.layers[GUIDED_LAYER].attention
+        attention_inputs: list[tuple] = []
+        hook = attention.register_forward_pre_hook(lambda _, inputs: attention_inputs.append(inputs))
         hidden = model.decoder(x)[:, -(ids.shape[1] - 1) :]
         hook.remove()
         taught = owners[:, 1:] != IGNORED
         logits = model.decoder.logits(hidden[taught])
-        said = F.cross_entropy(logits, ids[:, 1:][taught])
+        loss = F.cross_entropy(logits, ids[:, 1:][taught])
         for head, spells in enumerate((True, False)):
-            wanted = torch.where((looks < THING) == spells, looks, IGNORED)[:, 1:]
-            lost = self._astray(looking, head, *seen[0][:2], len(opening), labels.places, wanted)
-            said = said + LOOK_WEIGHT * lost
+            wanted = torch.where((targets < THING) == spells, targets, IGNORED)[:, 1:]
+            layer_input, rope = attention_inputs[0][:2]
+            guided = self._attention_loss(attention, head, layer_input, rope, len(opening), labels.content_ids, wanted)
+            loss = loss + ATTENTION_WEIGHT * guided
         right = torch.ones_like(taught)
         right[taught] = logits.argmax(dim=-1) == ids[:, 1:][taught]
         results = [
@@ -379,14 +383,22 @@ class TrainingModel(nn.Module):
             for row, turns in enumerate(skills)
             for turn, skill in enumerate(turns)
         ]
-        return said, results
+        return loss, results
 
     @staticmethod
-    def _astray(attention, index: int, hidden: Tensor, rope: tuple[Tensor, Tensor], start: int, places: Tensor, looks):
-        """Mean of -log of the attention that one head gives to the patches where each token should look."""
-        width, patches, count = hidden.shape[-1], places.shape[1], looks.shape[1]
+    def _attention_loss(
+        attention,
+        index: int,
+        hidden: Tensor,
+        rope: tuple[Tensor, Tensor],
+        start: int,
+        content_ids: Tensor,
+        wanted: Tensor,
+    ) -> Tensor:
+        """Mean of -log of the attention that head `index` gives to the patches whose content each token wants."""
+        width, patches, count = hidden.shape[-1], content_ids.shape[1], wanted.shape[1]
         head = width // attention.num_heads
-        target = (places[:, None] == looks[..., None, None]).any(dim=-1) & (looks != IGNORED)[..., None]
+        target = (content_ids[:, None] == wanted[..., None, None]).any(dim=-1) & (wanted != IGNORED)[..., None]
         found = target.any(dim=-1)
         if not found.any():
             return hidden.new_zeros(())
@@ -404,12 +416,13 @@ class TrainingModel(nn.Module):
 
 
 def init_from(folder: Path, model: ImpModel, tokenizer: TextTokenizer) -> None:
-    """Copy an earlier imp-nano's weights into a new model: another picture size, patch size and vocabulary are allowed.
+    """Copy an earlier imp-nano's weights into a new model: another image size, patch size and vocabulary are allowed.
 
-    Patches and places are interpolated; a token that the earlier tokenizer lacks begins as the mean of its pieces.
+    Patch and position embeddings are interpolated; a token that the earlier tokenizer lacks begins as the mean of its
+    pieces.
     """
     before, _ = load_weights(folder, torch.device("cpu"), torch.float32)
-    words = TextTokenizer(folder)
+    old_tokenizer = TextTokenizer(folder)
     old, new = dict(before.named_parameters()), dict(model.named_parameters())
     for name, parameter in new.items():
         value = old.get(name)
@@ -425,8 +438,8 @@ def init_from(folder: Path, model: ImpModel, tokenizer: TextTokenizer) -> None:
         elif len(value) == before.config.decoder.vocab_size:
             rows = []
             for id in range(tokenizer.size):
-                same = words.backend.token_to_id(tokenizer.backend.id_to_token(id))
-                rows.append(words.encode(tokenizer.decode([id])) if same is None else [same])
+                same = old_tokenizer.backend.token_to_id(tokenizer.backend.id_to_token(id))
+                rows.append(old_tokenizer.encode(tokenizer.decode([id])) if same is None else [same])
             value = torch.stack([value[ids].mean(dim=0) for ids in rows])
             parameter = parameter[: len(value)]
         if value.shape != parameter.shape:
@@ -443,8 +456,8 @@ def train(
 ) -> None:
     """Train into the folder `out`: state.pt to resume from, log.csv, and a checkpoint as `imp_kit.load` reads it.
 
-    A new run begins from nothing, or from the checkpoint in the folder `start`. A run in `out` goes on where it was;
-    one of another plan is refused (SettingError).
+    A new run begins from nothing, or from the checkpoint in the folder `start`. A run in `out` goes on where it
+    stopped; one of another plan is refused (SettingError).
     """
     device = choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
@@ -492,21 +505,23 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(done)
             with torch.autocast(device.type, torch.bfloat16):
-                pixels, labels, ids, owners, looks = (
+                pixels, labels, ids, owners, targets = (
                     Labels(*(part.to(device) for part in tensor)) if isinstance(tensor, Labels) else tensor.to(device)
                     for tensor in tensors
                 )
-                features, seen = training_model.see(pixels, labels)
-                said, answered = torch.zeros(()), []
-                if config.talks(done):
-                    said, answered = training_model.talk(features, labels, opening, ids, owners, looks, skills)
+                features, patch_loss = training_model.encode(pixels, labels)
+                answer_loss, answered = torch.zeros(()), []
+                if config.has_conversations(done):
+                    answer_loss, answered = training_model.answer_loss(
+                        features, labels, opening, ids, owners, targets, skills
+                    )
             optimizer.zero_grad(set_to_none=True)
-            (said + seen).backward()
+            (answer_loss + patch_loss).backward()
             nn.utils.clip_grad_norm_(training_model.parameters(), 1.0)
             optimizer.step()
             done += len(skills)
             bar.update(len(skills))
-            losses.append((said.item() if answered else math.nan, seen.item()))
+            losses.append((answer_loss.item() if answered else math.nan, patch_loss.item()))
             for skill, right in answered:
                 results[skill].append(right)
             if done >= next_report or done >= config.samples:
@@ -516,8 +531,8 @@ def train(
                 losses.clear()
                 results.clear()
                 save_checkpoint(training_model.model, tokenizer, out)
-                # Written aside, then renamed: a run that is killed while it saves keeps its last state.
-                aside = state_file.with_suffix(".new")
+                # Written to another file, then renamed: a run that is killed while it saves keeps its last state.
+                new_file = state_file.with_suffix(".new")
                 torch.save(
                     {
                         "plan": asdict(config),
@@ -525,9 +540,9 @@ def train(
                         "optimizer": optimizer.state_dict(),
                         "done": done,
                     },
-                    aside,
+                    new_file,
                 )
-                aside.replace(state_file)
+                new_file.replace(state_file)
 
 
 def _forget(log_file: Path, done: int) -> None:
