@@ -35,7 +35,8 @@ def imp():
 def whole_prompt_tokens(imp, prompt_pieces, count):
     """Greedy tokens without View, Chat or any cache that was kept: the prompt is read anew for each token."""
     view = imp.look(DOOR)
-    features = imp.model.encode(imp_kit.images.to_pixels(view.picture, imp.model.config.vision.image_size, False)[None])[0]
+    pixels = imp_kit.images.to_pixels(view.image, imp.model.config.vision.image_size, False)
+    features = imp.model.encode(pixels[None])[0]
     ids = []
     with torch.inference_mode():
         while len(ids) < count:
