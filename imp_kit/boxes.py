@@ -10,7 +10,9 @@ import math
 import re
 import unicodedata
 from bisect import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, features
 
@@ -58,9 +60,10 @@ class Box:
         """The same corners in pixels, as PIL's `crop` takes them, at least one pixel apart; None if not found."""
         if self.fractions is None:
             return None
-        sides = zip(self.fractions[:2], self.fractions[2:], self.image.size, strict=True)
-        (x0, x1), (y0, y1) = (_round_side(low * length, high * length, length) for low, high, length in sides)
-        return x0, y0, x1, y1
+        (left, top, right, bottom), (width, height) = self.fractions, self.image.size
+        x0, x1 = _round_side(left * width, right * width, width)
+        y0, y1 = _round_side(top * height, bottom * height, height)
+        return int(x0), int(y0), int(x1), int(y1)
 
     def draw(self) -> Image.Image:
         """A copy of the image with the box and its phrase; without a box if nothing was found.
@@ -69,7 +72,7 @@ class Box:
         available font (Pillow's own, or one that systems come with) has its letters.
         """
         copy = self.image.copy()
-        if self:
+        if self.pixels:
             x0, y0, x1, y1 = self.pixels
             width = max(2, min(copy.size) // 100)
             ImageDraw.Draw(copy).rectangle((x0, y0, x1 - 1, y1 - 1), outline=INK, width=width)
@@ -77,7 +80,7 @@ class Box:
         return copy
 
     def __str__(self) -> str:
-        if self:
+        if self.fractions:
             return f"{self.phrase}: {_write_corners(self.fractions)}"
         return f'{self.phrase}: not found ({self.answer.checkpoint} said "{self.answer.text}")'
 
@@ -96,41 +99,42 @@ def read_box(reply: str, size: tuple[int, int], pad: bool) -> Corners | None:
     found = WRITTEN.findall(reply)
     if len(found) != 1:
         return None
-    corners = tuple(float(number) for number in found[0])
-    if not _is_box(corners):
-        return None
-    if pad:
-        corners = tuple(
-            min(max((value * max(size) - before) / length, 0.0), 1.0)
-            for value, (before, length) in zip(corners, _padding(size), strict=True)
-        )
-    return corners if _is_box(corners) else None
+    corners = _as_box(float(number) for number in found[0])
+    if corners is None or not pad:
+        return corners
+    return _as_box(
+        min(max((value * max(size) - before) / length, 0.0), 1.0)
+        for value, (before, length) in zip(corners, _padding(size), strict=True)
+    )
 
 
 def region(box: Box | Corners, size: tuple[int, int], pad: bool) -> str:
     """A box as it is written in a question about an image of this size. Raises PromptError."""
-    corners = box.fractions if isinstance(box, Box) else box
+    given: Any = box.fractions if isinstance(box, Box) else box
     try:
-        corners = tuple(float(value) for value in corners)
+        corners = _as_box(float(value) for value in given)
     except (TypeError, ValueError, OverflowError):
-        corners = ()
-    if not _is_box(corners):
+        corners = None
+    if corners is None:
         raise PromptError(
             f"The box is {box}; give x0, y0, x1, y1 as fractions of the picture, 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1."
         )
     if pad:
-        corners = tuple(
+        x0, y0, x1, y1 = (
             (value * length + before) / max(size)
             for value, (before, length) in zip(corners, _padding(size), strict=True)
         )
+        corners = x0, y0, x1, y1
     return f"[{_write_corners(corners)}]"
 
 
-def _is_box(corners: tuple[float, ...]) -> bool:
+def _as_box(values: Iterable[float]) -> Corners | None:
+    """Corners, if there are four of them and in order."""
+    corners = tuple(values)
     if len(corners) != 4:
-        return False
+        return None
     x0, y0, x1, y1 = corners
-    return 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+    return (x0, y0, x1, y1) if 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 else None
 
 
 def _write_corners(corners: Corners) -> str:
@@ -182,7 +186,9 @@ def _find_font(text: str, size: int) -> ImageFont.FreeTypeFont | None:
     for name in (None, *FONTS):
         try:
             font = ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
-        except (OSError, ImportError):  # no such file, or a Pillow without FreeType
+        except (OSError, ImportError):  # no such file
+            continue
+        if not isinstance(font, ImageFont.FreeTypeFont):  # a Pillow without FreeType
             continue
         missing = _rendering(font, "\U0010ffff")  # which is no character
         if all(letter == " " or _rendering(font, letter) != missing for letter in text + "…"):

@@ -120,7 +120,8 @@ def _strip_png(content):
 
 def _strip_jpeg(content):
     """Source: ITU-T T.81, annex B: 0xFF, a marker, and a length that counts itself; the pixels follow marker 0xDA."""
-    parts, info, offset = [content[:2]], {}, 2
+    info: dict[str, bytes] = {}
+    parts, offset = [content[:2]], 2
     while content[offset : offset + 1] == b"\xff" and (marker := content[offset + 1 : offset + 2]) != b"\xda":
         end = offset + 2 + int.from_bytes(content[offset + 2 : offset + 4])
         segment = content[offset:end]

@@ -9,12 +9,16 @@ import sys
 import warnings
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from imp_kit.errors import ImageError, PromptError
 from imp_kit.image_files import JPEG, METADATA, ORIENTATION, PNG, explain_unreadable, read_orientation, strip_metadata
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_PIXELS = 100_000_000
 MANY_FILES = 1000  # in a larger folder the kit does not search for a name similar to a missing one
@@ -36,7 +40,7 @@ ADDRESSES = {
 }
 
 
-def open_image(source) -> Image.Image:
+def open_image(source: Any) -> Image.Image:
     """Return a new upright RGB image; a PIL image that is passed in stays as it was.
 
     `source` is one of
@@ -76,7 +80,7 @@ def open_image(source) -> Image.Image:
     return image
 
 
-def check_order(image, question) -> None:
+def check_order(image: Any, question: Any) -> None:
     """Raise PromptError if the arguments are swapped: the question is an image, and the image a text."""
     image_is_text = isinstance(image, str) and not os.path.exists(image)
     if isinstance(question, str):
@@ -89,7 +93,7 @@ def check_order(image, question) -> None:
         raise PromptError(f"The picture comes first: ask(picture, question). {image!r:.80} stands in its place.")
 
 
-def to_pixels(image, size, pad=False):
+def to_pixels(image: Image.Image, size: int, pad: bool = False) -> "torch.Tensor":
     """Turn an RGB PIL image into a float32 tensor of shape (3, size, size) with values in -1..1.
 
     The image is squashed to a square (bicubic). With `pad` it is first centred on a grey square, which
@@ -106,7 +110,7 @@ def to_pixels(image, size, pad=False):
     return torch.from_numpy(squashed / 127.5 - 1.0).permute(2, 0, 1).contiguous()
 
 
-def check_square(image):
+def check_square(image: Image.Image) -> int:
     """The side in pixels of the square that `to_pixels` pads an image to. Raises `ImageError` if it is too large."""
     side = max(image.size)
     _check_size(side, side, f"a {image.width} x {image.height} picture padded to a square")

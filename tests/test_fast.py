@@ -100,6 +100,22 @@ def test_five_hundred_random_requests(imp, plain, monkeypatch):
     assert 50 < ended_by_stop < compared - 50
 
 
+@pytest.mark.parametrize("batch_size", [1, 5, 8, 24])
+def test_what_is_drawn_with_a_seed_does_not_depend_on_the_batch(imp, plain, batch_size, monkeypatch):
+    """Each answer has random numbers of its own, from the seed and its place in the list; an item in error has, too."""
+    settings = {"temperature": 3.0, "top_p": 0.95, "seed": 1, "max_new_tokens": 12}
+    question = "Describe the image in detail."
+    pairs = [(DOOR, question)] * 20 + [(None, "What is a bus?"), (BUS, " "), (BUS, question), (DOOR, "And the box?")]
+    expected = plain.ask_many(pairs, batch_size=1, progress=False, **settings)
+    monkeypatch.setattr(generation, "BLOCKS", {"cpu": 3})
+    together = imp.ask_many(pairs, batch_size=batch_size, progress=False, **settings)
+    assert [told(a) if isinstance(a, imp_kit.Answer) else str(a) for a in together] == [
+        told(a) if isinstance(a, imp_kit.Answer) else str(a) for a in expected
+    ]
+    assert told(together[0]) == told(imp.ask(*pairs[0], **settings))
+    assert len({str(answer) for answer in together[:20]}) >= 15
+
+
 def test_a_chat_with_blocks_is_the_chat_without(imp, plain, monkeypatch):
     monkeypatch.setattr(generation, "BLOCKS", {"cpu": 7})
     chats = [who.chat(DOOR) for who in (imp, plain)]
@@ -204,6 +220,7 @@ def shapes(imp, monkeypatch):
 
 def test_questions_about_one_picture_read_it_once_and_leave_when_answered(imp, shapes):
     questions = ["Describe the image in detail.", "What color is the door?", "Is there a bus?", "Where is the door?"]
+    imp.engine._prefix_cache.clear()
     together = imp.ask_many([(DOOR, question) for question in questions], batch_size=4, progress=False)
     prefix = len(imp.tokenizer.encode_pieces(imp.template.open())) + imp.model.config.vision.num_patches
     assert [shape for shape in shapes if shape[1] >= prefix] == [(1, prefix)]
@@ -230,7 +247,7 @@ def test_keys_and_values_that_do_not_fit_are_refused_before_they_are_made(imp, m
     with pytest.raises(imp_kit.MemoryLimitError, match=r"1 x .* positions need .* GB on cpu, but 0.0 GB are free"):
         view.ask("What is this?", max_new_tokens=400)
     with pytest.warns(UserWarning, match="1 of 1 have no answer"):
-        (error,) = imp.ask_many([(DOOR, "What is this?")], progress=False)
+        (error,) = imp.ask_many([(DOOR, "What is this?")], max_new_tokens=400, progress=False)
     assert isinstance(error, imp_kit.MemoryLimitError)
 
 

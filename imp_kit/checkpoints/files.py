@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -96,7 +96,7 @@ def text_file(file: Path) -> Path:
     return target
 
 
-def quote(value) -> str:
+def quote(value: object) -> str:
     """A value from a file for an error message: escaped, and cut after 300 characters."""
     try:
         text = repr(value)
@@ -135,14 +135,14 @@ class Fields:
     def __init__(self, raw: Mapping, where: str):
         self.raw, self.where = raw, where
 
-    def value(self, *names: str, default=None):
+    def value(self, *names: str, default: Any = None) -> Any:
         """A value as it stands; `default` where no name has one."""
         for name in names:
             if self.raw.get(name) is not None:
                 return self.raw[name]
         return default
 
-    def number(self, *names: str, default=None, kind: type = int, limit: int = 2**31 - 1):
+    def number(self, *names: str, default: Any = None, kind: type = int, limit: int = 2**31 - 1) -> Any:
         """A positive number up to `limit`, an int or a float as `kind` says."""
         value = self.value(*names, default=default)
         if value is None:
@@ -155,7 +155,7 @@ class Fields:
             )
         return kind(value)
 
-    def expect(self, allowed: tuple, *names: str, default=None) -> None:
+    def expect(self, allowed: tuple, *names: str, default: Any = None) -> None:
         """Refuse a value that is not among those which the kit knows."""
         value = self.value(*names, default=default)
         if value not in allowed:

@@ -140,12 +140,18 @@ def _download(hub_id: str, revision: str | None) -> Snapshot:
     return Snapshot(hub_id, folder, folder.name)
 
 
-def _fetch(hub_id: str, revision: str | None, **settings) -> Path:
-    """The snapshot's folder, after a download of what is not in the cache; `settings` as the hub's client has them."""
+def _fetch(hub_id: str, revision: str | None, *, local_files_only: bool = False) -> Path:
+    """The snapshot's folder, after a download of what is not in the cache."""
     from huggingface_hub import snapshot_download
 
-    patterns = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
-    return Path(snapshot_download(hub_id, revision=revision, **patterns, **settings))
+    folder = snapshot_download(
+        hub_id,
+        revision=revision,
+        allow_patterns=list(WANTED),
+        ignore_patterns=list(UNWANTED),
+        local_files_only=local_files_only,
+    )
+    return Path(folder)
 
 
 def _missing(hub_id: str, revision: str | None) -> dict[str, int]:

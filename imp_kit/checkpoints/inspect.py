@@ -94,7 +94,9 @@ def inspect(checkpoint: str | os.PathLike, revision: str | None = None) -> Inspe
     Of a checkpoint that is neither a folder nor complete in the hub cache, only these parts are downloaded; where the
     hub cannot be reached, a published one is described from the registry. Raises CheckpointError.
     """
-    located, files, note = locate(checkpoint), {}, ""
+    located, note = locate(checkpoint), ""
+    files: dict[str, float | None] = {}
+    commit: str | None
     if isinstance(located, str) and not cached(located, revision):
         try:
             name, commit, raw, ends, found, where, files = _from_hub(located, revision)
@@ -121,7 +123,7 @@ def inspect(checkpoint: str | os.PathLike, revision: str | None = None) -> Inspe
     return Inspection(name, commit, found, checked, None, files, note)
 
 
-Found = tuple[str, str, dict, dict, dict[str, TensorInfo], str, dict[str, float | None]]
+Found = tuple[str, str | None, dict, dict, dict[str, TensorInfo], str, dict[str, float | None]]
 
 
 def _from_registry(hub_id: str) -> Found:
@@ -158,7 +160,7 @@ def _from_hub(hub_id: str, revision: str | None) -> Found:
         for file, header in headers.files_metadata.items()
         for name, tensor in header.tensors.items()
     }
-    files = {name: sizes[name] for name in sorted(needed_files(sizes))}
+    files: dict[str, float | None] = {name: sizes[name] for name in sorted(needed_files(sizes))}
     return hub_id, info.sha, *read_configs(folder), found, hub_id, files
 
 

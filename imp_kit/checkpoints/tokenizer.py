@@ -128,4 +128,4 @@ class TextTokenizer:
 
 
 def _letters(tokens: Iterator[str]) -> str:
-    return bytes(int(BYTE.fullmatch(token)[1], 16) for token in tokens).decode("utf-8", "replace")
+    return bytes(int(token[3:5], 16) for token in tokens).decode("utf-8", "replace")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -75,7 +76,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     return TokenizerFiles(file, data, tokenizer, within, prefix, suffix)
 
 
-def _are_tokens(value) -> bool:
+def _are_tokens(value: object) -> bool:
     fields = {"id": int, "content": str}
     return isinstance(value, list) and all(
         isinstance(token, dict) and all(type(token.get(name)) is kind for name, kind in fields.items())
@@ -112,7 +113,7 @@ def _convert(folder: Path, kind: str, settings: Mapping) -> tuple[Path, dict]:
             f"{folder} holds no tokenizer: neither tokenizer.json nor {' and '.join(missing)}, of which a "
             f"{quote(kind)} is made (as tokenizer_config.json or the family says). {INCOMPLETE}"
         )
-    tokenizer = _sentencepiece(files[0]) if llama else _byte_level(*files, kind, settings)
+    tokenizer = _sentencepiece(files[0]) if llama else _byte_level(files[0], files[1], kind, settings)
     return files[0], json.loads(tokenizer.to_str())
 
 
@@ -256,7 +257,7 @@ def _named_elsewhere(folder: Path, settings: Mapping) -> Iterator[tuple[str, str
         yield "added_tokens.json", content, id, {}
 
 
-def _contents(value) -> list[str]:
+def _contents(value: Any) -> list[str]:
     """The texts of special tokens in any of the forms that transformers writes: a text, an object, a list of them."""
     if isinstance(value, list):
         return [content for each in value for content in _contents(each)]
@@ -290,5 +291,5 @@ def _around(
                 f"{file} asks for a {name}_token around each prompt, but "
                 f"{quote(tokens[0]) + ' is no token' if tokens else 'names none'}. Download it again."
             )
-        ids.append((id,) if asked else ())
+        ids.append((id,) if asked and id is not None else ())
     return ids[0], ids[1]

@@ -23,7 +23,8 @@ class StepGraph:
 
     def __init__(self, model: ImpModel, tensor: Tensor, padding: Padding | None):
         self.model, self.tensor, self.padding = model, tensor, padding
-        self.graph, self.tried = None, False
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.tried = False
 
     @classmethod
     def of(cls, model: ImpModel, cache: KVCache, padding: Padding | None) -> "StepGraph":

@@ -3,6 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -36,7 +37,7 @@ class KVBuffer:
             )
         self.tensor = torch.empty(shape, device=device, dtype=dtype)
         self.caches: WeakSet[KVCache] = WeakSet()
-        self.step = None  # what a GPU captured on this memory: see cuda_graph.py
+        self.step: Any = None  # what a GPU captured on this memory: see cuda_graph.py
 
 
 class KVCache:
@@ -47,7 +48,9 @@ class KVCache:
         buffer.caches.add(self)
 
     @classmethod
-    def new(cls, config: DecoderConfig, batch: int, capacity: int, *, device, dtype: torch.dtype) -> "KVCache":
+    def new(
+        cls, config: DecoderConfig, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype
+    ) -> "KVCache":
         shape = (2, config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
         return cls(KVBuffer(shape, device=device, dtype=dtype), end=capacity)
 
@@ -110,7 +113,8 @@ def rope_at(positions: Tensor | range, config: DecoderConfig, device: torch.devi
         rows = table.narrow(1, positions.start, len(positions))
     else:  # a row that has ended may pass the last position, beside others; its output there is not used
         rows = table[:, positions.clamp(max=config.max_positions - 1)]
-    return rows[..., None, :].unbind()
+    cosines, sines = rows[..., None, :]
+    return cosines, sines
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> None:
@@ -149,7 +153,9 @@ def in_window(queries: Tensor, keys: Tensor, window: int, padding: Padding | Non
     return within.view(-1, 1, *within.shape[-2:])
 
 
-def attention_mask(start: int, count: int, padding: Padding | None, device, window: int | None = None) -> Tensor | None:
+def attention_mask(
+    start: int, count: int, padding: Padding | None, device: torch.device, window: int | None = None
+) -> Tensor | None:
     """Which keys each new position may see, bool (1 or batch, 1, count, start + count); None for all up to itself.
 
     `start` positions are in the cache and `count` come new. The mask is explicit where a cache is filled: SDPA's
@@ -178,7 +184,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, rows, bias=config.qkv_bias)
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=not config.gated)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer: int) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: Any, layer: int) -> Tensor:
         # Plain views: einops' own calls would take a fortieth of a small model's step.
         batch, count, width = x.shape
         queries, keys = self.num_heads, self.num_kv_heads
@@ -229,7 +235,7 @@ class Block(nn.Module):
         self.mlp_norm = norm(config) if config.gated else None
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache, layer: int) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: Any, layer: int) -> Tensor:
         h = self.norm(x)
         attended = x + self.attention(h, rope, mask, cache, layer)
         return attended + self.mlp(h if self.mlp_norm is None else self.mlp_norm(attended))
@@ -264,7 +270,7 @@ class Decoder(nn.Module):
         return x
 
     def blocks(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, window_mask: Tensor | None, cache
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, window_mask: Tensor | None, cache: Any
     ) -> Tensor:
         """All layers and the last norm; `window_mask` is for the layers with a window, `mask` for the others."""
         for index, layer in enumerate(self.layers):

@@ -4,7 +4,9 @@ Decoding reads every weight once a token, so its speed is that of reading: half 
 """
 
 import functools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +60,7 @@ class PackedLinear(nn.Module):
         if self.plain is not None and x.numel() == x.shape[-1]:
             y = F.linear(x, self.plain, self.bias)
             return _gelu(y) if self.gelu else y
-        activation = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
+        activation: tuple[str, list, str] = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *activation)
 
 
@@ -88,15 +90,17 @@ class HalfLinear(nn.Module):
             y += self.bias
         return (_gelu(y) if self.gelu else y).view(*x.shape[:-1], len(self.weight))
 
-    def _apply(self, fn, recurse: bool = True) -> "HalfLinear":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HalfLinear":
         """What `to` and its like call: `fn` turns a tensor into the one that replaces it."""
         moved = fn(torch.empty(0, dtype=torch.float32, device="cpu"))
-        return self if (moved.device.type, moved.dtype) == ("cpu", torch.float32) else self._refuse()
+        if (moved.device.type, moved.dtype) != ("cpu", torch.float32):
+            self._refuse()
+        return self
 
-    def _refuse(self, *_) -> None:
+    def _refuse(self, *_: object) -> NoReturn:
         raise NotImplementedError("A weight packed for the CPU cannot be moved, saved or filled; load once more.")
 
-    _save_to_state_dict = _load_from_state_dict = _refuse
+    _save_to_state_dict = _load_from_state_dict = _refuse  # type: ignore[assignment]
 
 
 class Int8Linear(nn.Module):
@@ -212,12 +216,8 @@ def _has_int8_product(weight: Tensor) -> bool:
     if weight.device.type == "cpu" and weight.dtype != torch.bfloat16:
         return False
     try:
-        like = {"device": weight.device, "dtype": weight.dtype}
-        torch._weight_int8pack_mm(
-            torch.ones(1, 64, **like),
-            torch.ones(64, 64, dtype=torch.int8, device=weight.device),
-            torch.ones(64, **like),
-        )
+        row = torch.ones(1, 64, dtype=weight.dtype, device=weight.device)
+        torch._weight_int8pack_mm(row, torch.ones(64, 64, dtype=torch.int8, device=weight.device), row[0])
     except (RuntimeError, NotImplementedError, AttributeError):
         return False
     return True

@@ -6,7 +6,7 @@ import signal
 hint = ""  # the line that an interrupt leaves before the work
 
 
-def exit_at_once(*_) -> None:
+def exit_at_once(*_: object) -> None:
     """A handler that runs nothing more."""
     if hint:
         os.write(2, f"\n{hint}\n".encode(errors="backslashreplace"))

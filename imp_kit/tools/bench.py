@@ -16,7 +16,7 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -36,8 +36,9 @@ from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import DTYPES, bf16_is_faster, choose_device, choose_dtype, is_small
 from imp_kit.errors import CheckpointError, SettingError
 from imp_kit.images import to_pixels
-from imp_kit.imp import Imp, choose_checkpoint, identify, load
-from imp_kit.model.config import ImpConfig
+from imp_kit.imp import Imp, View, choose_checkpoint, identify, load
+from imp_kit.model.config import DecoderConfig, ImpConfig, VisionConfig
+from imp_kit.model.decoder import Block, KVCache
 from imp_kit.model.generate import BLOCKS, generate
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.packed_linear import DECODER, check_quantize, pack_linear, pack_model
@@ -89,7 +90,7 @@ def bench(
         checkpoint = choose_checkpoint(device)[0] if checkpoint is None else checkpoint
         _check_against(against, lambda: read_family(read_json(find(checkpoint, revision).folder / "config.json")))
         subject = identify(checkpoint, device=device, dtype=dtype, revision=revision)
-        chosen = DTYPES[subject["dtype"]]
+        chosen = DTYPES[str(subject["dtype"])]
         settings = {"device": str(device), "dtype": subject["dtype"], "revision": revision, "quantize": quantize}
         memory = _load_alone(os.fspath(checkpoint), settings)
         snapshot = find(checkpoint, revision)
@@ -99,7 +100,8 @@ def bench(
         _check_against(against, lambda: config.family)
         chosen = chosen or (torch.bfloat16 if bf16_is_faster() else torch.float32)
         snapshot, memory = Snapshot(f"{random} with random weights", Path(), None), {}
-        tokenizer, model = HashTokenizer(config.decoder.vocab_size), random_model(config, device, chosen)
+        tokenizer = cast(TextTokenizer, HashTokenizer(config.decoder.vocab_size))  # has what is called of one
+        model = random_model(config, device, chosen)
         subject = {"checkpoint": snapshot.name}
     reference = Transformers(model) if against else None  # views of the weights, made before pack_model hides them
     pack_model(model, quantize)
@@ -117,13 +119,14 @@ def bench(
     images = iter([_noise(seed) for seed in range(repeats + 3)])
     pixels = to_pixels(next(images), side, False)[None].to(device, chosen)
     features = model.encode(pixels)[0].detach()
-    views, timed = [], partial(_times, repeats=repeats, device=device)
+    views: list[View] = []
+    timed = partial(_times, repeats=repeats, device=device)
 
     def ask_first():
         views[:] = [imp.look(next(images))]  # another image each time, as the kit keeps what it has read
         views[0].ask(QUESTIONS[0], max_new_tokens=1)
 
-    def entry(work: list, call: Callable, *prepare: Callable, **facts) -> dict:
+    def entry(work: list, call: Callable, *prepare: Callable, **facts: int) -> dict:
         return {"seconds": timed(call, *prepare, parts=facts.get("steps", 1)), "work": work, **facts}
 
     def decode(context: int, batch: int) -> dict:
@@ -193,14 +196,14 @@ def bench(
 
 def check_files(written: str | None, *plots: str | None) -> None:
     """Raise SettingError for a file that a result cannot be written to, or drawn into."""
-    plots = [file for file in plots if file]
-    if plots:
+    drawn = [file for file in plots if file]
+    if drawn:
         require("measure", "matplotlib", what="A plot of the result")
-    for file in filter(None, (written, *plots)):
+    for file in filter(None, (written, *drawn)):
         path = Path(file)
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             raise SettingError(f"{file!r} cannot be written; name a file in a folder that is there.")
-    for file in plots:
+    for file in drawn:
         if Path(file).suffix.lower() not in (".png", ".svg", ".pdf"):
             raise SettingError(f"{file!r} cannot hold a plot; let its name end in .png, .svg or .pdf.")
 
@@ -300,7 +303,7 @@ def _limits(model: ImpModel, length: int, quantize: str | None, timed: Callable)
     The matrices have the shapes of the decoder's MLP and are too many for any cache; plain, and as the kit packs them.
     """
     sizes, device, dtype = model.config.decoder, model.device, model.dtype
-    packed_size = model.decoder.layers[0].mlp.up.weight.dtype.itemsize
+    packed_size = cast(Block, model.decoder.layers[0]).mlp.up.weight.dtype.itemsize
     up = sizes.intermediate_size * (2 if sizes.gated else 1)
     shapes = ((sizes.hidden_size, up), (sizes.intermediate_size, sizes.hidden_size))
     amount = sum(math.prod(shape) for shape in shapes)
@@ -308,13 +311,16 @@ def _limits(model: ImpModel, length: int, quantize: str | None, timed: Callable)
     prompt_layers = math.ceil(PRODUCT / (2 * amount * length))  # that the product of a prompt needs
     stack = [nn.Linear(*shape, device=device, dtype=dtype) for shape in shapes * max(layers, prompt_layers)]
     row, prompt = ({n: torch.randn(m, n, device=device).to(dtype) for n, _ in shapes} for m in (1, length))
-    found = {"bandwidths": {}, "rates": {}}
+    found: dict[str, Any] = {"bandwidths": {}, "rates": {}}
 
-    def per_second(kind: str, name: str, total: float, call: Callable):
+    def per_second(kind: str, name: str, total: float, call: Callable) -> None:
         seconds = timed(call)
         found[kind][name] = {"median": total / seconds["median"], "seconds": seconds}
 
-    forms = {"plain": (dtype.itemsize, stack), "packed": (dtype.itemsize, [pack_linear(DECODER, m) for m in stack])}
+    forms: dict[str, tuple[int, list]] = {
+        "plain": (dtype.itemsize, stack),
+        "packed": (dtype.itemsize, [pack_linear(DECODER, m) for m in stack]),
+    }
     if packed_size < dtype.itemsize:
         for module in stack:  # so that fp16 holds their values
             module.weight.detach().copy_(module.weight.half())
@@ -377,7 +383,9 @@ def _clock(call: Callable, device: torch.device) -> tuple[float, Any]:
     return time.perf_counter() - start, value
 
 
-def _times(call: Callable, prepare: Callable | None = None, *, repeats: int, device, parts: int = 1) -> dict:
+def _times(
+    call: Callable, prepare: Callable | None = None, *, repeats: int, device: torch.device, parts: int = 1
+) -> dict:
     """Seconds of a call, or of each of its equal `parts`; its argument comes from `prepare`, which is not timed."""
     calls = (partial(call, prepare()) if prepare else call for _ in range(repeats + 1))
     return _spread([_clock(ready, device)[0] / parts for ready in calls][1:])
@@ -444,7 +452,7 @@ class Transformers:
         return ids[-tokens:].tolist()  # old versions give the first token of a text, too
 
 
-def _sizes(config, layers: int) -> dict:
+def _sizes(config: DecoderConfig | VisionConfig, layers: int) -> dict:
     names = {"num_attention_heads": config.num_heads, "num_hidden_layers": layers, "layer_norm_eps": config.eps}
     return {"hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size, **names}
 
@@ -463,15 +471,15 @@ def _compare(
     The time of a token is that of an answer of `tokens`, without its first token, divided by the number of the others.
     """
 
-    caches = {}  # made once, as a GPU prepares its step for each
+    caches: dict[int, KVCache] = {}  # made once, as a GPU prepares its step for each
 
     def decode(prompt: Tensor, length: int) -> list[int]:
         cache = caches[length] = caches.get(length) or model.new_cache(prompt.shape[1] + length)
         cache.length = 0
-        return [row[0] for row in generate(model, prompt, cache, Sampling(length), stop_ids=())]
+        return [row[0] or 0 for row in generate(model, prompt, cache, Sampling(length), stop_ids=())]
 
     sides = {"kit": (model.encode, decode), "transformers": (reference.encode, reference.answer)}
-    seconds = {side: [] for side in sides}
+    seconds: dict[str, list] = {side: [] for side in sides}
     ids = {}
     for _ in range(repeats + 1):
         for side, (encode, answer) in sides.items():

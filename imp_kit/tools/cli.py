@@ -9,11 +9,15 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imp_kit import __version__
 from imp_kit.errors import ImageError, ImpKitError, PromptError, Stopped
 from imp_kit.system import interrupts
 from imp_kit.system.extras import require
+
+if TYPE_CHECKING:
+    from imp_kit.imp import Chat, Imp
 
 
 def parser() -> argparse.ArgumentParser:
@@ -151,7 +155,7 @@ def _settings(args: argparse.Namespace) -> dict:
     return {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "seed", "stop")}
 
 
-def _load(args: argparse.Namespace):
+def _load(args: argparse.Namespace) -> "Imp":
     from imp_kit.imp import load
 
     names = ("device", "dtype", "revision", "quantize")
@@ -171,7 +175,7 @@ class _Notes(io.TextIOBase):
         return len(text) if self.quiet else sys.stderr.write(text)
 
 
-def _print_json(**values) -> None:
+def _print_json(**values: object) -> None:
     import json
 
     print(json.dumps(values, ensure_ascii=False), flush=True)
@@ -228,7 +232,9 @@ def chat(args: argparse.Namespace) -> None:
             print(f"imp-kit: {error}", file=sys.stderr)
 
 
-def _answer(args: argparse.Namespace, chat, question: str, settings: dict, before: str = "", **names) -> None:
+def _answer(
+    args: argparse.Namespace, chat: "Chat", question: str, settings: dict, before: str = "", **names: str
+) -> None:
     """Print the next answer of a chat: after `before`, piece by piece as it comes, or whole as JSON with `names`."""
     for piece in chat.stream(question, **settings):
         if not args.json:
@@ -271,7 +277,7 @@ def find_box(args: argparse.Namespace) -> int:
         found = {"fractions": box.fractions, "pixels": box.pixels}
         _print_json(picture=args.picture, phrase=phrase, **found, **box.answer.to_dict())
     else:
-        print(f"{box} (pixels {', '.join(map(str, box.pixels))})" if box else box)
+        print(f"{box} (pixels {', '.join(map(str, box.pixels))})" if box.pixels else box)
         print(f"[{box.answer.summary}]", file=notes)
     if target and not box:
         print("imp-kit: No picture is written, because nothing was found.", file=notes)

@@ -208,7 +208,8 @@ def _has_proxy(url: str) -> bool:
 
 def _network_problem(error: BaseException) -> str:
     """Why a request got no answer, in words."""
-    links, todo = [], [error]
+    links: list[BaseException] = []
+    todo = [error]
     while todo:  # the original error is a cause, or only an argument of the one that was raised
         link = todo.pop()
         if not any(link is known for known in links):

@@ -4,6 +4,7 @@ import os
 import re
 import time
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
@@ -166,7 +167,7 @@ class Official:
     def __repr__(self) -> str:
         return f"<Official {self.snapshot.name} at {self.snapshot.revision}: {self.dtype} on {self.device}>"
 
-    def ask(self, picture, question: str, max_new_tokens: int = 100) -> Answer:
+    def ask(self, picture: Any, question: str, max_new_tokens: int = 100) -> Answer:
         """Answer one question about one picture, greedily, by the calls of the model card.
 
         A control token in the question is not plain text here. Of `seconds`, `look` is the resizing alone, and the
@@ -206,7 +207,7 @@ class Official:
             peak_memory=peak_memory(self.device),
         )
 
-    def caption(self, picture) -> Answer:
+    def caption(self, picture: Any) -> Answer:
         """Describe a picture. Raises as `ask`."""
         return self.ask(picture, CAPTION)
 
