@@ -1,6 +1,6 @@
 """The reading probe: distorted codes and the captions below them. Which samples there are, and what answers are worth.
 
-The pictures are captcha.py's. A cell is one condition; the same seeds are drawn in every cell, so that conditions are
+The images are codes.py's. A cell is one condition; the same seeds are drawn in every cell, so that conditions are
 compared on the same codes. Scores come from a run's records alone.
 """
 
@@ -75,7 +75,7 @@ VOWELS = "AEUY"
 class Cell:
     """One condition. What is not named is as in a clean code of eight characters without a caption."""
 
-    level: int = 0  # of captcha.LEVELS
+    level: int = 0  # of codes.LEVELS
     caption: str = "none"  # of CAPTIONS
     question: str = "open"  # of QUESTIONS
     changed: str = ""  # the one thing that differs from the level: of FACTORS, or "length", "charset", "text",
@@ -165,7 +165,7 @@ def _draw(cell: Cell, code: str, caption: str, distortion: Distortion, seed: int
 
 
 def _mixed(word: str, rng: np.random.Generator, spoken: bool) -> str:
-    """The letters of a word in another order: vowels among consonants, which can be spoken, or all behind them."""
+    """The letters of a word in another order: vowels among consonants, which can be spoken, or all after them."""
     vowels, consonants = ([letter for letter in word if (letter in VOWELS) is kind] for kind in (True, False))
     while True:
         rng.shuffle(vowels)

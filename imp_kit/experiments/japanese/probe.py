@@ -433,7 +433,7 @@ RATING_COLUMNS = ("reply_id", "question", "reply", "rating")
 
 
 def _reply_id(sample: Sample) -> str:
-    """A name for a rater's table that does not tell the condition, as the sample's own does."""
+    """A name for a rater's table that does not reveal the condition, as the sample's own does."""
     return hashlib.sha256(sample.id.encode()).hexdigest()[:12]
 
 
