@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from set_repository import repository
 
 import imp_kit
-from imp_kit.experiments import plots, report, scores, stats
+from imp_kit.experiments import frames, plots, report, scores, stats
 from imp_kit.experiments import runs as record
 from imp_kit.experiments.captcha import codes as captcha
 from imp_kit.experiments.captcha import probe as reading
@@ -64,7 +64,8 @@ USES = {
     "a bootstrap": (lambda: stats.bootstrap(range(9), range(9)), ["scipy"]),
     "edits": (lambda: scores.edits("a", "b"), ["rapidfuzz"]),
     "a plot": (lambda: plots.chain([], "name"), ["matplotlib"]),
-    "a report": (lambda: report.write(["nowhere"]), ["matplotlib"]),
+    "a report": (lambda: report.write(["nowhere"]), ["matplotlib", "pandas"]),
+    "a table of samples": (lambda: frames.samples_frame("nowhere"), ["pandas"]),
     "a copied caption": (lambda: scores.is_copied("caption", "caption"), ["rapidfuzz"]),
     "chrF": (lambda: scores.chrf(["a"], [["a"]]), ["sacrebleu"]),
     "chrF of each": (lambda: scores.chrf_each(["a"], [["a"]]), ["sacrebleu"]),

@@ -200,7 +200,7 @@ def test_the_loading_table_and_its_picture_on_a_full_disk(tmp_path):
     (tmp_path / "table.png").write_bytes(b"old")
     told = limited(5000, imports, "write_table(read_table()[:300], Path(sys.argv[3]))", tmp_path / "table.csv")
     assert "table.csv cannot be written" in told
-    told = limited(5000, imports, "save_picture(read_table(), sys.argv[3])", tmp_path / "table.png")
+    told = limited(5000, imports, "save_plot(read_table(), sys.argv[3])", tmp_path / "table.png")
     assert "table.png cannot be written" in told
     assert (tmp_path / "table.csv").read_bytes() == table
     assert (tmp_path / "table.png").read_bytes() == b"old"

@@ -13,6 +13,7 @@ import pytest
 from planted import Planted, answered, check_calibration
 
 import imp_kit
+from imp_kit.experiments.frames import frame_of
 from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.japanese.probe import LANGUAGES, cases, chain, chance, data, mentioned, named, scene_cases
 from imp_kit.experiments.runs import Subject, read, run
@@ -194,6 +195,10 @@ def speaker(right, in_japanese):
     return reply
 
 
+def framed(records):
+    return frame_of(records, {"experiment": "japanese"})
+
+
 def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
     """Through pictures, run and file; see the next test for 19 of 20."""
     held = Counter()
@@ -201,12 +206,12 @@ def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
         right, in_japanese = 0.05 + 0.045 * seed, 0.95 - 0.045 * seed
         chosen = [made for n in range(60) for made in scene_cases("color", 1000 * seed + n)]
         subject = Subject.of(Planted(chosen, speaker(right, in_japanese), seed))
-        samples = japanese.samples(run("japanese", chosen, subject, tmp_path / str(seed)))
+        frame = framed(run("japanese", chosen, subject, tmp_path / str(seed)))
         for name, low, truth in (
             ("English", LANGUAGES[0], (right, 0.0, 0.0)),
             ("Japanese", LANGUAGES[1], (right, in_japanese, right * in_japanese)),
         ):
-            found = chain([s for s in samples if s.cell.language == low])
+            found = chain(frame[frame.language == low])
             for part, share, true in zip(
                 ("right", "japanese", "both"), (found.right, found.japanese, found.both), truth, strict=True
             ):
@@ -218,11 +223,10 @@ def test_over_many_seeds_the_intervals_hold_in_19_of_20():
     found = {"right in English": [], "right": [], "japanese": [], "both": []}
     chosen = [made for n in range(60) for made in scene_cases("color", n)[:2]]
     for seed, (right, in_japanese) in enumerate(np.random.default_rng(0).uniform(0.05, 0.95, (400, 2))):
-        samples = japanese.samples(answered(chosen, speaker(right, in_japanese), seed))
-        asked = [s for s in samples if s.cell.language == "Japanese"]
-        shares = {name: wilson(sum(bool(getattr(s, name)) for s in asked), 60) for name in ("right", "japanese")}
-        shares["both"] = wilson(sum(s.right and s.japanese for s in asked), 60)
-        shares["right in English"] = wilson(sum(s.right for s in samples if s.cell.language == "English"), 60)
+        frame = framed(answered(chosen, speaker(right, in_japanese), seed))
+        asked = frame[frame.language == "Japanese"]
+        shares = {name: wilson(int(asked[name].sum()), 60) for name in ("right", "japanese", "both")}
+        shares["right in English"] = wilson(int(frame.right[frame.language == "English"].sum()), 60)
         rates = {"right in English": right, "right": right, "japanese": in_japanese, "both": right * in_japanese}
         for name, rate in rates.items():
             found[name].append((shares[name], rate))
@@ -234,31 +238,32 @@ def test_the_chance_level_of_one_who_never_looks():
     made = {skill: [scene_cases(skill, seed)[0] for seed in range(40)] for skill in ("yes_no", "color")}
     for skill, reply in (("yes_no", "Yes."), ("color", "It is red.")):
         truths = [each.truth["answer"] for each in made[skill]]
-        samples = japanese.samples(answered(made[skill], lambda case, rng, reply=reply: reply, 0))
+        frame = framed(answered(made[skill], lambda case, rng, reply=reply: reply, 0))
         word = {"yes_no": "yes", "color": "red"}[skill]
-        assert chance(samples) == pytest.approx(truths.count(word) / len(truths))
-        assert chance(samples) == pytest.approx(np.mean([s.right for s in samples]))
+        assert chance(frame) == pytest.approx(truths.count(word) / len(truths))
+        assert chance(frame) == pytest.approx(frame.right.mean())
+    red = answered(made["color"], lambda case, rng: "It is red.", 0)
     reads = answered(made["color"], lambda case, rng: f"It is {case.truth['answer']}.", 0)
     counts = Counter(each.truth["answer"] for each in made["color"])
     same = sum(n * (n - 1) for n in counts.values()) / (40 * 39)  # another thing of the same color
-    assert chance(japanese.samples(reads)) == pytest.approx(same)
-    both = [*samples, *japanese.samples(answered(made["yes_no"], lambda case, rng: "", 0))]
-    assert chance(both) == pytest.approx(chance(samples) / 2), "each with the answers of its own kind"
-    assert chance(samples[:1]) is None
-    assert chance(japanese.samples(answered(japanese.general_cases(0, 1), lambda case, rng: "", 0))) is None
+    assert chance(framed(reads)) == pytest.approx(same)
+    both = framed([*red, *answered(made["yes_no"], lambda case, rng: "", 0)])
+    assert chance(both) == pytest.approx(chance(framed(red)) / 2), "each with the answers of its own kind"
+    assert chance(framed(red[:1])) is None
+    assert chance(framed(answered(japanese.general_cases(0, 1), lambda case, rng: "", 0))) is None
 
 
 def test_tokens_and_seconds_a_character_and_repetition_have_intervals():
     made = [scene_cases("color", seed)[0] for seed in range(30)]
-    samples = japanese.samples(answered(made, lambda case, rng: "ab" * (1 + case.seed % 3), 0))
-    assert chain(samples).tokens_a_character is None
-    counted = [replace(s, tokens=3 * len(s.reply), seconds=0.5) for s in samples]
-    found = chain(counted)
+    records = answered(made, lambda case, rng: "ab" * (1 + case.seed % 3), 0)
+    assert chain(framed(records)).tokens_a_character is None
+    counted = [record | {"tokens": 3 * len(record["answer"]), "seconds": 0.5} for record in records]
+    found, characters = chain(framed(counted)), [len(record["answer"]) for record in records]
     assert (found.tokens_a_character.value, found.tokens_a_character.low, found.tokens_a_character.high) == (3, 3, 3)
-    assert found.seconds_a_character.value == pytest.approx(30 * 0.5 / sum(len(s.reply) for s in samples))
+    assert found.seconds_a_character.value == pytest.approx(30 * 0.5 / sum(characters))
     assert found.seconds_a_character.low < found.seconds_a_character.value < found.seconds_a_character.high
-    assert found.repetition.value == pytest.approx(np.mean([s.repetition for s in samples]))
-    assert chain([replace(s, reply="") for s in counted]).tokens_a_character is None
+    assert found.repetition.value == pytest.approx(np.mean([s.repetition for s in japanese.samples(records)]))
+    assert chain(framed([record | {"answer": ""} for record in counted])).tokens_a_character is None
 
 
 def test_a_run_writes_scores_beside_its_answers_that_are_those_of_its_text(tmp_path):
@@ -285,14 +290,15 @@ def test_general_questions_have_no_right_answer_but_a_language():
     made = japanese.general_cases(0, 1)
     cell = japanese.Cell(**made[1].factors)
     sample = japanese.Sample("", cell, 1, made[1].question, {}, "水を飲みます。\ufffd", "length", 9, 0.1)
-    found = chain([sample])
+    (record,) = answered(made[1:2], lambda case, rng: sample.reply, 0)
+    found = chain(framed([record | {"finish": "length"}]))
     assert (found.right, found.both) == (None, None)
     assert (found.japanese.share, found.cut.share, found.replaced_at_end, found.replaced_inside) == (1.0, 1.0, 1, 0)
-    assert chain([replace(sample, finish=None)]).cut is None
+    assert chain(framed([record])).cut is None
     assert replace(sample, reply="七日").japanese
     assert not replace(sample, reply="北京").japanese
     with pytest.raises(imp_kit.SettingError, match="no answered samples"):
-        chain([])
+        chain(framed([]))
 
 
 def test_a_number_alone_is_in_the_language_that_was_asked():
@@ -322,8 +328,10 @@ def test_pairs_leave_out_what_failed_in_one_language(tmp_path):
     records = run("japanese", made, Subject.of(Planted(made, speaker(1.0, 0.0), 0)), tmp_path)
     del records[1]  # the first scene, asked in Japanese
     records[3] |= {"status": "error"}  # the second one, asked in Japanese
-    one, other = japanese.pairs(japanese.samples(records))
-    assert one == other == [True] * 4
+    paired = japanese.pairs(framed(records))
+    assert list(paired.seed) == [2, 3, 4, 5]
+    assert list(paired.right) == list(paired.right_other) == [True] * 4
+    assert set(paired.language_other) == {"Japanese"}
 
 
 def test_replies_are_rated_by_people_who_do_not_see_the_condition(tmp_path):

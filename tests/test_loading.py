@@ -26,7 +26,7 @@ from imp_kit.experiments.transformers_matrix.measure import (
     measure,
     read_table,
     run_call,
-    save_picture,
+    save_plot,
     script_digest,
     spans,
     summary,
@@ -306,7 +306,7 @@ def test_the_picture_of_the_whole_table(rows, tmp_path):
     letters = {text for text in shown if len(text) == 1} - {"≠"}
     assert letters
     assert all(f"{letter} " in legend for letter in letters)
-    save_picture(rows, tmp_path / "table.png")
+    save_plot(rows, tmp_path / "table.png")
     assert Image.open(tmp_path / "table.png").width == 1800
 
 
@@ -314,7 +314,7 @@ def test_a_picture_that_cannot_be_drawn(rows, tmp_path):
     with pytest.raises(ImpKitError, match="no rows to draw"):
         draw([])
     with pytest.raises(ImpKitError, match=r"table\.nothing cannot be written"):
-        save_picture(rows, tmp_path / "table.nothing")
+        save_plot(rows, tmp_path / "table.nothing")
 
 
 # ----------------------------------------------------------------------------------------------------------- the script

@@ -12,6 +12,7 @@ from planted import Planted
 
 from imp_kit.experiments import plots
 from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.frames import frame_of
 from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.markdown import block, plain, quoted, table
 from imp_kit.experiments.report import write
@@ -228,8 +229,7 @@ def test_answers_stand_in_a_report_as_they_were_given(tmp_path, name, renderer):
 
 def test_a_name_in_a_picture_is_no_formula(tmp_path):
     for name in ("a$b$", "$\\none$", "_hidden"):
-        samples = reading.samples([])
-        figure = plots.ladder({name: samples})
+        figure = plots.ladder({name: frame_of([], {"experiment": "captcha"})})
         figure.savefig(tmp_path / "a.png")
         (axes,) = figure.axes
         assert axes.get_legend().get_texts()[0].get_text().replace("\\$", "$").strip() == name

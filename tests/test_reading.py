@@ -12,6 +12,7 @@ import imp_kit
 from imp_kit.experiments.captcha import probe as reading
 from imp_kit.experiments.captcha.codes import LEVELS, SIZE, sample_code
 from imp_kit.experiments.captcha.probe import Cell, case, cases, cells, summarise
+from imp_kit.experiments.frames import frame_of, samples_frame
 from imp_kit.experiments.ocr import OcrReader
 from imp_kit.experiments.runs import Subject, read, run
 from imp_kit.experiments.stats import wilson
@@ -101,6 +102,10 @@ def test_runs_that_cannot_be(size, seed, told):
         cases(size, seed)
 
 
+def framed(records):
+    return frame_of(records, {"experiment": "captcha"})
+
+
 def reader(exact, copied):
     """Reads the code right with one probability and gives the caption with another."""
 
@@ -126,11 +131,10 @@ def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
         chosen = [case(cell, 1000 * seed + n) for cell in (Cell(), Cell(caption="true")) for n in range(60)]
         subject = Planted(chosen, reader(exact, copied), seed)
         records = run("captcha", chosen, Subject.of(subject), tmp_path / str(seed))
-        samples = reading.samples(records)
-        clean, captioned = reading.lure(samples)
+        clean, captioned = reading.lure(framed(records)).values()
         read = summarise(clean).exact
         held["exact"] += read.low <= exact <= read.high
-        outcomes = Counter(sample.outcome for sample in captioned)
+        outcomes = Counter(captioned.outcome)
         share = wilson(outcomes["both"] + outcomes["caption only"], len(captioned))
         held["copied"] += share.low <= copied <= share.high
         both = wilson(outcomes["both"], len(captioned))
@@ -143,9 +147,9 @@ def test_over_many_seeds_the_intervals_hold_in_19_of_20():
     rates = np.random.default_rng(0).uniform(0.05, 0.95, (400, 2))
     chosen = [case(cell, n) for cell in (Cell(), Cell(caption="true")) for n in range(60)]
     for seed, (exact, copied) in enumerate(rates):
-        clean, captioned = reading.lure(reading.samples(answered(chosen, reader(exact, copied), seed)))
-        outcomes = Counter(sample.outcome for sample in captioned)
-        found["exact"].append((wilson(sum(s.exact for s in clean), 60), exact))
+        clean, captioned = reading.lure(framed(answered(chosen, reader(exact, copied), seed))).values()
+        outcomes = Counter(captioned.outcome)
+        found["exact"].append((wilson(int(clean.exact.sum()), 60), exact))
         found["copied"].append((wilson(outcomes["both"] + outcomes["caption only"], 60), copied))
         found["both"].append((wilson(outcomes["both"], 60), exact * copied))
     check_calibration(found)
@@ -162,17 +166,19 @@ def test_a_subject_measured_askew_would_be_noticed():
 def test_figures_of_a_subject_that_reads_everything_and_of_one_that_reads_nothing(tmp_path):
     chosen = cases("smoke", 3)
     for exact, name in ((1.0, "all"), (0.0, "none")):
-        samples = reading.run(Planted(chosen, reader(exact, 1.0), 0), "smoke", 3, tmp_path / name)
-        for row in reading.ladder(samples):
-            figures = summarise(row)
+        reading.run(Planted(chosen, reader(exact, 1.0), 0), "smoke", 3, tmp_path / name)
+        frame = samples_frame(tmp_path / name)
+        for rows in reading.ladder(frame).values():
+            figures = summarise(rows)
             assert (figures.exact.share, figures.strict.share) == (exact, 0.0)
             assert (figures.errors.value == 0) == (figures.position.value == 1) == (exact == 1)
             assert figures.chance == 0.0
-        lured = {row[0].cell.caption: row for row in reading.lure(samples)}
-        assert {s.outcome for s in lured["true"]} == {"both" if exact else "caption only"}
-        assert {s.outcome for s in lured["alone"]} == {"caption only"}
-        (blank,) = reading.select(samples, lambda cell: cell.value == "blank").values()
-        assert not any(s.invented for s in blank)
+        lured = reading.lure(frame)
+        assert set(lured[0, "open", "true"].outcome) == {"both" if exact else "caption only"}
+        assert set(lured[0, "open", "alone"].outcome) == {"caption only"}
+        blank = frame[frame.value == "blank"]
+        assert len(blank)
+        assert not blank.invented.any()
 
 
 def test_factors_bring_the_levels_own_value_with_them():
@@ -181,13 +187,22 @@ def test_factors_bring_the_levels_own_value_with_them():
         {"factors": c.factors, "seed": c.seed, "truth": c.truth, "answer": c.truth["code"], "status": "ok"}
         for c in chosen
     ]
-    samples = reading.samples([*records, {"status": "error"}])
-    assert list(reading.factor(samples, "glyph height", 0)) == [8, 12, 16, 24, 32, 40, 48]
-    assert list(reading.factor(samples, "rotation", 0)) == [0, 7.5, 15, 22.5, 30]
-    assert list(reading.factor(samples, "text", 0)) == list(reading.KINDS_OF_TEXT)
-    assert reading.factor(samples, "warp", 0) == {}
-    one, other = reading.pairs(reading.factor(samples, "rotation", 0)[30], reading.ladder(samples)[0][1:])
-    assert [s.seed for s in one] == [s.seed for s in other] == [1]
+    frame = framed([*records, {"status": "error"}])
+    assert list(reading.factor(frame, "glyph height", 0)) == [8, 12, 16, 24, 32, 40, 48]
+    assert [str(value) for value in reading.factor(frame, "rotation", 0)] == ["0", "7.5", "15.0", "22.5", "30"]
+    assert list(reading.factor(frame, "text", 0)) == list(reading.KINDS_OF_TEXT)
+    assert reading.factor(frame, "warp", 0) == {}
+
+
+def test_pairs_are_of_the_same_code():
+    cells = (Cell(), Cell(caption="true"), Cell(2), Cell(2, "true"))
+    records = answered([case(cell, n) for cell in cells for n in range(3)], reader(1.0, 1.0), 0)
+    del records[1], records[2]  # the second code without a caption, the first one with it
+    paired = reading.pairs(framed(records), 0)
+    assert list(paired.seed) == [2]
+    assert list(paired.expected) == list(paired.expected_captioned) == [sample_code(2)]
+    assert list(paired.caption_kind_captioned) == ["true"]
+    assert list(reading.pairs(framed(records), 2).seed) == [0, 1, 2]
 
 
 def test_means_have_intervals_and_chance_levels():
@@ -196,7 +211,7 @@ def test_means_have_intervals_and_chance_levels():
     records = answered(
         chosen, lambda case, rng: case.truth["code"][:-1] + ("0" if case.seed % 2 else case.truth["code"][-1]), 0
     )
-    figures = summarise(reading.samples(records))
+    figures = summarise(framed(records))
     for estimate, value in ((figures.errors, 1 / 16), (figures.edit_share, 1 / 16), (figures.position, 15 / 16)):
         assert estimate.value == pytest.approx(value)
         assert estimate.low < value < estimate.high
@@ -251,4 +266,4 @@ def test_the_ocr_reads_clean_codes_in_each_way_and_its_parts_stay_apart():
 
 def test_no_samples_have_no_figures():
     with pytest.raises(imp_kit.SettingError, match="no answered samples"):
-        summarise([])
+        summarise(framed([]))

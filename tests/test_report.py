@@ -134,9 +134,13 @@ class NoTorch:
         if name.partition(".")[0] in ("torch", "transformers", "accelerate", "timm"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, NoTorch())
-from imp_kit.experiments import japanese, reading, report
-from imp_kit.experiments.record import read
+from imp_kit.experiments import report
+from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.frames import samples_frame
+from imp_kit.experiments.japanese import probe as japanese
+from imp_kit.experiments.runs import read
 report.write(sys.argv[1:3], sys.argv[3])
+assert samples_frame(sys.argv[1]).shape[0] and samples_frame(sys.argv[2]).shape[0]
 scores = [[sample.exact, sample.outcome] for sample in reading.samples(read(sys.argv[1]))]
 scores += [[sample.right, sample.japanese] for sample in japanese.samples(read(sys.argv[2]))]
 print(json.dumps(scores))
@@ -305,8 +309,8 @@ def test_a_probe_says_what_failed_and_what_is_new(tmp_path, capsys):
     assert told in capsys.readouterr().out
 
 
-def test_pictures_in_a_grid():
+def test_images_in_a_grid():
     tile = Image.new("RGB", (40, 20), "red")
-    sheet = plots.pictures([("one", tile), ("two", tile), ("three", tile)], columns=2)
+    sheet = plots.grid([("one", tile), ("two", tile), ("three", tile)], columns=2)
     assert sheet.size == (2 * 48 + 8, 2 * 52 + 8)
     assert sheet.getpixel((10, 36)) == (255, 0, 0)

@@ -96,7 +96,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     named = list(zip(kinds, colors, held, strict=True))
     while True:  # kinds stay as drawn, so that awkward ones are as frequent as the others
         size = sample_canvas(rng)
-        things = _place(named, size, rng)
+        things = _position(named, size, rng)
         if things is not None:
             return Scene(tuple(sorted(things, key=lambda t: (t.column, t.row))), size)
 
@@ -119,8 +119,8 @@ def sample_canvas(rng):
             return width, height
 
 
-def _place(named, size, rng):
-    """Things with their boxes, or None where chance left too little room."""
+def _position(named, size, rng):
+    """Things with their boxes, or None where chance left too little space."""
     things, short = [], min(size)
     for kind, colors, holding in named:
         if len(named) > 1:

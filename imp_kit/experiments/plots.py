@@ -1,4 +1,7 @@
-"""Pictures of the experiments' results, with 95 % Wilson intervals and the checkpoint's name on each."""
+"""Plots of the experiments' results, with 95 % Wilson intervals and the checkpoint's name on each.
+
+They show frames of samples, see frames.py.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -8,11 +11,12 @@ from PIL import Image, ImageDraw
 from imp_kit.experiments import scores
 from imp_kit.experiments.captcha import probe as reading
 from imp_kit.experiments.japanese import probe as japanese
-from imp_kit.experiments.stats import Share, wilson
+from imp_kit.experiments.stats import Share, share_of
 from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 WIDTH = 8.0  # inches
 DPI = 100
@@ -48,31 +52,27 @@ def _percent(axes, label: str) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def _contained(row: Sequence[reading.Sample]) -> Share:
-    return wilson(sum(sample.contained for sample in row), len(row))
-
-
-def pictures(chosen: Sequence[tuple[str, Image.Image]], columns: int = 2) -> Image.Image:
-    """Pictures of one size in a grid, each with a line of text above it."""
+def grid(chosen: Sequence[tuple[str, Image.Image]], columns: int = 2) -> Image.Image:
+    """Images of one size in a grid, each with a line of text above it."""
     width, height = chosen[0][1].size
-    room, gap = 24, 8
+    title_height, gap = 24, 8
     rows = -(-len(chosen) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + room + gap) + gap), "#dddddd")
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + title_height + gap) + gap), "#dddddd")
     pen = ImageDraw.Draw(sheet)
-    for number, (title, picture) in enumerate(chosen):
-        x, y = gap + number % columns * (width + gap), gap + number // columns * (height + room + gap)
+    for number, (title, image) in enumerate(chosen):
+        x, y = gap + number % columns * (width + gap), gap + number // columns * (height + title_height + gap)
         pen.text((x, y + 2), title, "black", font_size=16)
-        sheet.paste(picture, (x, y + room))
+        sheet.paste(image, (x, y + title_height))
     return sheet
 
 
-def ladder(runs: Mapping[str, Sequence[reading.Sample]]) -> "Figure":
+def ladder(runs: "Mapping[str, DataFrame]") -> "Figure":
     """Codes that stand in the answer, by level of distortion, a line for each checkpoint or reader."""
     figure, (axes,) = _figure()
-    for offset, (name, samples) in enumerate(runs.items()):
-        rows = reading.ladder(samples)
-        levels = [row[0].cell.level + 0.04 * offset for row in rows]
-        _points(axes, levels, [_contained(row) for row in rows], _label(name))
+    for offset, (name, frame) in enumerate(runs.items()):
+        by_level = reading.ladder(frame)
+        shares = [share_of(rows.contained) for rows in by_level.values()]
+        _points(axes, [level + 0.04 * offset for level in by_level], shares, _label(name))
     axes.set_xticks(range(5), [f"L{level}" for level in range(5)])
     axes.set(xlabel="distortion: L0 clean, L4 the hardest", title="Codes of eight characters")
     _percent(axes, "the code stands in the answer")
@@ -80,18 +80,18 @@ def ladder(runs: Mapping[str, Sequence[reading.Sample]]) -> "Figure":
     return figure
 
 
-def lure(samples: Sequence[reading.Sample], name: str) -> "Figure":
+def lure(frame: "DataFrame", name: str) -> "Figure":
     """What answers give, the code or the caption below it, as bars; a bar for each caption and question."""
-    rows = [row for row in reading.lure(samples) if row[0].cell.caption != "alone"]
-    figure, (axes,) = _figure(height=1.2 + 0.34 * len(rows))
-    labels = [f"L{c.level}, caption {c.caption}, “{c.question}”" for c in (row[0].cell for row in rows)]
-    for number, row in enumerate(rows):
+    groups = {key: rows for key, rows in reading.lure(frame).items() if key[2] != "alone"}
+    figure, (axes,) = _figure(height=1.2 + 0.34 * len(groups))
+    labels = [f"L{level}, caption {caption}, “{question}”" for level, question, caption in groups]
+    for number, rows in enumerate(groups.values()):
         left = 0.0
         for outcome, color in OUTCOMES.items():
-            share = sum(sample.outcome == outcome for sample in row) / len(row)
+            share = (rows.outcome == outcome).mean()
             axes.barh(number, share, left=left, color=color, label=outcome if not number else None)
             left += share
-    axes.set_yticks(range(len(rows)), labels)
+    axes.set_yticks(range(len(groups)), labels)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set(xlim=(0, 1), title=f"{_label(name)}: what the answer gives")
@@ -99,14 +99,14 @@ def lure(samples: Sequence[reading.Sample], name: str) -> "Figure":
     return figure
 
 
-def factors(samples: Sequence[reading.Sample], names: Sequence[str], base: int, name: str) -> "Figure":
+def factors(frame: "DataFrame", names: Sequence[str], base: int, name: str) -> "Figure":
     """Codes that stand in the answer against one factor each, all others as in the level `base`."""
     figure, every = _figure(len(names), height=3.2)
     for axes, factor in zip(every, names, strict=True):
-        found = reading.factor(samples, factor, base)
+        found = reading.factor(frame, factor, base)
         numbers = all(isinstance(value, int | float) for value in found)
         xs = list(found) if numbers else range(len(found))
-        _points(axes, xs, [_contained(rows) for rows in found.values()], linestyle="-" if numbers else "")
+        _points(axes, xs, [share_of(rows.contained) for rows in found.values()], linestyle="-" if numbers else "")
         if not numbers:
             axes.set_xticks(xs, [str(value).replace(" ", "\n").replace("-", "-\n") for value in found])
             axes.margins(x=0.2)
@@ -116,9 +116,10 @@ def factors(samples: Sequence[reading.Sample], names: Sequence[str], base: int, 
     return figure
 
 
-def confusion(samples: Sequence[reading.Sample], name: str) -> "Figure":
+def confusion(frame: "DataFrame", name: str) -> "Figure":
     """Which character was read as which, over the codes of the ladder; rows are the truth and add up to 1."""
-    counts = scores.confusion((s.read, s.code) for row in reading.ladder(samples) for s in row)
+    every = reading.ladder(frame).values()
+    counts = scores.confusion(pair for rows in every for pair in zip(rows.extracted, rows.expected, strict=True))
     truths = sorted({true for true, _ in counts if true})
     reads = sorted({read for _, read in counts if read in truths}) + ["other", "missing"]
     table = [[0.0] * len(reads) for _ in truths]
@@ -137,49 +138,38 @@ def confusion(samples: Sequence[reading.Sample], name: str) -> "Figure":
     return figure
 
 
-def chain(samples: Sequence[japanese.Sample], name: str, part: str = "scene") -> "Figure":
+def chain(frame: "DataFrame", name: str, part: str = "scene") -> "Figure":
     """The chain of scores by language: right in any language, in Japanese, both."""
     figure, (axes,) = _figure()
-    present = [language for language in japanese.LANGUAGES if _of(samples, part, language)]
-    chains = [japanese.chain(_of(samples, part, language)) for language in present]
+    by_language = japanese.by_language(frame[frame.part == part])
     for number, key in enumerate(CHAIN):
-        shares = [getattr(each, key) for each in chains]
-        if all(shares):
-            xs = [place + 0.25 * (number - 1) for place in range(len(present))]
+        if all(rows[key].notna().all() for rows in by_language.values()):
+            shares = [share_of(rows[key]) for rows in by_language.values()]
+            xs = [index + 0.25 * (number - 1) for index in range(len(shares))]
             axes.bar(xs, [s.share for s in shares], 0.22, color=CHAIN[key], label=CHAIN_LABELS[key])
             _points(axes, xs, shares, color="black", linestyle="", markersize=0)
-    axes.set_xticks(range(len(present)), [f"asked in\n{language}" for language in present])
+    axes.set_xticks(range(len(by_language)), [f"asked in\n{language}" for language in by_language])
     axes.set(title=f"{_label(name)}: the same questions about the same {part}s")
     _percent(axes, "share of answers")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
 
-def fidelity(samples: Sequence[japanese.Sample], name: str) -> "Figure":
+def fidelity(frame: "DataFrame", name: str) -> "Figure":
     """Share of replies in Japanese to questions that need no picture, with a picture and without."""
     figure, (axes,) = _figure(height=3.2)
-    every = [(language, shown) for language in japanese.LANGUAGES[:2] for shown in (True, False)]
-    found = {
-        cell: [s for s in samples if (s.cell.part, s.cell.language, s.cell.picture) == ("general", *cell)]
-        for cell in every
+    groups = {
+        (language, shown): rows[rows.picture == shown]
+        for language, rows in japanese.by_language(frame[frame.part == "general"]).items()
+        for shown in (True, False)
     }
-    cells = [cell for cell, row in found.items() if row]
-    rows = [found[cell] for cell in cells]
-    shares = [wilson(sum(s.japanese for s in row), len(row)) for row in rows]
-    axes.bar(
-        range(len(cells)),
-        [s.share for s in shares],
-        0.6,
-        color=["#9ecae1" if shown else "#dddddd" for _, shown in cells],
-    )
-    _points(axes, range(len(cells)), shares, color="black", linestyle="", markersize=0)
-    axes.set_xticks(
-        range(len(cells)), [f"asked in {lang},\n{'a picture' if shown else 'no picture'}" for lang, shown in cells]
-    )
+    groups = {key: rows for key, rows in groups.items() if len(rows)}
+    shares = [share_of(rows.japanese) for rows in groups.values()]
+    colors = ["#9ecae1" if shown else "#dddddd" for _, shown in groups]
+    axes.bar(range(len(groups)), [s.share for s in shares], 0.6, color=colors)
+    _points(axes, range(len(groups)), shares, color="black", linestyle="", markersize=0)
+    labels = [f"asked in {language},\n{'a picture' if shown else 'no picture'}" for language, shown in groups]
+    axes.set_xticks(range(len(groups)), labels)
     axes.set(title=f"{_label(name)}: replies in Japanese")
     _percent(axes, "in Japanese")
     return figure
-
-
-def _of(samples: Sequence[japanese.Sample], part: str, language: str) -> list[japanese.Sample]:
-    return [s for s in samples if (s.cell.part, s.cell.language) == (part, language)]

@@ -9,14 +9,15 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, fields, replace
 from importlib import import_module, resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imp_kit.errors import RunError
 from imp_kit.experiments import plots, scores
 from imp_kit.experiments.captcha import probe as reading
 from imp_kit.experiments.files import disk_errors, write_whole
+from imp_kit.experiments.frames import complete, frame_of
 from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.markdown import block, plain, quoted, table
 from imp_kit.experiments.runs import HEAD, command, read, read_head
@@ -28,10 +29,13 @@ from imp_kit.experiments.stats import (
     difference,
     holm,
     mcnemar,
-    wilson,
+    share_of,
 )
 from imp_kit.system import interrupts
 from imp_kit.system.extras import has, require
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 REPORT = "report.md"
 NOT_IMP = (
@@ -57,8 +61,13 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
 
     Raises RunError for a folder that holds no run, or a run of an experiment that has no report.
     """
-    require("measure", "matplotlib", "rapidfuzz", "scipy", what="A report")
-    for module in ("matplotlib.figure", "rapidfuzz.distance", "scipy.stats"):  # before the work, see interrupts.py
+    require("measure", "matplotlib", "pandas", "rapidfuzz", "scipy", what="A report")
+    for module in (
+        "matplotlib.figure",
+        "pandas",
+        "rapidfuzz.distance",
+        "scipy.stats",
+    ):  # before the work, see interrupts.py
         import_module(module)
     interrupts.work()
     if not folders:
@@ -75,33 +84,13 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
         target.mkdir(parents=True, exist_ok=True)
     parts = []
     for number, (folder, head) in enumerate(runs, 1):
-        records = _complete(read(folder), folder, head["experiment"])
+        records = complete(read(folder), folder, head["experiment"])
         prefix = f"{head['experiment']}-{number}"
         page = _Page(target, prefix, head, folder, [Path(each) for each in folders], target if out else None)
-        parts += [page.heading(records), *SECTIONS[head["experiment"]](page, records)]
+        parts += [page.heading(records), *SECTIONS[head["experiment"]](page, frame_of(records, head))]
     file = target / REPORT
     write_whole(file, "\n\n".join(parts) + "\n")
     return file
-
-
-def _complete(records: list[dict], folder: Path, experiment: str) -> list[dict]:
-    """The records, once each answered one is known to hold what scores need. Raises RunError."""
-    cell, truth = NEEDED[experiment]
-    factors = {field.name: field.default is MISSING for field in fields(cell)}
-    answered = [record for record in records if record["status"] == "ok"]
-    for record in answered:
-        lacking = {"factors", "truth", "seed", "question", "answer"} - record.keys()
-        if not lacking:
-            lacking = {name for name, needed in factors.items() if needed and name not in record["factors"]}
-            lacking |= (truth - record["truth"].keys()) | (record["factors"].keys() - factors)
-        if lacking:
-            raise RunError(
-                f"{folder}: the record of {record['sample_id']!r} has not what this version of the kit reads "
-                f"({', '.join(sorted(lacking))}); make the report with the version that made the run, or run it anew."
-            )
-    if not answered:
-        raise RunError(f"{folder} holds no answered sample; run the probe again first.")
-    return records
 
 
 def published(experiment: str) -> str:
@@ -158,39 +147,37 @@ class _Page:
         return f"The samples are asked, and the report is made, by\n\n{block([self.ask, self.draw])}"
 
 
-def _captcha(page: _Page, records: Sequence[dict]) -> list[str]:
-    samples = reading.samples(records)
-    rows = reading.ladder(samples)
+def _captcha(page: _Page, frame: "DataFrame") -> list[str]:
+    by_level = reading.ladder(frame)
     parts = []
-    if rows:
-        parts += ["## By distortion", _reading_table([f"L{row[0].cell.level}" for row in rows], rows)]
+    if by_level:
+        parts += ["## By distortion", _reading_table({f"L{level}": rows for level, rows in by_level.items()})]
         what = "codes that stand in the answer, by level of distortion"
-        parts += [page.figure("ladder", what, plots.ladder({page.name: samples}))]
+        parts += [page.figure("ladder", what, plots.ladder({page.name: frame}))]
         what = "characters shown, in rows, and read, in columns"
-        drawn = plots.confusion(samples, page.name)
+        drawn = plots.confusion(frame, page.name)
         parts += ["## Which character was read as which", page.figure("confusion", what, drawn)]
-    if any(sample.cell.caption not in ("none", "alone") for sample in samples):
-        parts += ["## The caption below the code", _lure_table(reading.lure(samples)), _primary(samples)]
+    if not frame.caption_kind.isin(["none", "alone"]).all():
+        parts += ["## The caption below the code", _lure_table(reading.lure(frame)), _primary(frame)]
         what = "what answers give: the code, the caption below it, both or neither"
-        parts += [page.figure("lure", what, plots.lure(samples, page.name))]
-    for base in sorted({s.cell.level for s in samples}):
-        changed = {s.cell.changed for s in samples if s.cell.level == base} - {"", "control"}
-        for name in sorted(changed):
-            found = reading.factor(samples, name, base)
-            parts += [f"## {name.capitalize()}, all else as in L{base}"]
-            parts += [_reading_table([str(value) for value in found], list(found.values()), name)]
-            what, drawn = f"codes that stand in the answer, by {name}", plots.factors(samples, [name], base, page.name)
-            parts += [page.figure(f"{name.replace(' ', '-')}-L{base}", what, drawn)]
-    parts += _controls(samples)
-    parts += ["## Some answers in full", _answers([s for s in samples if s.code])]
+        parts += [page.figure("lure", what, plots.lure(frame, page.name))]
+    changed = frame[~frame.changed.isin(["", "control"])]
+    for base, name in sorted(set(zip(changed.level, changed.changed, strict=True))):
+        found = reading.factor(frame, name, base)
+        parts += [f"## {name.capitalize()}, all else as in L{base}"]
+        parts += [_reading_table({str(value): rows for value, rows in found.items()}, name)]
+        what, drawn = f"codes that stand in the answer, by {name}", plots.factors(frame, [name], base, page.name)
+        parts += [page.figure(f"{name.replace(' ', '-')}-L{base}", what, drawn)]
+    parts += _controls(frame[frame.changed == "control"])
+    parts += ["## Some answers in full", _answers(frame[frame.expected.notna()])]
     return [*parts, "## What others published", PUBLISHED, published(reading.NAME)]
 
 
-def _reading_table(labels: Sequence[str], rows: Sequence[Sequence[reading.Sample]], first: str = "") -> str:
+def _reading_table(groups: "dict[str, DataFrame]", first: str = "") -> str:
     lines = []
-    for label, row in zip(labels, rows, strict=True):
-        f = reading.summarise(row)
-        lines += [[plain(label), str(len(row)), str(f.exact), str(f.strict), str(f.contained), f"{f.chance:.1%}",
+    for label, rows in groups.items():
+        f = reading.summarise(rows)
+        lines += [[plain(label), str(len(rows)), str(f.exact), str(f.strict), str(f.contained), f"{f.chance:.1%}",
                    str(f.errors), str(f.edit_share), f"{f.edit_share_chance:.2f}", str(f.position),
                    f"{f.position_chance:.2f}"]]  # fmt: skip
     head = [first, "pictures", "read exactly", "whole reply", "code in reply", "by chance", "CER", "edits", "by chance",
@@ -203,20 +190,19 @@ def _reading_table(labels: Sequence[str], rows: Sequence[Sequence[reading.Sample
     )
 
 
-def _lure_table(rows: Sequence[Sequence[reading.Sample]]) -> str:
-    by_cell = {row[0].cell: row for row in rows}
+def _lure_table(groups: "dict[tuple[int, str, str], DataFrame]") -> str:
     lines = []
-    for cell, row in by_cell.items():
-        counts = {outcome: sum(sample.outcome == outcome for sample in row) for outcome in plots.OUTCOMES}
-        share = "" if cell.caption == "alone" else str(wilson(sum(sample.contained for sample in row), len(row)))
+    for (level, question, caption), rows in groups.items():
+        contained = "" if caption == "alone" else str(share_of(rows.contained))
         copied = chance = ""
-        if cell.caption != "none":
-            copied = str(wilson(counts["both"] + counts["caption only"], len(row)))
-            without = by_cell.get(replace(cell, caption="none"), [])
-            hits = sum(scores.is_copied(row[0].caption, sample.reply) for sample in without)
-            chance = f"{hits / len(without):.1%}" if without else ""
-        figures = [share, copied, chance, *map(str, counts.values())]
-        lines.append([f"L{cell.level}", cell.caption, plain(cell.question), str(len(row)), *figures])
+        if caption != "none":
+            copied = str(share_of(rows.outcome.isin(["both", "caption only"])))
+            without = groups.get((level, question, "none"))
+            if without is not None:
+                hits = [scores.is_copied(rows.caption.iloc[0], answer) for answer in without.answer]
+                chance = f"{sum(hits) / len(hits):.1%}"
+        counts = [str((rows.outcome == outcome).sum()) for outcome in plots.OUTCOMES]
+        lines.append([f"L{level}", caption, plain(question), str(len(rows)), contained, copied, chance, *counts])
     head = ["level", "caption", "question", "pictures", "code in reply", "caption copied", "by chance", *plots.OUTCOMES]
     return (
         table(head, lines)
@@ -224,24 +210,19 @@ def _lure_table(rows: Sequence[Sequence[reading.Sample]]) -> str:
     )
 
 
-def _primary(samples: Sequence[reading.Sample]) -> str:
+def _primary(frame: "DataFrame") -> str:
     """Codes that stand in the answer without a caption against with the true one, on the same codes.
 
     Not the extracted text: an answer that gives the caption first, or unquoted, would count as not read for its form.
     """
-    lines, p_values, differences = [], [], []
-    for level in reading.LURE_LEVELS:
-        conditions = [
-            [s for s in samples if s.cell == reading.Cell(level=level, caption=caption)] for caption in ("none", "true")
-        ]
-        one, other = reading.pairs(*conditions)
-        if one:
-            right = [[s.contained for s in row] for row in (one, other)]
-            p_values.append(mcnemar(*right))
-            lines.append([f"L{level}", str(len(one)), *(f"{sum(row) / len(row):.1%}" for row in right)])
-            differences.append(_reading_differences(one, other))
-    found = zip(lines, p_values, holm(p_values), differences, strict=True)
-    rows = [[*line, f"{p:.3g}", f"{adjusted:.3g}", *more] for line, p, adjusted, more in found]
+    by_level = {level: reading.pairs(frame, level) for level in reading.LURE_LEVELS}
+    by_level = {level: paired for level, paired in by_level.items() if len(paired)}
+    p_values = [mcnemar(paired.contained, paired.contained_captioned) for paired in by_level.values()]
+    rows = [
+        [f"L{level}", str(len(paired)), f"{paired.contained.mean():.1%}", f"{paired.contained_captioned.mean():.1%}",
+         f"{p:.3g}", f"{adjusted:.3g}", *_reading_differences(paired)]
+        for (level, paired), p, adjusted in zip(by_level.items(), p_values, holm(p_values), strict=True)
+    ]  # fmt: skip
     head = ["level", "pairs", "without", "with", "p (exact McNemar)", "p after Holm", "difference", "in CER",
             "in edits", "in place"]  # fmt: skip
     return (
@@ -251,104 +232,95 @@ def _primary(samples: Sequence[reading.Sample]) -> str:
     )
 
 
-def _reading_differences(one: Sequence[reading.Sample], other: Sequence[reading.Sample]) -> list[str]:
-    """How `other` differs from `one` about the same codes, with intervals over the pairs."""
-    paired = list(zip(one, other, strict=True))
+def _reading_differences(paired: "DataFrame") -> list[str]:
+    """How answers with a caption differ from those without about the same codes, with intervals over the pairs."""
     codes = range(len(paired))
-    more = {
-        name: bounded_difference([float(getattr(b, name)) - float(getattr(a, name)) for a, b in paired], codes)
-        for name in ("contained", "edit_share", "position")
-    }
-    lengths = [len(scores.normalise(a.code)) for a, _ in paired]
-    errors = bootstrap([(b.errors - a.errors, n) for (a, b), n in zip(paired, lengths, strict=True)], codes)
-    return [f"{more['contained']:+.1%}", *(f"{each:+.2f}" for each in (errors, more["edit_share"], more["position"]))]
+    contained, edit_share, position = (
+        bounded_difference(_more(paired, name, "_captioned"), codes) for name in ("contained", "edit_share", "position")
+    )
+    more_errors = paired[["expected_characters"]].assign(errors=_more(paired, "errors", "_captioned"))
+    errors = bootstrap(more_errors[["errors", "expected_characters"]], codes)
+    return [f"{contained:+.1%}", *(f"{each:+.2f}" for each in (errors, edit_share, position))]
 
 
-def _controls(samples: Sequence[reading.Sample]) -> list[str]:
-    chosen = reading.select(samples, lambda cell: cell.changed == "control")
-    if not chosen:
-        return []
+def _more(paired: "DataFrame", name: str, other: str):
+    """What a score is more under the other condition, whose columns end so."""
+    return paired[f"{name}{other}"].astype(float) - paired[name].astype(float)
+
+
+def _controls(frame: "DataFrame") -> list[str]:
     rows = [
-        [str(cell.value), plain(cell.question), str(len(row)), str(wilson(sum(s.invented for s in row), len(row))),
-         quoted(row[0].reply)]
-        for cell, row in chosen.items()
-    ]  # fmt: skip
+        [str(value), plain(question), str(len(rows)), str(share_of(rows.invented)), quoted(rows.answer.iloc[0])]
+        for (value, question), rows in frame.groupby(["value", "question_kind"], sort=False)
+    ]
     head = ["picture", "question", "samples", "text invented", "for example"]
-    return ["## Pictures without text", table(head, rows)]
+    return ["## Pictures without text", table(head, rows)] if rows else []
 
 
-def _answers(samples: Sequence[reading.Sample]) -> str:
-    step = max(1, len(samples) // ANSWERS)
+def _some(frame: "DataFrame") -> "DataFrame":
+    """ANSWERS rows from all over a frame."""
+    return frame.iloc[:: max(1, len(frame) // ANSWERS)][:ANSWERS]
+
+
+def _answers(frame: "DataFrame") -> str:
     return table(
         ["shown", "caption", "level", "question", "answer", "extracted"],
         (
-            [
-                plain(s.code),
-                plain(s.caption),
-                f"L{s.cell.level}",
-                plain(s.cell.question),
-                quoted(s.reply),
-                quoted(s.read),
-            ]
-            for s in samples[::step][:ANSWERS]
+            [plain(s.expected), plain(s.caption), f"L{s.level}", plain(s.question_kind), quoted(s.answer),
+             quoted(s.extracted)]
+            for s in _some(frame.fillna({"caption": ""})).itertuples()
         ),
-    )
+    )  # fmt: skip
 
 
-def _japanese(page: _Page, records: Sequence[dict]) -> list[str]:
-    samples = japanese.samples(records)
+def _japanese(page: _Page, frame: "DataFrame") -> list[str]:
     parts = []
-    for part in ("scene", "photograph", "written"):
-        chosen = [s for s in samples if s.cell.part == part]
-        if chosen:
-            parts += [f"## {PARTS[part]}", _chain_table(chosen)]
+    for part, title in PARTS.items():
+        chosen = frame[frame.part == part]
+        if len(chosen):
+            parts += [f"## {title}", _chain_table(chosen)]
             if part == "scene":
                 parts += [_by_skill(chosen), _contrast(chosen)]
             parts += [_differences(chosen)]
             if part == "photograph":
                 parts += [_by_photograph(chosen), _similarity(chosen)]
             what = "answers that are right, that are in Japanese, and both, by the language of the question"
-            parts += [page.figure(f"chain-{part}", what, plots.chain(samples, page.name, part))]
-    general = [s for s in samples if s.cell.part == "general"]
-    if {s.cell.picture for s in general} == {True, False}:
+            parts += [page.figure(f"chain-{part}", what, plots.chain(frame, page.name, part))]
+    general = frame[frame.part == "general"]
+    if general.picture.nunique() == 2:
         parts += ["## Questions that need no picture, with one and without", _chain_table(general)]
-        parts += [_differences([s for s in general if s.cell.picture])]
+        parts += [_differences(general[general.picture])]
         what = "replies in Japanese, with a picture and without"
-        parts += [page.figure("fidelity", what, plots.fidelity(samples, page.name))]
-    asked = [s for s in samples if s.cell.language != "English"]
-    step = max(1, len(asked) // ANSWERS)
-    rows = [[plain(s.question), quoted(s.reply), str(s.finish)] for s in asked[::step][:ANSWERS]]
+        parts += [page.figure("fidelity", what, plots.fidelity(frame, page.name))]
+    asked = frame[frame.language != "English"].fillna({"finish": "None"})
+    rows = [[plain(s.question), quoted(s.answer), s.finish] for s in _some(asked).itertuples()]
     parts += ["## Some answers in full", table(["question", "answer", "finish"], rows)]
     return [*parts, "## What others published", PUBLISHED, published(japanese.NAME)]
 
 
-def _chain_table(samples: Sequence[japanese.Sample]) -> str:
+def _chain_table(frame: "DataFrame") -> str:
     lines = []
-    for language in japanese.LANGUAGES:
-        for shown in (True, False):
-            row = [s for s in samples if (s.cell.language, s.cell.picture) == (language, shown)]
-            if not row:
-                continue
-            c, chance = japanese.chain(row), japanese.chance(row)
+    for language, asked in japanese.by_language(frame).items():
+        for shown, rows in sorted(asked.groupby("picture"), reverse=True, key=lambda group: group[0]):
+            c, chance = japanese.chain(rows), japanese.chance(rows)
             seconds = "" if c.seconds_a_character is None else f"{c.seconds_a_character:.3f}"
             right = [c.right, "" if chance is None else f"{chance:.1%}", c.japanese, c.both]
             looks = [c.cut, f"{c.replaced_inside} / {c.replaced_at_end}", c.repetition, c.tokens_a_character, seconds]
-            lines.append([language, "yes" if shown else "no", str(len(row)), *(str(f or "") for f in right + looks)])
-    bridge = [s for s in samples if s.cell.part == "scene" and s.cell.language == "English"]
-    if bridge:
+            lines.append([language, "yes" if shown else "no", str(len(rows)), *(str(f or "") for f in right + looks)])
+    bridge = frame[(frame.part == "scene") & (frame.language == "English")]
+    if len(bridge):
         names = japanese.data()["terms"]
-        right = sum(
-            s.bridged is not None and s.bridged == names[s.truth["set"]][s.truth["answer"]]["ja"][0] for s in bridge
-        )
-        share = str(wilson(right, len(bridge)))
+        pairs = zip(bridge.answer_kind, bridge.expected, strict=True)
+        expected = [names[kind][answer]["ja"][0] for kind, answer in pairs]
+        share = str(share_of(bridge.bridged.eq(expected).fillna(False)))
         lines += [["bridge", "yes", str(len(bridge)), share, "", "by dictionary", share, "", "", "", "", ""]]
     head = ["asked in", "picture", "samples", "right", "by chance", "in Japanese", "right and in Japanese",
             "cut by the limit", "U+FFFD inside / at the end", "repetition", "tokens a character",
             "seconds a character"]  # fmt: skip
     text = table(head, lines)
-    if samples[0].right is not None:
+    if frame.right.notna().all():
         text += f"\n\n{CHANCE}"
-    if bridge:
+    if len(bridge):
         text += (
             " bridge: the English question by hand, the answer turned into Japanese by a dictionary: an upper bound "
             "for translating before and after."
@@ -356,93 +328,84 @@ def _chain_table(samples: Sequence[japanese.Sample]) -> str:
     return text
 
 
-def _differences(samples: Sequence[japanese.Sample]) -> str:
+def _differences(frame: "DataFrame") -> str:
     """What each other language changes against English, over the same questions, with intervals over the pictures."""
-    by_language = {
-        language: {(s.shown, s.seed): s for s in samples if s.cell.language == language}
-        for language in japanese.LANGUAGES
-    }
-    english, lines = by_language.pop(japanese.LANGUAGES[0]), []
-    for language, asked in by_language.items():
-        both = [(english[key], asked[key]) for key in english if key in asked]
-        if both:
-            shown = [a.shown for a, _ in both]
-            repeated = bounded_difference([b.repetition - a.repetition for a, b in both], shown)
+    lines = []
+    for language in japanese.LANGUAGES[1:]:
+        paired = japanese.pairs(frame, language)
+        if len(paired):
+            repeated = bounded_difference(_more(paired, "repetition", "_other"), paired.shown)
             right = ""
-            if both[0][0].right is not None:
-                right = f"{bounded_difference([float(b.right) - float(a.right) for a, b in both], shown):+.1%}"
-            counted = [_more_a_character(both, name) for name in COUNTED]
-            lines.append([language, str(len(both)), right, f"{repeated:+.2f}", *counted])
+            if paired.right.notna().all():
+                right = f"{bounded_difference(_more(paired, 'right', '_other'), paired.shown):+.1%}"
+            counted = [_more_a_character(paired, name) for name in COUNTED]
+            lines.append([language, str(len(paired)), right, f"{repeated:+.2f}", *counted])
     head = ["more than in English", "pairs", "right", "repetition", *(f"{name} a character" for name in COUNTED)]
     return table(head, lines) if lines else "No question was answered in two languages."
 
 
-def _more_a_character(both: Sequence[tuple[japanese.Sample, japanese.Sample]], name: str) -> str:
-    counted = [pair for pair in both if all(getattr(s, name) is not None for s in pair)]
-    if not all(any(pair[side].reply for pair in counted) for side in (0, 1)):
+def _more_a_character(paired: "DataFrame", name: str) -> str:
+    columns = [f"{name}_other", "characters_other", name, "characters"]
+    counted = paired.dropna(subset=columns)
+    if not (counted.characters.any() and counted.characters_other.any()):
         return ""
-    columns = [(getattr(b, name), len(b.reply), getattr(a, name), len(a.reply)) for a, b in counted]
-    return f"{bootstrap(columns, [a.shown for a, _ in counted], difference):+.3f}"
+    return f"{bootstrap(counted[columns], counted.shown, difference):+.3f}"
 
 
-def _by_skill(samples: Sequence[japanese.Sample]) -> str:
-    rows = []
-    for skill in dict.fromkeys(s.cell.skill for s in samples):
-        each = [[s for s in samples if (s.cell.skill, s.cell.language) == (skill, lang)] for lang in japanese.LANGUAGES]
-        rows.append([skill])
-        for row in each:
-            chance = japanese.chance(row)
-            rows[-1] += [str(japanese.chain(row).right) if row else "–", "–" if chance is None else f"{chance:.1%}"]
+def _by_skill(frame: "DataFrame") -> str:
+    lines = []
+    for skill, rows in frame.groupby("skill", sort=False):
+        found = japanese.by_language(rows)
+        lines.append([skill])
+        for language in japanese.LANGUAGES:
+            chance = japanese.chance(found[language]) if language in found else None
+            lines[-1] += [str(share_of(found[language].right)) if language in found else "–"]
+            lines[-1] += ["–" if chance is None else f"{chance:.1%}"]
     head = [name for language in japanese.LANGUAGES for name in (language, "by chance")]
-    return table(["right, in any language", *head], rows)
+    return table(["right, in any language", *head], lines)
 
 
-def _by_photograph(samples: Sequence[japanese.Sample]) -> str:
+def _by_photograph(frame: "DataFrame") -> str:
     """Scores with intervals over the photographs: questions about one are no independent evidence."""
-    rows = []
-    for language in japanese.LANGUAGES:
-        row = [s for s in samples if s.cell.language == language]
-        if row:
-            shown = [s.shown for s in row]
-            chain = [[s.right for s in row], [s.japanese for s in row], [s.right and s.japanese for s in row]]
-            found = [bounded_mean(each, shown) for each in chain]
-            rows.append([language, str(len(set(shown))), *(f"{each:.1%}" for each in found)])
+    lines = []
+    for language, rows in japanese.by_language(frame).items():
+        found = [bounded_mean(rows[name], rows.shown) for name in ("right", "japanese", "both")]
+        lines.append([language, str(rows.shown.nunique()), *(f"{each:.1%}" for each in found)])
     head = ["asked in", "photographs", "right", "in Japanese", "right and in Japanese"]
     text = "With intervals over the photographs, since answers about one hang together:"
-    return f"{text}\n\n{table(head, rows)}"
+    return f"{text}\n\n{table(head, lines)}"
 
 
-def _contrast(samples: Sequence[japanese.Sample]) -> str:
+def _contrast(frame: "DataFrame") -> str:
     """Right in any language: English against Japanese about the same pictures."""
-    one, other = japanese.pairs(samples)
-    if not one:
+    paired = japanese.pairs(frame)
+    if paired.empty:
         return "No picture was asked about in both languages."
-    more = bounded_difference([int(a) - int(b) for a, b in zip(one, other, strict=True)], range(len(one)))
+    less = bounded_difference(-_more(paired, "right", "_other"), range(len(paired)))
     return (
-        f"The main question: is an answer more often right when asked in English? {sum(one) / len(one):.1%} against "
-        f"{sum(other) / len(other):.1%} of {len(one)} pairs, difference {more:+.1%}, exact McNemar "
-        f"p = {mcnemar(one, other):.3g}."
+        f"The main question: is an answer more often right when asked in English? {paired.right.mean():.1%} against "
+        f"{paired.right_other.mean():.1%} of {len(paired)} pairs, difference {less:+.1%}, exact McNemar "
+        f"p = {mcnemar(paired.right, paired.right_other):.3g}."
     )
 
 
-def _similarity(samples: Sequence[japanese.Sample]) -> str:
+def _similarity(frame: "DataFrame") -> str:
     """chrF against the references, of each language that is asked to give Japanese, and how they differ."""
     if not has("sacrebleu"):
         return "chrF is left out: it needs sacrebleu (pip install sacrebleu)."
+    frame = frame[frame.language != japanese.LANGUAGES[0]]
     lines, each = [], {}
-    for language in japanese.LANGUAGES[1:]:
-        row = [s for s in samples if s.cell.language == language]
-        if not row:
-            continue
-        replies, references = [s.reply for s in row], [s.truth["references"] for s in row]
+    for language, rows in japanese.by_language(frame).items():
+        replies, references = list(rows.answer), list(rows.references.str.split(japanese.ALTERNATIVE, regex=False))
         corpus, signature = scores.chrf(replies, references)
         found = scores.chrf_each(replies, references)
-        each[language] = {(s.shown, s.seed): score for s, score in zip(row, found, strict=True)}
-        mean = bounded_mean(found, [s.shown for s in row], most=100)
-        lines += [f"{language}: chrF {corpus:.1f} over {len(row)} answers ({signature}); answer by answer {mean:.1f}."]
-    one, other = (each.get(language, {}) for language in japanese.LANGUAGES[1:])
-    if both := [key for key in one if key in other]:
-        more = bounded_difference([other[key] - one[key] for key in both], [shown for shown, _ in both], most=100)
+        each[language] = rows[["shown", "seed"]].assign(chrf=found)
+        mean = bounded_mean(found, rows.shown, most=100)
+        lines += [f"{language}: chrF {corpus:.1f} over {len(rows)} answers ({signature}); answer by answer {mean:.1f}."]
+    if len(each) == 2:
+        one, other = each.values()
+        paired = one.merge(other, on=["shown", "seed"], suffixes=("", "_other"))
+        more = bounded_difference(_more(paired, "chrf", "_other"), paired.shown, most=100)
         lines += [f"{japanese.LANGUAGES[2]}, more than {japanese.LANGUAGES[1]}: {more:+.1f}, answer by answer."]
     return "\n\n".join(lines)
 
@@ -454,4 +417,3 @@ PARTS = {
     "written": "Japanese text in the picture",
 }
 SECTIONS = {reading.NAME: _captcha, japanese.NAME: _japanese}
-NEEDED = {reading.NAME: (reading.Cell, {"code", "caption", "glyph"}), japanese.NAME: (japanese.Cell, set())}

@@ -243,17 +243,17 @@ NAMES = {"files": "state of the checkpoint's files", "imp-kit": "version of imp-
 
 def _differences(before: dict, head: dict) -> list[str]:
     """What differs in words: what run.json has, and what it would have now."""
-    told = []
+    found = []
     for name, now in head.items():
         was = before.get(name, "not recorded")
         if was == now:
             continue
         if isinstance(was, dict) and isinstance(now, dict):
             none = dict.fromkeys(sorted(was.keys() | now.keys()), "not set")
-            told += [f"setting of {each}" for each in _differences(none | was, none | now)]
+            found += [f"setting of {each}" for each in _differences(none | was, none | now)]
         else:
-            told.append(f"{NAMES.get(name, name)} ({_short(was)} there, {_short(now)} here)")
-    return told
+            found.append(f"{NAMES.get(name, name)} ({_short(was)} there, {_short(now)} here)")
+    return found
 
 
 def _short(value) -> str:
@@ -295,7 +295,7 @@ def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int
         for first in range(0, len(mine), batch_size):
             batch = mine[first : first + batch_size]
             for case, reply in zip(batch, _replies(who, batch, settings), strict=True):
-                record = {**_told(case, keys[case.id]), **shared, **_outcome(reply)}
+                record = {**_asked(case, keys[case.id]), **shared, **_outcome(reply)}
                 write(record | score(record) if record["status"] == "ok" else record)
                 failed = failed + 1 if isinstance(reply, Exception) else 0
                 if failed == IN_A_ROW:
@@ -329,7 +329,7 @@ def _replies(who, batch: list[Case], settings: dict) -> list:
     return replies
 
 
-def _told(case: Case, key: str) -> dict:
+def _asked(case: Case, key: str) -> dict:
     return {
         "sample_id": case.id,
         "key": key,
@@ -392,18 +392,18 @@ def _lines(file: Path) -> Iterator[dict]:
 def _parse(line: bytes) -> tuple[list[dict], int]:
     """The records of a line, one as a rule, and how many bytes at its end are none."""
     text = line.decode("utf-8", "surrogateescape")
-    records, place = [], BLANK.match(text).end()
-    while place < len(text):
+    records, position = [], BLANK.match(text).end()
+    while position < len(text):
         try:
-            record, end = json.JSONDecoder().raw_decode(text, place)
-            text[place:end].encode()
+            record, end = json.JSONDecoder().raw_decode(text, position)
+            text[position:end].encode()
         except ValueError:  # also bytes that are no UTF-8
             break
         if not isinstance(record, dict) or not record.keys() >= {"sample_id", "status", "key"}:
             break
         records.append(record)
-        place = BLANK.match(text, end).end()
-    return records, len(text[place:].encode("utf-8", "surrogateescape"))
+        position = BLANK.match(text, end).end()
+    return records, len(text[position:].encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
@@ -445,7 +445,7 @@ def _join(folder: Path) -> None:
 
 
 class _Alone:
-    """What accelerate's PartialState tells, where there is only one process."""
+    """What accelerate's PartialState says, where there is only one process."""
 
     process_index, num_processes, is_main_process = 0, 1, True
 
@@ -454,12 +454,12 @@ class _Alone:
 
 
 def _processes():
-    """This process's place among those that torchrun or `accelerate launch` started."""
+    """This process's rank among those that torchrun or `accelerate launch` started."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _Alone()
     require("official", "accelerate", what="A run of several processes")
     import torch
     from accelerate import PartialState
 
-    # Without a GPU accelerate must be told so, or each process believes that it is alone and asks everything.
+    # Without a GPU accelerate must know that, or each process believes that it is alone and asks everything.
     return PartialState(cpu=not torch.cuda.is_available())

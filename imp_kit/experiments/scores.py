@@ -67,7 +67,7 @@ def edit_share(read: str, truth: str) -> float:
 
 
 def position_accuracy(read: str, truth: str) -> float:
-    """Share of the truth's characters that stand in the reading at the same place."""
+    """Share of the truth's characters that stand in the reading at the same position."""
     read, truth = normalise(read), normalise(truth)
     return sum(a == b for a, b in zip(read, truth, strict=False)) / len(truth)
 
@@ -114,7 +114,7 @@ def outcome(reply: str, code: str, caption: str) -> str:
 def is_invented(reply: str) -> bool:
     """Whether a reply about a picture without text gives one: it quotes some, or claims some and denies none.
 
-    A reply that is a single word or code, as one who was told to give nothing else would answer, gives one, too.
+    A reply that is a single word or code, as one who was asked for nothing else would answer, gives one, too.
     """
     plain = reply.replace("’", "'")
     if QUOTED.search(plain):

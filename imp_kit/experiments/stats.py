@@ -46,6 +46,11 @@ def wilson(right: int, total: int) -> Share:
     return Share(right, total, float(interval.low), float(interval.high))
 
 
+def share_of(flags: Sequence[bool]) -> Share:
+    """The share of true flags, with its interval; see `wilson`."""
+    return wilson(sum(map(bool, flags)), len(flags))
+
+
 def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> float:
     """Two-sided p-value that two conditions, right or wrong on the same items, differ by chance.
 

@@ -14,6 +14,7 @@ EXTRAS = {
     "measure": {
         "scipy": "scipy",
         "matplotlib": "matplotlib",
+        "pandas": "pandas",
         "scikit-image": "skimage",
         "rapidfuzz": "rapidfuzz",
         "sacrebleu": "sacrebleu",

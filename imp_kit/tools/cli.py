@@ -371,7 +371,7 @@ def measure_speed(args: argparse.Namespace) -> None:
 
 def probe_loading(args: argparse.Namespace) -> None:
     """Try calls in versions of transformers; the table goes to a file, and in words to stdout."""
-    from imp_kit.experiments.transformers_matrix.measure import RUNS, VERSIONS, measure, save_picture, summary
+    from imp_kit.experiments.transformers_matrix.measure import RUNS, VERSIONS, measure, save_plot, summary
 
     if args.plot:
         require("measure", "matplotlib", what="The plot")  # before minutes of work
@@ -379,7 +379,7 @@ def probe_loading(args: argparse.Namespace) -> None:
     rows = measure(args.versions or VERSIONS, args.csv or RUNS / "loading.csv", args.environments or RUNS)
     print(summary(rows))
     if args.plot:
-        save_picture(rows, args.plot)
+        save_plot(rows, args.plot)
 
 
 def probe_answers(args: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ LONGEST = 12
 CODE_FACE, CAPTION_FACE, CAPTION_EM = "DejaVuSansMono-Bold.ttf", "DejaVuSans.ttf", 21
 GROUND = 255
 # Factors draw from random streams of their own, so that changing one leaves all that the others do as it was.
-_CODE, _PLACE, _ROTATION, _WARP, _LINES, _DOTS = range(6)
+_CODE, _POSITION, _ROTATION, _WARP, _LINES, _DOTS = range(6)
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def draw_code(
 ) -> Image.Image:
     """Draw a code, and a clean caption in the strip below: RGB, 400 x 160.
 
-    `glyph_height` is that of a capital letter, 8 to 48 pixels. Both texts may be empty, which leaves their place blank.
-    Raises SettingError for a text that has no room or characters that the face lacks, a height or seed out of range.
+    `glyph_height` is that of a capital letter, 8 to 48 pixels. Both texts may be empty, which leaves their area blank.
+    Raises SettingError for a text that does not fit or characters that the face lacks, a height or seed out of range.
     """
     if not 8 <= glyph_height <= 48:
         raise SettingError(f"glyph_height is {glyph_height}; give 8 to 48 pixels.")
@@ -96,14 +96,14 @@ def draw_code(
         if strange := sorted({character for character in text if not " " <= character <= "~"}):
             raise SettingError(f"{text!r} has {strange[0]!r}; only the printable characters of ASCII can be drawn.")
     area = _draw_area(code, distortion, seed, glyph_height)
-    picture = Image.new("L", SIZE, GROUND)
-    picture.paste(area, (0, 0))
+    image = Image.new("L", SIZE, GROUND)
+    image.paste(area, (0, 0))
     if caption:
         font = face(CAPTION_FACE, CAPTION_EM)
         if font.getlength(caption) > SIZE[0] - 2 * MARGIN:
             raise SettingError(f"The caption {caption!r} does not fit into {SIZE[0] - 2 * MARGIN} pixels; shorten it.")
-        ImageDraw.Draw(picture).text((SIZE[0] // 2, SIZE[1] - STRIP // 2), caption, 0, font, anchor="mm")
-    return picture.convert("RGB")
+        ImageDraw.Draw(image).text((SIZE[0] // 2, SIZE[1] - STRIP // 2), caption, 0, font, anchor="mm")
+    return image.convert("RGB")
 
 
 def squashed_glyph(distortion: Distortion, glyph_height: int, image_size: int) -> tuple[float, float]:
@@ -114,7 +114,7 @@ def squashed_glyph(distortion: Distortion, glyph_height: int, image_size: int) -
 
 @lru_cache(maxsize=256)
 def face(name: str, em: int) -> ImageFont.FreeTypeFont:
-    """A face of matplotlib's wheel, `em` pixels high; laid out by PIL itself, so that no other library changes it."""
+    """A face of matplotlib's wheel, `em` pixels high; shaped by PIL itself, so that no other library changes it."""
     require("measure", "matplotlib", what="A picture of a code")
     import matplotlib
 
@@ -144,9 +144,9 @@ def _draw_area(code: str, distortion: Distortion, seed: int, glyph_height: int) 
     long = glyph + advance * (len(code) - 1) if code else 0
     if long > width - 2 * MARGIN:
         raise SettingError(f"{code!r} is {long:.0f} pixels wide at this glyph_height, over {width - 2 * MARGIN}.")
-    place, rotation = _random(seed, _PLACE), _random(seed, _ROTATION)
+    position, rotation = _random(seed, _POSITION), _random(seed, _ROTATION)
     slack = (width - long) / 2 - MARGIN
-    x = width / 2 - long / 2 + place.uniform(-1, 1) * min(slack, 16)
+    x = width / 2 - long / 2 + position.uniform(-1, 1) * min(slack, 16)
     side = 2 * glyph_height + 8
     for character in code:
         stencil = Image.new("L", (side, side))

@@ -1,13 +1,14 @@
 """The reading probe: distorted codes and the captions below them. Which samples there are, and what answers are worth.
 
-The pictures are captcha.py's. A cell is one condition; the same seeds are drawn in every cell, so that conditions are
+The images are codes.py's. A cell is one condition; the same seeds are drawn in every cell, so that conditions are
 compared on the same codes. Scores come from a run's records alone.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -30,8 +31,11 @@ from imp_kit.experiments.captcha.codes import (
     squashed_glyph,
 )
 from imp_kit.experiments.runs import Case, Subject
-from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, wilson
+from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, share_of
 from imp_kit.system.extras import require
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 NAME = "captcha"
 SETTINGS = {"max_new_tokens": 60}
@@ -71,7 +75,7 @@ VOWELS = "AEUY"
 class Cell:
     """One condition. What is not named is as in a clean code of eight characters without a caption."""
 
-    level: int = 0  # of captcha.LEVELS
+    level: int = 0  # of codes.LEVELS
     caption: str = "none"  # of CAPTIONS
     question: str = "open"  # of QUESTIONS
     changed: str = ""  # the one thing that differs from the level: of FACTORS, or "length", "charset", "text",
@@ -161,7 +165,7 @@ def _draw(cell: Cell, code: str, caption: str, distortion: Distortion, seed: int
 
 
 def _mixed(word: str, rng: np.random.Generator, spoken: bool) -> str:
-    """The letters of a word in another order: vowels among consonants, which can be spoken, or all behind them."""
+    """The letters of a word in another order: vowels among consonants, which can be spoken, or all after them."""
     vowels, consonants = ([letter for letter in word if (letter in VOWELS) is kind] for kind in (True, False))
     while True:
         rng.shuffle(vowels)
@@ -282,19 +286,59 @@ def samples(records: Sequence[dict]) -> list[Sample]:
 def score(answered: dict) -> dict:
     """What a run writes beside an answer for other readers of its file; the kit itself scores the answer anew."""
     (sample,) = samples([answered])
-    names = ["invented"]
-    if sample.code:
-        names = ["exact", "strict", "contained", "errors", "edit_share", "position"]
+    names = [*SCORES] if sample.code else ["invented"]
     if sample.caption:
         names += ["outcome"]
     return {"extracted": sample.read, "scores": {name: getattr(sample, name) for name in names}}
+
+
+# The scores of an answer about a picture with a code.
+SCORES = ("exact", "strict", "contained", "errors", "edit_share", "position")
+# The columns of a cell, in its fields' order.
+CONDITION = ("level", "caption_kind", "question_kind", "changed", "value")
+# This probe's columns of a frame, see frames.py.
+COLUMNS = {
+    "level": "int64",
+    "caption_kind": "string[python]",
+    "question_kind": "string[python]",
+    "changed": "string[python]",
+    "value": "object",
+    "glyph_width": "float64",
+    "glyph_height": "float64",
+    "caption": "string[python]",
+    "expected": "string[python]",
+    "expected_characters": "Int64",
+    "extracted": "string[python]",
+    "exact": "boolean",
+    "strict": "boolean",
+    "contained": "boolean",
+    "errors": "Int64",
+    "edit_share": "Float64",
+    "position": "Float64",
+    "outcome": "string[python]",
+    "invented": "bool",
+}
+
+
+def row(sample: Sample) -> dict:
+    """One sample's values of COLUMNS. Without a code there are no scores of a reading, without any text no outcome."""
+    found = dict(zip(CONDITION, asdict(sample.cell).values(), strict=True))
+    found |= dict(zip(("glyph_width", "glyph_height"), sample.glyph, strict=True))
+    found |= {"extracted": sample.read, "invented": sample.invented}
+    if sample.code:
+        found |= {"expected": sample.code, "expected_characters": len(scores.normalise(sample.code))}
+        found |= {name: getattr(sample, name) for name in SCORES}
+    if sample.caption:
+        found["caption"] = sample.caption
+    if sample.code or sample.caption:
+        found["outcome"] = sample.outcome
+    return found
 
 
 @dataclass(frozen=True)
 class Summary:
     """One condition's figures, each with its interval over the pictures."""
 
-    cell: Cell
     exact: Share  # the extracted text is the code
     strict: Share  # the whole reply is the code
     contained: Share  # the code stands somewhere in the reply,
@@ -306,56 +350,58 @@ class Summary:
     position_chance: float
 
 
-def summarise(chosen: Sequence[Sample]) -> Summary:
+def summarise(rows: "DataFrame") -> Summary:
     """The figures of samples that show a code, all of one condition. Raises SettingError where there are none."""
-    if not chosen:
+    if rows.empty:
         raise SettingError("There are no answered samples of this condition.")
-    count = len(chosen)
-    shares = (wilson(sum(getattr(s, name) for s in chosen), count) for name in ("exact", "strict", "contained"))
-    codes, reads = [s.code for s in chosen], [s.read for s in chosen]
+    codes, reads, pictures = list(rows.expected), list(rows.extracted), range(len(rows))
     return Summary(
-        chosen[0].cell,
-        *shares,
-        chance=scores.chance_level([s.reply for s in chosen], codes),
-        errors=bootstrap(scores.error_counts(zip(reads, codes, strict=True)), range(count)),
-        edit_share=bounded_mean([s.edit_share for s in chosen], range(count)),
+        *(share_of(rows[name]) for name in ("exact", "strict", "contained")),
+        chance=scores.chance_level(list(rows.answer), codes),
+        errors=bootstrap(rows[["errors", "expected_characters"]], pictures),
+        edit_share=bounded_mean(rows.edit_share, pictures),
         edit_share_chance=scores.chance_level(reads, codes, scores.edit_share),
-        position=bounded_mean([s.position for s in chosen], range(count)),
+        position=bounded_mean(rows.position, pictures),
         position_chance=scores.chance_level(reads, codes, scores.position_accuracy),
     )
 
 
-def select(all_samples: Sequence[Sample], wanted: Callable[[Cell], bool]) -> dict[Cell, list[Sample]]:
-    """The samples of the cells that are wanted, by cell, in the run's order."""
-    found: dict[Cell, list[Sample]] = {}
-    for sample in all_samples:
-        if wanted(sample.cell):
-            found.setdefault(sample.cell, []).append(sample)
-    return found
+def of_cell(frame: "DataFrame", cell: Cell) -> "DataFrame":
+    """The rows of one condition."""
+    for column, value in zip(CONDITION, asdict(cell).values(), strict=True):
+        frame = frame[frame[column] == value]
+    return frame
 
 
-def ladder(all_samples: Sequence[Sample]) -> list[list[Sample]]:
+def _captionless(frame: "DataFrame", changed: str = "") -> "DataFrame":
+    """The rows without a caption, asked by the open question, in which one thing or nothing is changed."""
+    chosen = (frame.caption_kind == "none") & (frame.question_kind == "open") & (frame.changed == changed)
+    return frame[chosen]
+
+
+def ladder(frame: "DataFrame") -> "dict[int, DataFrame]":
     """Codes without a caption, by level."""
-    return list(select(all_samples, lambda c: (c.caption, c.question, c.changed) == ("none", "open", "")).values())
+    return dict(list(_captionless(frame).groupby("level", sort=False)))
 
 
-def lure(all_samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Codes with a caption of any kind, or a caption alone, by cell; and the same codes without."""
-    levels = {s.cell.level for s in all_samples if s.cell.caption not in ("none", "alone")}
-    rows = select(all_samples, lambda c: c.level in levels and not c.changed).values()
+def lure(frame: "DataFrame") -> "dict[tuple[int, str, str], DataFrame]":
+    """Codes with a caption of any kind, or a caption alone, and the same codes without.
+
+    By level, kind of question and kind of caption, in the order of QUESTIONS and CAPTIONS.
+    """
+    levels = set(frame.level[~frame.caption_kind.isin(["none", "alone"])])
+    rows = frame[frame.level.isin(levels) & (frame.changed == "")]
+    groups = dict(list(rows.groupby(["level", "question_kind", "caption_kind"], sort=False)))
     questions, captions = list(QUESTIONS), list(CAPTIONS)
-
-    def place(row: list[Sample]) -> tuple[int, int, int]:
-        cell = row[0].cell
-        return cell.level, questions.index(cell.question), captions.index(cell.caption)
-
-    return sorted(rows, key=place)
+    order = sorted(groups, key=lambda key: (key[0], questions.index(key[1]), captions.index(key[2])))
+    return {key: groups[key] for key in order}
 
 
-def factor(all_samples: Sequence[Sample], name: str, base: int) -> dict[str | float, list[Sample]]:
-    """Samples by the value of one factor around a level, the level's own value among them where it has one."""
-    plain = lambda c: (c.level, c.caption, c.question) == (base, "none", "open")  # noqa: E731
-    found = {c.value: rows for c, rows in select(all_samples, lambda c: plain(c) and c.changed == name).items()}
+def factor(frame: "DataFrame", name: str, base: int) -> "dict[str | float, DataFrame]":
+    """Rows by the value of one factor around a level, the level's own value among them where it has one."""
+    around = frame[frame.level == base]
+    groups = _captionless(around, name).groupby("value", sort=False)
+    found = {rows.value.iloc[0]: rows for _, rows in groups}  # a group's own name may be 30.0 for a value of 30
     own = {
         **{name: getattr(LEVELS[base], name) for name in FACTORS},
         "glyph height": GLYPH_HEIGHT,
@@ -364,14 +410,16 @@ def factor(all_samples: Sequence[Sample], name: str, base: int) -> dict[str | fl
         "shape": "squashed",
     }
     if found and name in own:
-        found[own[name]] = next(iter(select(all_samples, lambda c: plain(c) and not c.changed).values()), [])
+        found[own[name]] = _captionless(around)
     if all(isinstance(value, int | float) for value in found):
         found = dict(sorted(found.items()))
-    return {value: rows for value, rows in found.items() if rows}
+    return {value: rows for value, rows in found.items() if len(rows)}
 
 
-def pairs(one: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """The samples of two conditions that have the same seed, in the same order."""
-    by_seed = {sample.seed: sample for sample in other}
-    both = [sample for sample in one if sample.seed in by_seed]
-    return both, [by_seed[sample.seed] for sample in both]
+def pairs(frame: "DataFrame", level: int) -> "DataFrame":
+    """A level's codes without a caption, each beside the same code with the true one.
+
+    The columns of the latter end with "_captioned".
+    """
+    without, captioned = (of_cell(frame, Cell(level, caption)) for caption in ("none", "true"))
+    return without.merge(captioned, on="seed", suffixes=("", "_captioned"))

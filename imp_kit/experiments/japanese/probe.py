@@ -1,6 +1,6 @@
 """What Japanese costs an answer: paired questions in two languages about the same pictures. Samples and scores.
 
-The sentences are data, japanese.json. Scores are a chain: right in any language, in Japanese, and both. They come from
+The sentences are data, questions.json. Scores are a chain: right in any language, in Japanese, and both. They come from
 a run's records alone.
 """
 
@@ -13,11 +13,12 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -29,8 +30,11 @@ from imp_kit.experiments import scores
 from imp_kit.experiments.drawings import KINDS, Scene, draw, sample_scene
 from imp_kit.experiments.files import write_whole
 from imp_kit.experiments.runs import Case, Subject
-from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, wilson
+from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, share_of
 from imp_kit.system.extras import require
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 NAME = "japanese"
 # One limit for both languages, wide enough for Japanese: its sentences take about three times as many tokens as
@@ -39,13 +43,14 @@ SETTINGS = {"max_new_tokens": 180}
 SCENES = {"smoke": 3, "standard": 60, "full": 300}  # drawn scenes, each with one question
 GENERAL = {"smoke": 1, "standard": 20, "full": 20}  # questions that need no picture
 LANGUAGES = ("English", "Japanese", "Japanese + request")
+ALTERNATIVE = " | "  # between accepted answers, or references, in a frame
 FONT_SIZE = 64  # pixels, of Japanese text in a picture
 CANVAS = (512, 256)
 
 
 @lru_cache(maxsize=1)
 def data() -> dict:
-    """The questions and accepted answers of japanese.json."""
+    """The questions and accepted answers of questions.json."""
     return json.loads(resources.files(__package__).joinpath("questions.json").read_text("utf-8"))
 
 
@@ -144,7 +149,7 @@ def general_cases(number: int, seed: int) -> list[Case]:
 def photograph_cases() -> list[Case]:
     """Questions about photographs of scikit-image, with accepted answers and references.
 
-    japanese.json has the licence of each. Raises SettingError where the package is missing.
+    questions.json has the licence of each. Raises SettingError where the package is missing.
     """
     require("measure", "scikit-image", what="A question about photographs")
     from skimage import data as photographs
@@ -183,7 +188,7 @@ def _in_each_language(part, skill, english: str, japanese: str, picture, truth: 
 
 
 def named(reply: str, topic: str) -> set[str]:
-    """Which members of a closed set of japanese.json a reply names, in English or Japanese."""
+    """Which members of a closed set of questions.json a reply names, in English or Japanese."""
     if topic == "truth":
         return _yes_or_no(_plain(reply))
     terms = data()["terms"]
@@ -270,6 +275,15 @@ def run(
     return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design, score=score))
 
 
+def is_right(reply: str, answer_kind: str, expected: str) -> bool:
+    """Whether a reply gives the expected answer: that of a closed set and no other, or one that is accepted."""
+    if answer_kind == "written":
+        return scores.contains(reply, expected)
+    if answer_kind == "accepted":
+        return bool(mentioned(reply, {"right": {"en": expected.split(ALTERNATIVE), "ja": []}}))
+    return named(reply, answer_kind) == {expected}
+
+
 @dataclass(frozen=True)
 class Sample:
     """One answered sample, scored."""
@@ -285,18 +299,22 @@ class Sample:
     seconds: float | None
 
     @property
+    def answer_kind(self) -> str | None:
+        """What the true answer is: a member of a closed set, named by it, "written" or "accepted"; None without one."""
+        if self.cell.part == "photograph":
+            return "truth" if isinstance(self.truth["accept"], str) else "accepted"
+        return {"scene": self.truth.get("set"), "written": "written"}.get(self.cell.part)
+
+    @property
+    def expected(self) -> str | None:
+        """The true answer, or those that are accepted; None where there is none."""
+        accept = self.truth.get("accept", self.truth.get("answer", self.truth.get("text")))
+        return ALTERNATIVE.join((*accept["en"], *accept["ja"])) if isinstance(accept, dict) else accept
+
+    @property
     def right(self) -> bool | None:
         """Whether the answer is right, in whichever language; None where there is no true one."""
-        if self.cell.part == "scene":
-            return named(self.reply, self.truth["set"]) == {self.truth["answer"]}
-        if self.cell.part == "photograph":
-            accept = self.truth["accept"]
-            if isinstance(accept, str):
-                return named(self.reply, "truth") == {accept}
-            return bool(mentioned(self.reply, {"right": accept}))
-        if self.cell.part == "written":
-            return scores.contains(self.reply, self.truth["text"])
-        return None
+        return None if self.answer_kind is None else is_right(self.reply, self.answer_kind, self.expected)
 
     @property
     def japanese(self) -> bool:
@@ -359,21 +377,63 @@ def samples(records: Sequence[dict]) -> list[Sample]:
     ]
 
 
-def pairs(chosen: Sequence[Sample]) -> tuple[list[bool], list[bool]]:
-    """Right or not when asked in English, and in Japanese, for the drawn scenes that were answered in both."""
-    english, asked = (
-        {(s.cell.skill, s.seed): bool(s.right) for s in chosen if (s.cell.part, s.cell.language) == ("scene", language)}
-        for language in LANGUAGES[:2]
-    )
-    both = [key for key in english if key in asked]
-    return [english[key] for key in both], [asked[key] for key in both]
+# This probe's columns of a frame, see frames.py.
+COLUMNS = {
+    "part": "string[python]",
+    "skill": "string[python]",
+    "language": "string[python]",
+    "picture": "bool",
+    "shown": "string[python]",
+    "answer_kind": "string[python]",
+    "expected": "string[python]",
+    "references": "string[python]",
+    "right": "boolean",
+    "japanese": "bool",
+    "both": "boolean",
+    "bridged": "string[python]",
+    "characters": "int64",
+    "repetition": "float64",
+    "replaced_inside": "int64",
+    "replaced_at_end": "int64",
+}
+
+
+def row(sample: Sample) -> dict:
+    """One sample's values of COLUMNS."""
+    at_end, inside = scores.replacements(sample.reply)
+    right, japanese = sample.right, sample.japanese
+    return asdict(sample.cell) | {
+        "shown": sample.shown,
+        "answer_kind": sample.answer_kind,
+        "expected": sample.expected,
+        "references": ALTERNATIVE.join(sample.truth.get("references", ())) or None,
+        "right": right,
+        "japanese": japanese,
+        "both": None if right is None else right and japanese,
+        "bridged": sample.bridged,
+        "characters": len(sample.reply),
+        "repetition": sample.repetition,
+        "replaced_inside": inside,
+        "replaced_at_end": at_end,
+    }
+
+
+def by_language(frame: "DataFrame") -> "dict[str, DataFrame]":
+    """The rows of each language that has any, in the order of LANGUAGES."""
+    return {language: rows for language in LANGUAGES if len(rows := frame[frame.language == language])}
+
+
+def pairs(frame: "DataFrame", language: str = LANGUAGES[1]) -> "DataFrame":
+    """What was asked in English beside the same in another language, whose columns end with "_other"."""
+    english, other = (frame[frame.language == each] for each in (LANGUAGES[0], language))
+    return english.merge(other, on=["part", "skill", "picture", "shown", "seed"], suffixes=("", "_other"))
 
 
 RATING_COLUMNS = ("reply_id", "question", "reply", "rating")
 
 
 def _reply_id(sample: Sample) -> str:
-    """A name for a rater's table that does not tell the condition, as the sample's own does."""
+    """A name for a rater's table that does not reveal the condition, as the sample's own does."""
     return hashlib.sha256(sample.id.encode()).hexdigest()[:12]
 
 
@@ -423,49 +483,40 @@ class Chain:
     seconds_a_character: Estimate | None
 
 
-def chain(chosen: Sequence[Sample]) -> Chain:
+def chain(rows: "DataFrame") -> Chain:
     """The figures of samples of one condition. Raises SettingError where there are none."""
-    if not chosen:
+    if rows.empty:
         raise SettingError("There are no answered samples of this condition.")
-    count = len(chosen)
-    judged = [s for s in chosen if s.right is not None]
-    replaced = [scores.replacements(s.reply) for s in chosen]
-    ended = [s for s in chosen if s.finish]
+    judged, ended = rows[rows.right.notna()], rows[rows.finish.notna()]
     return Chain(
-        right=wilson(sum(s.right for s in judged), len(judged)) if judged else None,
-        japanese=wilson(sum(s.japanese for s in chosen), count),
-        both=wilson(sum(s.right and s.japanese for s in judged), len(judged)) if judged else None,
-        cut=wilson(sum(s.finish == "length" for s in ended), len(ended)) if ended else None,
-        replaced_inside=sum(inside > 0 for _, inside in replaced),
-        replaced_at_end=sum(end > 0 for end, _ in replaced),
-        repetition=bounded_mean([s.repetition for s in chosen], [s.shown for s in chosen]),
-        tokens_a_character=_a_character(chosen, "tokens"),
-        seconds_a_character=_a_character(chosen, "seconds"),
+        right=share_of(judged.right) if len(judged) else None,
+        japanese=share_of(rows.japanese),
+        both=share_of(judged.both) if len(judged) else None,
+        cut=share_of(ended.finish == "length") if len(ended) else None,
+        replaced_inside=int((rows.replaced_inside > 0).sum()),
+        replaced_at_end=int((rows.replaced_at_end > 0).sum()),
+        repetition=bounded_mean(rows.repetition, rows.shown),
+        tokens_a_character=_a_character(rows, "tokens"),
+        seconds_a_character=_a_character(rows, "seconds"),
     )
 
 
-def _a_character(chosen: Sequence[Sample], name: str) -> Estimate | None:
-    """Tokens or seconds over the characters of the replies that tell of them."""
-    counted = [s for s in chosen if getattr(s, name) is not None]
-    if not any(s.reply for s in counted):
-        return None
-    return bootstrap([(getattr(s, name), len(s.reply)) for s in counted], [s.shown for s in counted])
+def _a_character(rows: "DataFrame", name: str) -> Estimate | None:
+    """Tokens or seconds over the characters of the replies that have them."""
+    counted = rows[rows[name].notna()]
+    return bootstrap(counted[[name, "characters"]], counted.shown) if counted.characters.any() else None
 
 
-def chance(chosen: Sequence[Sample]) -> float | None:
+def chance(rows: "DataFrame") -> float | None:
     """How often replies are right of other items with the same kind of answer: what "right" gives for nothing.
 
     None where there are no two such items.
     """
     hits = [
-        replace(one, truth=other.truth).right
-        for one in chosen
-        for other in chosen
-        if one is not other and one.right is not None and _kind(one) == _kind(other)
+        is_right(answer, kind, expected)
+        for (_, kind), alike in rows.groupby(["part", "answer_kind"])
+        for one, answer in enumerate(alike.answer)
+        for other, expected in enumerate(alike.expected)
+        if one != other
     ]
     return float(np.mean(hits)) if hits else None
-
-
-def _kind(sample: Sample) -> tuple:
-    """Samples of one kind could be answered with each other's answers."""
-    return sample.cell.part, sample.truth.get("set"), isinstance(sample.truth.get("accept"), str)

@@ -72,7 +72,7 @@ class Cut:
     characters: int
     tokens: int
     split: float  # share of the characters whose bytes lie in several tokens
-    broken: float  # share of the places between and after tokens where the bytes so far are no UTF-8
+    broken: float  # share of the positions between and after tokens where the bytes so far are no UTF-8
 
     @property
     def tokens_a_character(self) -> float:
@@ -88,14 +88,14 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Cut:
         for piece in cut:
             at += len(piece)
             ends.append(at)
-        starts, place = [], 0
+        starts, position = [], 0
         for character in text:
-            starts.append(place)
-            place += len(character.encode())
+            starts.append(position)
+            position += len(character.encode())
         inside = set(ends)
-        lasts = [*starts[1:], place]
+        lasts = [*starts[1:], position]
         split += sum(any(byte in inside for byte in range(a + 1, b)) for a, b in zip(starts, lasts, strict=True))
-        broken += len(inside - {*starts, place})
+        broken += len(inside - {*starts, position})
         count, characters, tokens = count + 1, characters + len(text), tokens + len(cut)
     if not characters:
         raise SettingError("There is no text to cut; give one or more.")

@@ -58,7 +58,7 @@ class Row:
     `outcome` is "works", "error" (the call's line raised `error_type`: `message`), "silently wrong" (no error and a
     wrong result) or "not run" (something else went wrong before the line was reached). `what` says what came: the
     module of the class, the module that was asked for, the state of a cache, what is wrong with a result.
-    `digest` names the state of loading_calls.py. `traceback` is not part of the table.
+    `digest` names the state of calls.py. `traceback` is not part of the table.
     """
 
     version: str
@@ -81,7 +81,7 @@ COLUMNS = [field.name for field in fields(Row) if field.name != "traceback"]
 
 
 def script_digest() -> str:
-    """Twelve hexadecimal digits of the SHA-256 of loading_calls.py."""
+    """Twelve hexadecimal digits of the SHA-256 of calls.py."""
     return hashlib.sha256(SCRIPT.read_text("utf-8").encode()).hexdigest()[:12]
 
 
@@ -106,8 +106,8 @@ def read_table(csv: str | os.PathLike = TABLE) -> list[Row]:
         lines.pop()
     for line in lines:
         if not _is_whole(line):
-            told = f"{line['version']}, {line['call']}"
-            raise ImpKitError(f"{csv}: the row of {told} is no row of this table. Delete it, and it is tried again.")
+            name = f"{line['version']}, {line['call']}"
+            raise ImpKitError(f"{csv}: the row of {name} is no row of this table. Delete it, and it is tried again.")
     rows = {(line["version"], line["call"]): Row(**line) for line in lines}
     order = list(CALLS)
     known = [row for row in rows.values() if row.call in CALLS]
@@ -145,13 +145,13 @@ def environment(version: str, folder: str | os.PathLike = RUNS) -> Environment:
     if version == _own_version():
         return Environment(version, None)
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    place = Path(folder).absolute() / f"transformers-{version}-{python}"
-    if not place.is_dir():
-        partial = place.with_name(place.name + ".partial")
+    target = Path(folder).absolute() / f"transformers-{version}-{python}"
+    if not target.is_dir():
+        partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         _pip("install", "--quiet", "--target", str(partial), f"transformers=={version}")
-        partial.rename(place)
-    return Environment(version, place)
+        partial.rename(target)
+    return Environment(version, target)
 
 
 def newest() -> str:
@@ -187,8 +187,8 @@ def _pip(*arguments: str) -> str:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        told = done.stderr.strip().splitlines() or ["it said nothing"]
-        reason = next((line for line in reversed(told) if line.startswith("ERROR:")), told[-1])
+        messages = done.stderr.strip().splitlines() or ["it said nothing"]
+        reason = next((line for line in reversed(messages) if line.startswith("ERROR:")), messages[-1])
         raise ImpKitError(
             f"pip could not install {arguments[-1]} ({reason.removeprefix('ERROR: ').rstrip('.')}). "
             "Check the version and the network; a second run goes on where this one stopped."
@@ -225,29 +225,29 @@ def run_call(call: str, version_env: Environment) -> Row:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            told = error | {"error_type": "TimeoutExpired", "message": f"no end within {PATIENCE} s", "traceback": ""}
+            found = error | {"error_type": "TimeoutExpired", "message": f"no end within {PATIENCE} s", "traceback": ""}
         else:
             if result.exists():
-                told = json.loads(result.read_text("utf-8"))
+                found = json.loads(result.read_text("utf-8"))
             else:
                 last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-                told = error | {"error_type": "CalledProcessError", "message": last, "traceback": done.stderr}
+                found = error | {"error_type": "CalledProcessError", "message": last, "traceback": done.stderr}
         folders = (temporary, top, version_env.folder, SCRIPT.parent, sys.prefix, sys.base_prefix)
         for key in ("message", "what", "traceback"):
             for folder in sorted({str(folder) for folder in folders if folder}, key=len, reverse=True):
-                told[key] = told[key].replace(folder, "…")
-    packages = told.pop("versions")
+                found[key] = found[key].replace(folder, "…")
+    packages = found.pop("versions")
     return Row(
         version=version_env.version,
         call=call,
-        outcome=told["outcome"],
-        error_type=told["error_type"],
-        message=" ".join(told["message"].split()),
-        what=" ".join(told["what"].split()),
+        outcome=found["outcome"],
+        error_type=found["error_type"],
+        message=" ".join(found["message"].split()),
+        what=" ".join(found["what"].split()),
         **{name: packages.get(name, "") for name in ("python", "torch", "huggingface_hub", "tokenizers", "accelerate")},
         date=datetime.now(UTC).date().isoformat(),
         digest=script_digest(),
-        traceback=told["traceback"],
+        traceback=found["traceback"],
     )
 
 
@@ -300,10 +300,10 @@ def measure(
                 if not calls:
                     continue
                 bar.set_description(f"transformers {version}")
-                place = environment(version, environments)
+                packages = environment(version, environments)
                 executor = ThreadPoolExecutor(CHILDREN)
                 try:
-                    for future in as_completed([executor.submit(run_call, call, place) for call in calls]):
+                    for future in as_completed([executor.submit(run_call, call, packages) for call in calls]):
                         append(_line(future.result()))
                         bar.update()
                 except KeyboardInterrupt:
@@ -345,12 +345,12 @@ def summary(rows: Sequence[Row]) -> str:
     """The table in words: a call, and under it what it does in which versions."""
     lines = []
     for call in CALLS.values():
-        told = []
+        outcomes = []
         for run in spans(rows, call.id):
             first, last = run[0].version, run[-1].version
-            told.append(f"{_word(_kind(run[0]))} in {first if first == last else f'{first} to {last}'}")
-        if told:
-            lines.append(f"{call.label}\n    {'; '.join(told)}")
+            outcomes.append(f"{_word(_kind(run[0]))} in {first if first == last else f'{first} to {last}'}")
+        if outcomes:
+            lines.append(f"{call.label}\n    {'; '.join(outcomes)}")
     return "\n".join(lines)
 
 
@@ -401,8 +401,8 @@ def draw(rows: Sequence[Row], calls: Iterable[str] = CALLS) -> "Figure":
             x = 0
             for kind, run in groupby((known.get((call.id, version)) for version in versions), key=_kind):
                 outcome, length, word = kind[0], len(list(run)), _word(kind)
-                place = (x, y + 0.015), length, row_height - 0.03
-                axes.add_patch(Rectangle(*place, facecolor=COLORS[outcome], linewidth=0))
+                rectangle = (x, y + 0.015), length, row_height - 0.03
+                axes.add_patch(Rectangle(*rectangle, facecolor=COLORS[outcome], linewidth=0))
                 axes.vlines(x, y, y + row_height, color="white", linewidth=2)
                 if outcome in (WORKS, NOT_RUN):
                     word = ""
@@ -426,8 +426,10 @@ def draw(rows: Sequence[Row], calls: Iterable[str] = CALLS) -> "Figure":
     figure.legend(
         handles=handles, loc="lower left", bbox_to_anchor=corner, ncols=len(seen), fontsize=8.5, frameon=False
     )
-    told = "   ".join(f"{letter} {word}" for letter, word in sorted((letter, word) for word, letter in letters.items()))
-    figure.text(1 - right / width, 0.45 / height, told, fontsize=8, ha="right")
+    legend = "   ".join(
+        f"{letter} {word}" for letter, word in sorted((letter, word) for word, letter in letters.items())
+    )
+    figure.text(1 - right / width, 0.45 / height, legend, fontsize=8, ha="right")
     beside = f"Python {_all(rows, 'python')}, torch {_all(rows, 'torch')}; tiny checkpoints that are built as Imp's are"
     figure.text(0.015, 0.14 / height, beside, fontsize=7.5, color="#555555")
     return figure
@@ -442,11 +444,14 @@ def _all(rows: Sequence[Row], column: str) -> str:
     return ", ".join(sorted({getattr(row, column) for row in rows} - {""}))
 
 
-def save_picture(rows: Sequence[Row], file: str | os.PathLike) -> None:
+def save_plot(rows: Sequence[Row], file: str | os.PathLike) -> None:
     """Draw the whole table into a file. Raises ImpKitError."""
-    figure, picture = draw(rows), io.BytesIO()
+    figure, image = draw(rows), io.BytesIO()
     try:
-        figure.savefig(picture, dpi=200, format=Path(file).suffix.removeprefix(".") or None)
+        figure.savefig(image, dpi=200, format=Path(file).suffix.removeprefix(".") or None)
     except ValueError as error:
         raise ImpKitError(f"The picture {file} cannot be written ({error}).") from error
-    write_whole(file, picture.getvalue())
+    write_whole(file, image.getvalue())
+
+
+save_picture = save_plot  # its earlier name

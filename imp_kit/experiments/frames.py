@@ -1,0 +1,124 @@
+"""The answers of a run with their scores as a pandas DataFrame: a row for each sample."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING
+
+from imp_kit.errors import RunError
+from imp_kit.experiments.captcha import probe as captcha
+from imp_kit.experiments.japanese import probe as japanese
+from imp_kit.experiments.runs import read, read_head
+from imp_kit.system.extras import require
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+PROBES = {captcha.NAME: captcha, japanese.NAME: japanese}
+# Facts that the kit's scores need, for each experiment.
+TRUTH = {captcha.NAME: {"code", "caption", "glyph"}, japanese.NAME: set()}
+# Columns of every experiment. Text is kept as Python's strings: pyarrow cannot hold half a character.
+COLUMNS = {
+    "experiment": "string[python]",
+    "checkpoint": "string[python]",
+    "revision": "string[python]",
+    "size": "string[python]",
+    "run_seed": "Int64",
+    "sample_id": "string[python]",
+    "seed": "int64",
+    "question": "string[python]",
+    "answer": "string[python]",
+    "status": "string[python]",
+    "finish": "string[python]",
+    "tokens": "Int64",
+    "seconds": "Float64",
+}
+
+
+def samples_frame(run: str | os.PathLike) -> "DataFrame":
+    """The answered samples of a run's folder, a row each, in the order in which they were first asked.
+
+    Scores are made anew from the answers. Failed samples have no row. What is unknown, or makes no sense for a sample,
+    is missing (pandas.NA).
+
+    Columns of every experiment, and their dtypes:
+
+    - experiment, checkpoint, revision, size (string), run_seed (Int64): the run's, from run.json. `revision` is missing
+      for a local checkpoint.
+    - sample_id (string), seed (int64): the sample's.
+    - question, answer, status (string); `status` is "ok".
+    - finish (string): "stop", or "length" where the limit of tokens ended the answer.
+    - tokens (Int64), seconds (Float64): of the answer.
+    - expected (string): the right answer; where several are accepted, they stand between " | ".
+
+    Of the reading probe, "captcha":
+
+    - level (int64), caption_kind, question_kind, changed (string), value (object: a text or a number): the condition.
+    - glyph_width, glyph_height (float64): of a character, as fractions of the image's width and height.
+    - caption (string): the caption below the code. expected_characters (Int64): letters and digits of the code.
+    - extracted (string): what the answer says is written.
+    - exact, strict, contained (boolean): the extracted text is the code; the whole answer is; the code is in it.
+    - errors (Int64): edits from the code to the extracted text, whose sum over that of expected_characters is the CER.
+      edit_share (Float64, 0 to 1): edits over the longer text. position (Float64, 0 to 1): characters in position.
+    - outcome (string): "code", "both", "caption only" or "neither". invented (bool): the answer gives some text.
+
+    Of "japanese":
+
+    - part, skill, language (string), picture (bool): the condition. shown (string): what the question is about;
+      questions with the same value share an image.
+    - answer_kind (string): the closed set that the right answer is from, or "written" or "accepted".
+    - references (string): good answers to compare with, with " | " between them.
+    - right, both (boolean): right in any language; right and in Japanese. japanese (bool): in Japanese.
+    - bridged (string): the answer to an English question, in Japanese by dictionary.
+    - repetition (float64, 0 to 1). characters, replaced_inside, replaced_at_end (int64): of the answer, and its U+FFFD.
+
+    Raises RunError for a folder that holds no run, a run of an experiment without scores, a record that lacks what this
+    version reads, or a run without an answer; SettingError where pandas or a score's package is missing.
+    """
+    require("measure", "pandas", what="A table of samples")
+    head = read_head(run)
+    records = complete(read(run), run, head["experiment"])
+    try:
+        return frame_of(records, head)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{run} holds a value of an unexpected type ({error}). Run the probe anew in a new folder."
+        ) from None
+
+
+def complete(records: list[dict], run: str | os.PathLike, experiment: str) -> list[dict]:
+    """The records, once each answered one is known to hold what scores need. Raises RunError."""
+    if experiment not in PROBES:
+        raise RunError(f"{run} holds a run of {experiment!r}; the kit has scores of {', '.join(PROBES)}.")
+    factors = {field.name: field.default is MISSING for field in fields(PROBES[experiment].Cell)}
+    answered = [record for record in records if record["status"] == "ok"]
+    for record in answered:
+        lacking = {"factors", "truth", "seed", "question", "answer"} - record.keys()
+        if not lacking:
+            lacking = {name for name, needed in factors.items() if needed and name not in record["factors"]}
+            lacking |= (TRUTH[experiment] - record["truth"].keys()) | (record["factors"].keys() - factors)
+        if lacking:
+            raise RunError(
+                f"{run}: the record of {record['sample_id']!r} has not what this version of the kit reads "
+                f"({', '.join(sorted(lacking))}); make the report with the version that made the run, or run it anew."
+            )
+    if not answered:
+        raise RunError(f"{run} holds no answered sample; run the probe again first.")
+    return records
+
+
+def frame_of(records: Sequence[dict], head: dict) -> "DataFrame":
+    """The same for records that were read already. `head` is what run.json holds; it names the experiment at least."""
+    require("measure", "pandas", what="A table of samples")
+    import pandas
+
+    probe = PROBES[head["experiment"]]
+    dtypes = COLUMNS | probe.COLUMNS
+    run = {name: head.get(name) for name in ("experiment", "checkpoint", "revision", "size")}
+    run["run_seed"] = head.get("seed")
+    answered = [record for record in records if record["status"] == "ok"]
+    rows = [
+        run | {name: record.get(name) for name in COLUMNS.keys() - run.keys()} | probe.row(sample)
+        for record, sample in zip(answered, probe.samples(answered), strict=True)
+    ]
+    return pandas.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
