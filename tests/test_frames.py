@@ -11,7 +11,7 @@ from test_reading import reader
 from test_report import speaker_of_all
 
 import imp_kit
-from imp_kit.experiments import captcha, frames, japanese, transformers_matrix
+from imp_kit.experiments import captcha, frames, japanese
 from imp_kit.experiments.captcha.probe import Cell, case
 from imp_kit.experiments.frames import samples_frame
 from imp_kit.experiments.runs import Subject, run
@@ -163,7 +163,7 @@ def test_pandas_comes_with_the_first_table_and_torch_not_even_then(runs):
 
 
 def test_folders_of_experiments_offer_their_names():
-    for folder in (captcha, japanese, transformers_matrix):
+    for folder in (captcha, japanese):
         assert folder.__doc__
         assert [name for name in folder.__all__ if not hasattr(folder, name)] == []
     assert captcha.draw_code(captcha.sample_code(1), seed=1).size == captcha.SIZE

@@ -267,3 +267,9 @@ def test_the_ocr_reads_clean_codes_in_each_way_and_its_parts_stay_apart():
 def test_no_samples_have_no_figures():
     with pytest.raises(imp_kit.SettingError, match="no answered samples"):
         summarise(framed([]))
+
+
+@pytest.mark.parametrize("figure", [reading.ladder, reading.lure, summarise, lambda s: reading.pairs(s, 0)])
+def test_a_list_of_samples_is_told_where_its_table_is(figure):
+    with pytest.raises(imp_kit.SettingError, match=r"samples_frame.*not of a list"):
+        figure([])

@@ -350,8 +350,18 @@ class Summary:
     position_chance: float
 
 
+def _check_frame(frame: object) -> None:
+    """Raise SettingError for a list of samples, of which these figures were before there was a table of them."""
+    if not hasattr(frame, "groupby"):
+        raise SettingError(
+            f"These figures are of the table that imp_kit.experiments.frames.samples_frame(FOLDER OF THE RUN) gives, "
+            f"not of a {type(frame).__name__}."
+        )
+
+
 def summarise(rows: "DataFrame") -> Summary:
     """The figures of samples that show a code, all of one condition. Raises SettingError where there are none."""
+    _check_frame(rows)
     if rows.empty:
         raise SettingError("There are no answered samples of this condition.")
     codes, reads, pictures = list(rows.expected), list(rows.extracted), range(len(rows))
@@ -381,6 +391,7 @@ def _captionless(frame: "DataFrame", changed: str = "") -> "DataFrame":
 
 def ladder(frame: "DataFrame") -> "dict[int, DataFrame]":
     """Codes without a caption, by level."""
+    _check_frame(frame)
     return dict(list(_captionless(frame).groupby("level", sort=False)))
 
 
@@ -389,6 +400,7 @@ def lure(frame: "DataFrame") -> "dict[tuple[int, str, str], DataFrame]":
 
     By level, kind of question and kind of caption, in the order of QUESTIONS and CAPTIONS.
     """
+    _check_frame(frame)
     levels = set(frame.level[~frame.caption_kind.isin(["none", "alone"])])
     rows = frame[frame.level.isin(levels) & (frame.changed == "")]
     groups = dict(list(rows.groupby(["level", "question_kind", "caption_kind"], sort=False)))
@@ -399,6 +411,7 @@ def lure(frame: "DataFrame") -> "dict[tuple[int, str, str], DataFrame]":
 
 def factor(frame: "DataFrame", name: str, base: int) -> "dict[str | float, DataFrame]":
     """Rows by the value of one factor around a level, the level's own value among them where it has one."""
+    _check_frame(frame)
     around = frame[frame.level == base]
     groups = _captionless(around, name).groupby("value", sort=False)
     found = {rows.value.iloc[0]: rows for _, rows in groups}  # a group's own name may be 30.0 for a value of 30
@@ -421,5 +434,6 @@ def pairs(frame: "DataFrame", level: int) -> "DataFrame":
 
     The columns of the latter end with "_captioned".
     """
+    _check_frame(frame)
     without, captioned = (of_cell(frame, Cell(level, caption)) for caption in ("none", "true"))
     return without.merge(captioned, on="seed", suffixes=("", "_captioned"))
