@@ -6,6 +6,7 @@ that scoring is an exact match. A new lesson is one function in `LESSONS` and it
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -39,136 +40,14 @@ DO_OPENERS = ("Please ", "Now ", "Look at the picture. ", "Look at this image. "
 LEADS = ("Can you tell me {}?", "Could you tell me {}?", "Do you know {}?", "Tell me {}.",
          "Please tell me {}.", "I want to know {}.", "Can you say {}?", "Say {}.")  # fmt: skip
 
-# Core templates by meaning: "+" the trained ones, "-" those kept back to test understanding, made only of
-# words that training uses elsewhere. One that starts with "~" is a clause and goes into one of LEADS.
-_SHEET = """
-caption + Describe the {pic}. | Describe this {pic}. | What does the {pic} show? | What do you see{in}? |
-  What can you see{in}? | Describe the {pic} in a few words. | Give a short description of the {pic}. |
-  Write a caption for the {pic}. | ~what the {pic} shows | ~what you see{in} | What is shown{in}? |
-  Caption this {pic}. | What objects are there{in}?
-caption - Write a short description of what you see{in}. | Which things can you see{in}? |
-  Say in a few words what is shown.
-what + What is this? | What is in the {pic}? | What is in this {pic}? | What's this? | What's in the {pic}?
-  | ~what this is | ~what is in the {pic} | What is that? | What is it that the {pic} contains?
-what - What is it that you see{in}? | What does this {pic} contain?
-detail + Describe the {pic} in detail. | Describe this {pic} in detail. |
-  Give a detailed description of the {pic}. | Describe everything{in}. |
-  Write a long description of the {pic}. | Explain the {pic} in detail. |
-  What do you see{in}? Describe it in detail. | ~in detail what the {pic} shows |
-  Describe each thing{in} and where it is. | Can you describe the {pic} in detail?
-detail - Explain in detail what you see{in}. | Give a long and detailed description of this {pic}.
-caption_one + Describe the {x}{in}. | Describe the {x}. | What does the {x} look like? |
-  Give a description of the {x}{in}. | ~what the {x}{in} looks like | Describe only the {x}{in}. |
-  What can you say about the {x}{in}? | Tell me about the {x}{in}. | Can you describe the {x}{in}?
-caption_one - What can you tell me about the {x}{in}? | Write a description of only the {x}.
-color + What color is the {x}{in}? | What color is the {x}? | What are the colors of the {x}{in}? |
-  What is the color of the {x}{in}? | Which color is the {x}{in}? | Which color does the {x}{in} have? |
-  What color does the {x} have{in}? | ~what color the {x} is | ~the color of the {x}{in} |
-  ~which color the {x}{in} is | Name the color of the {x}{in}. | The {x}{in}: what color is it? |
-  What colors does the {x} have? | In what color is the {x} drawn?
-color - Say which color the {x} has. | The {x} has which color{in}? | Name the color that the {x} has.
-shirt + What color is the person's shirt{in}? | What color is the person's shirt? |
-  Which color is the person's shirt? | What is the color of the person's shirt{in}? |
-  What color is the shirt{in}? | ~the color of the shirt | ~what color the person's shirt is |
-  What color does the person wear{in}? | Name the color of the person's shirt. |
-  What color of shirt is the person wearing{in}?
-shirt - Which color does the shirt of the person have? | The person's shirt has which color{in}?
-wearing + ~what shirt the person has | What is the person wearing{in}? | What is the person wearing? |
-  What does the person wear{in}? | ~what the person is wearing | What clothes is the person wearing? |
-  Describe the person's clothes. | What shirt is the person wearing{in}? | Which shirt does the person wear?
-wearing - Describe the clothes that the person is wearing. | The person{in} is wearing what?
-what_colored + What is the {c} thing{in}? | What is the {c} object{in}? | What shape is {c}{in}? |
-  What is {c}{in}? | Which thing is {c}{in}? | Which object{in} is {c}? | ~what the {c} thing is |
-  ~which object is {c} | Name the {c} object{in}. | What kind of thing is the {c} one? |
-  What kind of object is {c}{in}?
-what_colored - Name the thing that is {c}. | Which kind of thing is the {c} object{in}? |
-  The {c} thing{in} is what?
-what_placed + What is {place}? | What is {place} of the {pic}? | Which thing is {place}{in}? |
-  Which object is {place} of the {pic}? | ~what is {place} | What do you see {place}? |
-  What is the thing {place}? | What is shown {place}{in}? | Name the object {place}. |
-  What object is {place}{in}? | What can you see {place} of the {pic}?
-what_placed - Name the thing that is {place}. | Which object can you see {place}? |
-  What kind of object do you see {place}?
-count + How many {xs} are there{in}? | How many {xs} are there? | How many {xs} are in the {pic}? |
-  How many {xs} do you see{in}? | How many {xs} can you see? | ~how many {xs} there are{in} |
-  ~the number of {xs}{in} | Count the {xs}{in}. | What is the number of {xs}{in}? |
-  How many {xs} does the {pic} show? | How many {xs} are shown{in}? | How many {xs} does the {pic} contain?
-count - Give the number of {xs}{in}. | How many {xs} does this {pic} have? |
-  Look and count how many {xs} you see.
-position + Where is the {x}{in}? | Where is the {x}? | Where's the {x}? | Where is the {x} located{in}? |
-  Where can you see the {x}? | In which part of the {pic} is the {x}? | ~where the {x} is{in} |
-  ~the position of the {x} | What is the position of the {x}{in}? | Where does the {x} appear{in}? |
-  Find the {x}{in}. | At which place is the {x}{in}? | Where do you see the {x}{in}?
-position - Name the place where the {x} is{in}. | In which part can you see the {x}? |
-  Say what position the {x} has{in}.
-exists + Is there {a}{in}? | Is there {a}? | Do you see {a}{in}? | Can you see {a}{in}? |
-  Does the {pic} show {a}? | ~if there is {a}{in} | Does the {pic} contain {a}? | Is {a} shown{in}? |
-  Is {a} in the {pic}? | Does this {pic} have {a}? | Does {a} appear{in}?
-exists - Would you say there is {a}{in}? | Do you see that there is {a}{in}?
-is_color + Is the {x} {c}? | Is the {x}{in} {c}? | Is the color of the {x} {c}? | Does the {x} look {c}? |
-  ~if the {x}{in} is {c} | Is {c} the color of the {x}{in}? | Would you say the {x} is {c}? |
-  Is it true that the {x} is {c}? | Can you see that the {x} is {c}?
-is_color - Do you see that the {x} is {c}? | Does the {x} have the color {c}?
-relation + Is the {x} {rel} the {y}? | Is the {x} {rel} the {y}{in}? | ~if the {x} is {rel} the {y} |
-  Is the {x} located {rel} the {y}? | Is it true that the {x} is {rel} the {y}? |
-  Do you see the {x} {rel} the {y}? | Is the position of the {x} {rel} the {y}? |
-  Would you say the {x} is {rel} the {y}?
-relation - Does the {x} appear {rel} the {y}? | Can you see the {x} {rel} the {y}?
-is_holding + Is the person holding {a}? | Is the person{in} holding {a}? | Does the person hold {a}? |
-  ~if the person is holding {a} | Does the person have {a} in the hand? |
-  Is it true that the person is holding {a}? | Is the person carrying {a}? |
-  Can you see the person holding {a}?
-is_holding - Would you say the person is holding {a}? | Do you see the person carrying {a}?
-holding + What is the person holding{in}? | What is the person holding? | What does the person hold{in}? |
-  ~what the person is holding | What is in the person's hand? | What does the person have in the hand? |
-  What object is the person holding{in}? | Which thing is the person holding? |
-  What is the person carrying{in}? | Name the object that the person is holding.
-holding - Say what the person has in the hand. | Which object is the person carrying{in}? |
-  The person is holding which thing?
-locate + Please provide the bounding box coordinate of the region this sentence describes: {a}. |
-  Please provide the bounding box coordinate of the region this sentence describes: the {x}. |
-  Please provide the bounding box coordinate of the region this sentence describes: {x} |
-  Give the bounding box of the {x}. | What is the bounding box of the {x}{in}? | ~the bounding box of the {x}{in} |
-  Provide the box of the {x}. | Where is the {x}? Answer with a bounding box. | Find the {x} and give its box.
-locate - Provide the bounding box of {a}{in}. | Say in which box the {x} is{in}.
-region + Please provide a short description for this region: {box}. |
-  Please provide a short description for this region: {box} | What is in this region: {box}? |
-  Describe the region {box}. | Describe what is in the box {box}. | What does the region {box} show? |
-  What do you see in the region {box}?
-region - Give a short description of the region {box}. | Which thing is in this box: {box}?
-read + What text can you see{in}? | What does the text say? | What is written{in}? | Read the text{in}. |
-  Read the text. | Read what is written{in}. | ~what is written{in} | ~what the text{in} says |
-  What text is there{in}? | What text does the {pic} show? | Which characters do you see{in}? |
-  What text does the {pic} contain? | Please read out everything that is written. | Write down the text{in}. |
-  What can you read{in}? | Copy the text{in}. | What characters does the text have?
-read - What text is written{in}? | Say what you can read{in}. | Which text does this {pic} show?
-upper + What does the upper line say? | Read the upper line. | Read only the upper line. | What is written above? |
-  ~what the upper line says | What text is in the upper line{in}? | Ignore the lower line. What is written? |
-  Read only the text above. | What is written in the upper line? | Ignore the lower line and read the other one. |
-  Copy only the upper line.
-upper - Which text does the upper line have? | Say what is written in the line above.
-code + Read the text without the caption. | Ignore the caption. What is written? | What is written above the caption? |
-  Read only the characters above the caption. | What does the text without the caption say? |
-  Read only the code. | What is the code{in}? | Ignore the caption and read the code. | ~what the code is
-code - Read the code and ignore the caption{in}. | Which code is written above the caption?
-lower + What does the lower line say? | Read the lower line. | Read only the lower line. | What is written below? |
-  ~what the lower line says | What text is in the lower line{in}? | Ignore the upper line. What is written? |
-  Read only the text below. | What is written in the lower line? | Copy only the lower line.
-lower - Which text does the lower line have? | Say what is written in the line below.
-it_color + What color is it? | And its color? | Which color? | What is its color? | Which color is it? |
-  And what color is it? | What color? | What color does it have? | Tell me its color. | What are its colors?
-it_color - Which color does it have? | Its color? | Name its color.
-it_position + Where is it? | And where is it? | Where is it{in}? | Where? | And its position? |
-  What is its position? | Where is it located? | Where do you see it? | Tell me where it is. |
-  In which part of the {pic} is it?
-it_position - Its position? | Where does it appear? | Name its position.
-and_other + And the {x}? | What about the {x}? | And what about the {x}? | And that of the {x}? |
-  How about the {x}? | The same question about the {x}. | Now the {x}?
-and_other - And now the {x}? | And how about the {x}?
-"""
 
+def _read_wordings() -> dict[str, dict[str, tuple[str, ...]]]:
+    """wordings.txt: templates by meaning, "+" the trained ones, "-" those kept back to test understanding.
 
-def _read_sheet(sheet: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    The latter are made only of words that training uses elsewhere. A template that starts with "~" is a clause and goes
+    into one of LEADS.
+    """
+    sheet = Path(__file__).with_name("wordings.txt").read_text("utf-8")
     wordings: dict[str, dict[str, tuple[str, ...]]] = {}
     for entry in " ".join(sheet.split("\n  ")).strip().split("\n"):
         meaning, sign, templates = entry.split(" ", 2)
@@ -177,7 +56,7 @@ def _read_sheet(sheet: str) -> dict[str, dict[str, tuple[str, ...]]]:
     return wordings
 
 
-WORDINGS = _read_sheet(_SHEET)
+WORDINGS = _read_wordings()
 
 
 @dataclass(frozen=True)
