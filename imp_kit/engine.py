@@ -122,6 +122,11 @@ class Conversation:
         """Positions of the prefix, read or not."""
         return self.engine.prefix_length(self.image) if self._prefix is None else self._prefix.length
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the prefix was read before."""
+        return self._prefix is not None
+
     def prefix(self) -> KVCache:
         """The prefix, read if it was not yet. Raises MemoryLimitError."""
         return self.engine.read_prefix(self.image) if self._prefix is None else self._prefix
@@ -241,7 +246,7 @@ class Engine:
             cache = self._gather(turns, sampling)
             if self.model.device.type == "cuda":
                 torch.cuda.synchronize(self.model.device)
-            looked = time.perf_counter()
+            looked = start if all(turn.conversation.is_read for turn in turns) else time.perf_counter()
             lengths = [len(turn.ids) for turn in turns]
             prompts = [self.model.splice([turn.ids])[0] for turn in turns]
             embeddings = pad_sequence(prompts, batch_first=True, padding_side="left")
@@ -251,13 +256,13 @@ class Engine:
             ended: set[int] = set()
             steps = generate(self.model, embeddings, cache, sampling, self.stop_ids, padding, ended, indices)
         limits = [min(sampling.max_new_tokens, self._room(turn) + 1) for turn in turns]  # the last token is not read
-        first = looked
+        first = None
         while True:
             with out_of_memory_errors(what), self.threads.use(threads):
                 tokens = next(steps, None)
             if tokens is None:
                 break
-            first = time.perf_counter() if first is looked else first
+            first = first or time.perf_counter()
             pieces = [
                 "" if turn.done or token is None else turn.take(token, self.stop_ids, limit)
                 for turn, token, limit in zip(turns, tokens, limits, strict=True)
@@ -269,6 +274,7 @@ class Engine:
         if any(pieces):
             yield pieces
         end = time.perf_counter()
+        first = first or end
         for turn in turns:
             turn.check()
             answer = turn.answer = Answer(

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import imp_kit
-from imp_kit import device as machine
+from imp_kit.model import memory
 from imp_kit.model.sampling import Sampling
 
 IMAGES = Path(__file__).parent.parent / "images"
@@ -390,8 +390,8 @@ def test_the_file_cache_of_a_container_counts_as_free(monkeypatch, tmp_path):
     told = {"memory.max": "3000000", "memory.current": "2500000", "memory.stat": "anon 500000\ninactive_file 2000000"}
     for name, text in told.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(machine, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path))
-    assert machine.free_memory(torch.device("cpu")) == 2_500_000
+    monkeypatch.setattr(memory, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path))
+    assert memory.free_memory(torch.device("cpu")) == 2_500_000
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64])
@@ -402,7 +402,7 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(kind):
 
 def test_the_likeliest_token_stays_whatever_top_p_is():
     logits = torch.tensor([[0.0, 3.0, 1.0]])
-    assert Sampling(temperature=1.0, top_p=1e-46, seed=0).pick(logits, torch.Generator()).tolist() == [1]
+    assert Sampling(temperature=1.0, top_p=1e-46, seed=0).pick(logits, [torch.Generator()]).tolist() == [1]
 
 
 @pytest.mark.parametrize(
