@@ -84,6 +84,19 @@ def test_a_stop_text_ends_its_row_only(imp):
     assert (first.finish, str(second)) == ("stop", whole[1])
 
 
+def test_drawn_answers_do_not_depend_on_the_batch(imp):
+    """Each is drawn by the seed and its place in the list: alone, beside others, and where others end before it."""
+    settings = {"temperature": 2.0, "seed": 5, "max_new_tokens": 25, "progress": False}
+    pairs = [(BUS, "Describe the image."), (DOOR, "What color is the door?"), (BUS, "Is there a bus?")] * 3
+    alone = imp.ask_many(pairs, batch_size=1, **settings)
+    assert len({answer.token_ids for answer in alone[::3]}) == 3  # of one question
+    assert len({answer.tokens for answer in alone}) > 2
+    assert str(imp.ask(*pairs[0], temperature=2.0, seed=5, max_new_tokens=25)) == str(alone[0])
+    for batch_size in (2, 4, 9):
+        together = imp.ask_many(pairs, batch_size=batch_size, **settings)
+        assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
+
+
 def test_the_limit_of_tokens_is_told(imp):
     (answer,) = imp.ask_many([(BUS, "Describe the image.")], max_new_tokens=2)
     assert (answer.finish, answer.tokens) == ("length", 2)

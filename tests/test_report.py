@@ -305,6 +305,20 @@ def test_a_probe_says_what_failed_and_what_is_new(tmp_path, capsys):
     assert told in capsys.readouterr().out
 
 
+def test_plots_show_the_shares_with_their_intervals(runs):
+    """The ladder's points are the shares of codes in the answers, its bars from one end of Wilson's to the other."""
+    samples = reading.samples(read(runs / "reading"))
+    (axes,) = plots.ladder({"planted": samples}).axes
+    rows = reading.ladder(samples)
+    shares = [plots.wilson(sum(s.code in s.reply for s in row), len(row)) for row in rows]
+    assert 0 < sum(share.right for share in shares) < sum(share.total for share in shares)
+    points, _, (bars,) = axes.containers[0]
+    assert points.get_xdata().tolist() == [row[0].cell.level for row in rows]
+    assert points.get_ydata() == pytest.approx([share.share for share in shares])
+    ends = [ends for bar in bars.get_segments() for ends in bar[:, 1]]
+    assert ends == pytest.approx([end for share in shares for end in (share.low, share.high)])
+
+
 def test_pictures_in_a_grid():
     tile = Image.new("RGB", (40, 20), "red")
     sheet = plots.pictures([("one", tile), ("two", tile), ("three", tile)], columns=2)
