@@ -19,7 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import imp_kit
-from imp_kit import device as machine
+from imp_kit.images import to_pixels
+from imp_kit.model import memory
 from imp_kit.model.sampling import Sampling
 
 IMAGES = Path(__file__).parent.parent / "images"
@@ -35,7 +36,7 @@ def imp():
 def whole_prompt_tokens(imp, prompt_pieces, count):
     """Greedy tokens without View, Chat or any cache that was kept: the prompt is read anew for each token."""
     view = imp.look(DOOR)
-    features = imp.model.encode(imp_kit.imp.to_pixels(view.picture, imp.model.config.vision.image_size, False)[None])[0]
+    features = imp.model.encode(to_pixels(view.picture, imp.model.config.vision.image_size, False)[None])[0]
     ids = []
     with torch.inference_mode():
         while len(ids) < count:
@@ -158,8 +159,8 @@ def test_two_streams_of_one_view_do_not_disturb_each_other(imp):
 def test_a_look_is_counted_once(imp):
     view = imp.look(DOOR)
     first, second = view.ask("Where is the door?"), view.ask("What color is the door?")
-    assert first.seconds.look == view.seconds > 0
-    assert second.seconds.look == 0
+    assert first.seconds.look >= view.seconds > 0
+    assert second.seconds.look < view.seconds / 2  # nothing but the preparation of the batch
 
 
 @pytest.mark.parametrize("order", ["one after the other", "interleaved"])
@@ -389,8 +390,8 @@ def test_the_file_cache_of_a_container_counts_as_free(monkeypatch, tmp_path):
     told = {"memory.max": "3000000", "memory.current": "2500000", "memory.stat": "anon 500000\ninactive_file 2000000"}
     for name, text in told.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(machine, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path))
-    assert machine.free_memory(torch.device("cpu")) == 2_500_000
+    monkeypatch.setattr(memory, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path))
+    assert memory.free_memory(torch.device("cpu")) == 2_500_000
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64])
