@@ -33,10 +33,11 @@ def mixed(count):
 
 
 @pytest.mark.parametrize("batch_size", [8, 33])
-def test_two_hundred_answers_equal_those_of_ask(imp, batch_size):
-    pairs = mixed(200)
+@pytest.mark.parametrize("count", [36, pytest.param(200, marks=pytest.mark.slow)])
+def test_many_answers_equal_those_of_ask(imp, count, batch_size):
+    pairs = mixed(count)
     together = imp.ask_many(pairs, batch_size=batch_size, max_new_tokens=40)
-    assert len(together) == len(pairs) == 200
+    assert len(together) == len(pairs) == count
     for (picture, question), answer in zip(pairs, together, strict=True):
         alone = imp.ask(picture, question, max_new_tokens=40)
         assert answer.token_ids == alone.token_ids

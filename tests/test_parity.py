@@ -112,7 +112,7 @@ def test_same_logits(models, layout, chosen, cached):
 
 @pytest.mark.parametrize("layout", KEY_MAPS)
 @rows
-@cached
+@pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["cache", "no-cache"])
 def test_same_greedy_tokens(models, layout, chosen, cached):
     assert equal_tokens(models[layout], prompts(KEY_MAPS[layout])[ROWS[chosen]], cached) == STEPS
 
