@@ -1,5 +1,6 @@
 # make run      sets up, asks Imp about the sample pictures, executes every notebook; CPU=1 takes torch's build without CUDA
-# make test     sets up, checks style, runs the tests and every notebook, on all CPUs with one thread each
+# make test     sets up, checks style, layers and types, runs the quick tests and two notebooks, on all CPUs with one thread each
+# make test-all the same with all tests and every notebook
 # make matrix   runs the tests and every notebook on the pinned stack and on the newest one, each with its own Python
 # make resolve  asks pip what it would install: on each Python, and in Google Colab (needs the network)
 PYTHON ?= python3
@@ -12,9 +13,10 @@ VENV_NEWEST ?= .venv-newest
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 # Seconds for one cell of a notebook: a busy machine takes many times as long as a quiet one.
 CELL := 1800
+NOTEBOOKS := notebooks
 READY_NEWEST := $(VENV_NEWEST)/.ready
 
-.PHONY: run test matrix resolve parity verify-real clean
+.PHONY: run test test-all matrix resolve parity verify-real clean
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imp-kit: the pinned packages are for Python 3.11 to 3.13; try: make run PYTHON=python3.12")'
@@ -34,10 +36,15 @@ run: $(READY)
 	$(BIN)/python -m imp_kit ask images/door.png "What is the person holding?"
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=$(CELL) notebooks
 
-test: $(READY)
+test: NOTEBOOKS := notebooks/00_setup.ipynb notebooks/01_captioning.ipynb
+test: QUICK := -m "not slow"
+test test-all: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --nbmake --nbmake-timeout=$(CELL) tests notebooks
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(QUICK) --nbmake --nbmake-timeout=$(CELL) \
+		tests $(NOTEBOOKS)
 
 matrix: PYTHON := python3.11
 matrix: $(READY) $(READY_NEWEST)

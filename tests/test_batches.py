@@ -33,10 +33,11 @@ def mixed(count):
 
 
 @pytest.mark.parametrize("batch_size", [8, 33])
-def test_two_hundred_answers_equal_those_of_ask(imp, batch_size):
-    pairs = mixed(200)
+@pytest.mark.parametrize("count", [36, pytest.param(200, marks=pytest.mark.slow)])
+def test_many_answers_equal_those_of_ask(imp, count, batch_size):
+    pairs = mixed(count)
     together = imp.ask_many(pairs, batch_size=batch_size, max_new_tokens=40)
-    assert len(together) == len(pairs) == 200
+    assert len(together) == len(pairs) == count
     for (picture, question), answer in zip(pairs, together, strict=True):
         alone = imp.ask(picture, question, max_new_tokens=40)
         assert answer.token_ids == alone.token_ids
@@ -82,6 +83,19 @@ def test_a_stop_text_ends_its_row_only(imp):
     first, second = imp.ask_many(pairs, stop=stop)
     assert str(first) == whole[0].split(stop)[0].rstrip()
     assert (first.finish, str(second)) == ("stop", whole[1])
+
+
+def test_drawn_answers_do_not_depend_on_the_batch(imp):
+    """Each is drawn by the seed and its place in the list: alone, beside others, and where others end before it."""
+    settings = {"temperature": 2.0, "seed": 5, "max_new_tokens": 25, "progress": False}
+    pairs = [(BUS, "Describe the image."), (DOOR, "What color is the door?"), (BUS, "Is there a bus?")] * 3
+    alone = imp.ask_many(pairs, batch_size=1, **settings)
+    assert len({answer.token_ids for answer in alone[::3]}) == 3  # of one question
+    assert len({answer.tokens for answer in alone}) > 2
+    assert str(imp.ask(*pairs[0], temperature=2.0, seed=5, max_new_tokens=25)) == str(alone[0])
+    for batch_size in (2, 4, 9):
+        together = imp.ask_many(pairs, batch_size=batch_size, **settings)
+        assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
 
 
 def test_the_limit_of_tokens_is_told(imp):

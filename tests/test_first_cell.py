@@ -114,6 +114,7 @@ def test_it_finds_the_kit_above_and_imports_nothing_heavy(run, tmp_path):
     assert "pip" not in printed
 
 
+@pytest.mark.slow
 def test_it_clones_the_kit_once_also_over_a_restart(run, tmp_path):
     published, here = write_kit(tmp_path / "published"), tmp_path / "content"
     here.mkdir()
@@ -155,6 +156,7 @@ def test_the_switch_is_off(run, pinned):
     assert "9.9.9" not in run(pinned)
 
 
+@pytest.mark.slow
 def test_the_switch_installs_the_pinned_transformers_before_it_is_imported(run, pinned):
     printed = run(pinned, source=SWITCHED, after=["import transformers\nprint('imported', transformers.__version__)"])
     assert re.search(r"Successfully installed huggingface.hub-999\.0 transformers-9\.9\.9\n", printed)
@@ -163,6 +165,7 @@ def test_the_switch_installs_the_pinned_transformers_before_it_is_imported(run, 
     assert "Successfully" not in run(pinned, source=SWITCHED)  # run all, after a restart
 
 
+@pytest.mark.slow
 def test_it_asks_for_a_restart_where_another_version_is_loaded(run, pinned):
     loaded = "import huggingface_hub"
     with pytest.raises(
@@ -172,12 +175,14 @@ def test_it_asks_for_a_restart_where_another_version_is_loaded(run, pinned):
     assert "transformers 9.9.9\n" in run(pinned, source=SWITCHED)
 
 
+@pytest.mark.slow
 def test_it_is_content_with_what_is_loaded_where_that_is_installed(run, tmp_path):
     """Run a second time, when the kit and transformers are in use."""
     loaded = "import huggingface_hub, tokenizers, transformers"
     assert "imp_kit" in run(write_kit(tmp_path / "kit"), before=[loaded])
 
 
+@pytest.mark.slow
 def test_a_pip_that_fails_is_seen(run, tmp_path):
     printed = run(write_kit(tmp_path / "kit", dependencies=["missing-part"]))
     assert "No matching distribution found for missing-part" in printed

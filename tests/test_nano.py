@@ -172,17 +172,37 @@ def test_what_each_token_of_an_answer_attends_to(nano):
     assert set(targets("[0.10, 0.20, 0.30, 0.40]", things=(cup,)).values()) == {THING}
 
 
-def test_training_goes_on_where_it_was_killed(tmp_path):
-    """Killed with SIGKILL after its first report, then run again: the same weights as a run left in peace."""
-    code = (
-        "import sys, torch\nfrom pathlib import Path\nfrom imp_kit.nano.training.train import TrainConfig, train\n"
-        "if __name__ == '__main__':\n    torch.set_num_threads(1)\n"
-        f"    train(Path(sys.argv[1]), TrainConfig(**{vars(PLAN)}), report_every=16)\n"
-    )
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
+RUN = f"""
+import shutil, sys, torch
+from pathlib import Path
+from imp_kit.checkpoints.tokenizer import TextTokenizer
+from imp_kit.nano.training import train as training
+
+def copied(folder, seed):
+    return TextTokenizer(Path(shutil.copy({str(NANO_FOLDER / "tokenizer.json")!r}, folder)).parent)
+
+if sys.argv[1] == "small":
+    training.CONFIG["vision_config"] |= {SMALL}
+    training.CONFIG |= {SMALL}
+    training.make_tokenizer = copied
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for folder in sys.argv[2:]:
+        training.train(Path(folder), training.TrainConfig(**{vars(PLAN)}), report_every=16)
+"""
+
+
+@pytest.mark.parametrize("size", ["small", pytest.param("its own", marks=pytest.mark.slow)])
+def test_training_goes_on_where_it_was_killed(tmp_path, size):
+    """Killed with SIGKILL after its first report, then run again: the same weights as a run left in peace.
+
+    The small network has a tokenizer that is there already; else it is learned, which takes most of a minute.
+    """
     script = tmp_path / "run.py"
-    script.write_text(code)
+    script.write_text(RUN)
     killed, peace = tmp_path / "killed", tmp_path / "peace"
-    run = subprocess.Popen([sys.executable, script, killed], stderr=subprocess.DEVNULL)
+    run = subprocess.Popen([sys.executable, script, size, killed], stderr=subprocess.DEVNULL)
     deadline = time.time() + 600  # a busy machine is no failure, and a run that ended by itself is not waited for
     while not (killed / "state.pt").exists() and run.poll() is None and time.time() < deadline:
         time.sleep(0.02)
@@ -190,8 +210,7 @@ def test_training_goes_on_where_it_was_killed(tmp_path):
     run.wait()
     done = torch.load(killed / "state.pt", weights_only=True)["done"]
     assert 0 < done < PLAN.samples, "the run was over before it could be killed"
-    for folder in (killed, peace):
-        subprocess.run([sys.executable, script, folder], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, script, size, killed, peace], check=True, stderr=subprocess.DEVNULL)
     one, other = load_file(killed / "model.safetensors"), load_file(peace / "model.safetensors")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -281,6 +300,7 @@ def test_overlap():
     assert overlap(box, (0.5, 0.5, 1.0, 1.0)) == 0.0
 
 
+@pytest.mark.slow
 def test_the_exam_has_every_part():
     parts = {skill: [case.part for case in exam(skill, "trained", 2, 48)] for skill in SKILLS}
     assert set(parts["read"]) == {f"{length} characters" for length in range(1, 9)}
@@ -290,11 +310,11 @@ def test_the_exam_has_every_part():
     assert "caption below" in parts["line"]
 
 
-def test_the_card_tells_the_truth(nano):
+@pytest.mark.parametrize("samples", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_the_card_tells_the_truth(nano, samples):
     """A fresh, small exam agrees with the bundled figures: no cell further off than four standard errors."""
     card = json.loads((NANO_FOLDER / "evaluation.json").read_text("utf-8"))
     assert card["checkpoint"] == "imp-nano"
-    samples = 40
     figures = evaluate(nano, seed=99, samples=samples)
     for skill in SKILLS:
         for wording in WORDINGS:
@@ -361,6 +381,7 @@ def plain(color, shape, box, background="white"):
     return picture
 
 
+@pytest.mark.slow
 def test_plain_drawings_by_other_code(nano):
     places = {
         "in the center": (90, 90, 210, 210),

@@ -142,6 +142,7 @@ def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
     assert all(count >= 17 for count in held.values()), held
 
 
+@pytest.mark.slow
 def test_over_many_seeds_the_intervals_hold_in_19_of_20():
     found = {"exact": [], "copied": [], "both": []}
     rates = np.random.default_rng(0).uniform(0.05, 0.95, (400, 2))

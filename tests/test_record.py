@@ -362,6 +362,7 @@ def test_a_run_killed_at_random_moments_loses_nothing_and_asks_at_most_a_batch_a
     assert len(log.read_text().splitlines()) <= 24 + 3 * BATCH
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_run(script, undisturbed, tmp_path):
     pytest.importorskip("accelerate")
     folder = tmp_path / "two"

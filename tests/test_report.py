@@ -18,10 +18,11 @@ from test_reading import reader
 import imp_kit
 from imp_kit.experiments import plots
 from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.frames import samples_frame
 from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.report import published, write
 from imp_kit.experiments.runs import Subject, read, run
-from imp_kit.experiments.stats import UNLIKE
+from imp_kit.experiments.stats import UNLIKE, wilson
 from imp_kit.tools.cli import main
 
 
@@ -136,6 +137,7 @@ class NoTorch:
 sys.meta_path.insert(0, NoTorch())
 from imp_kit.experiments import report
 from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.frames import samples_frame
 from imp_kit.experiments.frames import samples_frame
 from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.runs import read
@@ -307,6 +309,22 @@ def test_a_probe_says_what_failed_and_what_is_new(tmp_path, capsys):
     main([*arguments, str(tmp_path)])
     told = f"{len(lines)} samples of imp-nano are answered and stand in {tmp_path}: 2 were asked now.\n"
     assert told in capsys.readouterr().out
+
+
+def test_plots_show_the_shares_with_their_intervals(runs):
+    """The ladder's points are the shares of codes in the answers, its bars from one end of Wilson's to the other."""
+    samples = reading.samples(read(runs / "reading"))
+    (axes,) = plots.ladder({"planted": samples_frame(runs / "reading")}).axes
+    plain = [sample for sample in samples if sample.cell == reading.Cell(level=sample.cell.level)]
+    levels = sorted({sample.cell.level for sample in plain})
+    rows = [[sample for sample in plain if sample.cell.level == level] for level in levels]
+    shares = [wilson(sum(s.code in s.reply for s in row), len(row)) for row in rows]
+    assert 0 < sum(share.right for share in shares) < sum(share.total for share in shares)
+    points, _, (bars,) = axes.containers[0]
+    assert points.get_xdata().tolist() == levels
+    assert points.get_ydata() == pytest.approx([share.share for share in shares])
+    ends = [ends for bar in bars.get_segments() for ends in bar[:, 1]]
+    assert ends == pytest.approx([end for share in shares for end in (share.low, share.high)])
 
 
 def test_images_in_a_grid():

@@ -158,6 +158,7 @@ def test_the_bootstrap_is_that_of_scipy():
         assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.006)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers_in_simulation():
     """Six questions about each of 40 pictures, which differ among themselves: drawn as pictures, and wrongly alone."""
     rng, held, alone = np.random.default_rng(0), 0, 0
@@ -328,6 +329,7 @@ def test_shares_cover_exactly():
         assert np.mean(coverage) >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MEANS)
 def test_means_cover_in_simulation(kind):
     """At least 90 %, whatever the values look like, within four standard errors of 2,000 draws."""
@@ -338,6 +340,7 @@ def test_means_cover_in_simulation(kind):
         assert coverage >= 0.9 - 4 * math.sqrt(0.9 * 0.1 / 2000), number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DIFFERENCES)
 def test_differences_cover_in_simulation(kind):
     """At least 93 %, within four standard errors of 1,000 draws."""
@@ -348,6 +351,7 @@ def test_differences_cover_in_simulation(kind):
         assert coverage >= 0.93 - 4 * math.sqrt(0.93 * 0.07 / 1000), number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RATIOS)
 def test_ratios_cover_where_they_have_an_interval(kind):
     """At least 90 %, within four standard errors; of three items none has one."""

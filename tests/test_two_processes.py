@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from loopback_hub import COMMIT, Hub
 from test_hub import ASK, BUS, hub  # noqa: F401 - the fixture
 
@@ -60,6 +61,7 @@ def test_two_processes_load_at_once(tmp_path):
     assert sorted(tmp_path.rglob("*")) == files
 
 
+@pytest.mark.slow
 def test_two_processes_download_at_once(request, tmp_path):
     """Both have asked the hub what there is before either gets an answer; then both go for the same files."""
     server, run = request.getfixturevalue("hub")

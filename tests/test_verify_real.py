@@ -41,6 +41,7 @@ def verify(tmp_path):
 
 
 @route
+@pytest.mark.slow
 def test_equal_routes(verify, tmp_path):
     put(tmp_path / "hub")
     done, report = verify("imp-v1-3b", *CPU)
@@ -68,6 +69,7 @@ def test_code_that_does_something_else_is_found_out(verify, tmp_path):
 
 
 @route
+@pytest.mark.slow
 def test_code_that_ends_its_process_is_told(verify, tmp_path):
     put(tmp_path / "hub", head="import os\n\nos._exit(3)\n")
     done, report = verify("imp-v1-3b", *CPU)
@@ -83,6 +85,7 @@ def test_a_transformers_that_the_route_refuses_is_told(verify, tmp_path):
     assert f"not compared: official: SettingError: transformers {INSTALLED} is installed" in report
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_told_for_each_checkpoint(verify):
     done, report = verify(*CPU)
     assert done.returncode == 2
@@ -92,6 +95,7 @@ def test_what_is_not_there_is_told_for_each_checkpoint(verify):
     assert "the hub cannot be reached" in report
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_there_is_told(verify, tmp_path):
     put(tmp_path / "hub")
     done, report = verify("imp-v1-3b", "--device", "cuda:99")

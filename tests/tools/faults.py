@@ -1,0 +1,336 @@
+"""Deliberate faults, and the tests that have to catch each: `python tests/tools/faults.py [--fast] [NAME ...]`.
+
+A copy of the repository gets one fault at a time, and the tests named beside it run there; with --fast only those that
+are not marked slow. Prints a table as Markdown; the exit status is 1 where a fault is not caught. The tests in
+test_faults.py keep the table from ageing: each text to replace stands in its file once, each test is there.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "*.egg-info")
+PRELOADED = ("torch", "transformers", "scipy.stats", "matplotlib.figure")  # not the kit, which changes
+FAILED = re.compile(r"^(?:FAILED|ERROR) tests/(.+?)(?: - .*)?$", re.M)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`old`, which stands once in `file` (a path in imp_kit), becomes `new`; `tests` (paths in tests) have to fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def fault(name: str, file: str, old: str, new: str, *tests: str) -> Fault:
+    """A row of the table; each test is "FILE::TEST" without "test_" and ".py"."""
+    paths = (f"test_{module}.py::test_{test}" for module, test in (each.split("::") for each in tests))
+    return Fault(name, f"imp_kit/{file}", old, new, tuple(paths))
+
+
+LOGITS, TOKENS = "parity::same_logits", "parity::same_greedy_tokens"
+ROWS = "parity::a_stop_id_ends_its_row_only"
+BATCH, RANDOM = "batches::many_answers_equal_those_of_ask", "fast::random_requests"
+
+NETWORK = (
+    fault("rotary angles alternate", "model/decoder.py", "torch.cat((cos, cos), dim=-1)",
+          "cos.repeat_interleave(2, -1)", LOGITS),
+    fault("neighbours rotated instead of halves", "model/decoder.py", "turning.roll(width // 2, dims=-1)",
+          "turning.roll(1, dims=-1)", LOGITS),
+    fault("rotary base fixed", "model/decoder.py", "config.rope_theta**-steps", "10000.0**-steps", LOGITS),
+    fault("attention without its scale", "model/decoder.py", "enable_gqa=keys < queries)",
+          "enable_gqa=keys < queries, scale=1.0)", LOGITS),
+    fault("mask aligned at the upper left", "model/decoder.py", "queries = torch.arange(start, start + count,",
+          "queries = torch.arange(0, count,", "parity::a_prompt_in_parts_is_the_prompt_at_once"),
+    fault("position after padding off by one", "model/decoder.py", "positions - self.counts[:, None])",
+          "positions - self.counts[:, None] + 1)", RANDOM, BATCH),
+    fault("padding not masked", "model/decoder.py", "mask & ~padding.hides(keys) |", "mask |", LOGITS),
+    fault("window one too long", "model/decoder.py", "> queries[..., :, None] - window",
+          ">= queries[..., :, None] - window", LOGITS),
+    fault("window from one layer later", "model/decoder.py", "index >= self.config.window_from",
+          "index > self.config.window_from", LOGITS),
+    fault("norm's eps fixed", "model/decoder.py", "eps=config.eps)", "eps=1e-5)", LOGITS),
+    fault("exact GELU", "model/packed_linear.py", 'F.gelu(x, approximate="tanh")', "F.gelu(x)", LOGITS),
+    fault("GELU in the gate", "model/decoder.py", "F.silu(gate)", "F.gelu(gate)", LOGITS),
+    fault("no second norm before the MLP", "model/decoder.py", "h if self.mlp_norm is None else", "h if True else",
+          LOGITS),
+    fault("no bias in q, k, v", "model/config.py", '"imp": {"gated": False, "qkv_bias": True}',
+          '"imp": {"gated": False, "qkv_bias": False}', LOGITS),
+    fault("keys and values swapped", "model/decoder.py", "k, v = kv", "v, k = kv", LOGITS),
+    fault("a cache's memory shared with two", "model/decoder.py", "max(other.length, other.end) <= self.length for",
+          "True for", "parity::a_branch_leaves_the_original_as_it_was",
+          "assistant::two_streams_of_one_view_do_not_disturb_each_other"),
+    fault("cache not truncated", "model/decoder.py", "self.end = min(self.length, length)", "self.end = self.length",
+          "assistant::a_chat_equals_reading_the_whole_prompt"),
+    fault("patches column by column", "model/vision.py", '"b d h w -> b (h w) d"', '"b d h w -> b (w h) d"',
+          "parity::same_tower_features"),
+    fault("one more layer of the tower", "checkpoints/config.py", "used = layers + 1 + select",
+          "used = layers + 2 + select", "parity::same_tower_features"),
+    fault("a norm behind the tower", "model/imp.py", "self.vision(pixels.to(self.device, self.dtype))",
+          "nn.functional.layer_norm(self.vision(pixels), (self.config.vision.hidden_size,))", LOGITS),
+    fault("tower's eps fixed", "checkpoints/config.py", 'eps=read.number("layer_norm_eps", default=1e-6, kind=float)',
+          "eps=1e-6", "parity::same_tower_features"),
+    fault("tanh GELU in the projector", "model/imp.py", "nn.GELU()", 'nn.GELU(approximate="tanh")', LOGITS),
+    fault("prompt's parts in reverse", "model/imp.py", "torch.cat(parts)", "torch.cat(parts[::-1])", LOGITS),
+    fault("picture tokens miscounted", "model/config.py", "(self.image_size // self.patch_size)",
+          "(self.image_size // self.patch_size + 1)", "parity::same_tower_features"),
+    fault("a graph's step sees no key of its own", "model/cuda_graph.py", "(self.keys <= self.position)",
+          "(self.keys < self.position)", "fast::a_step_at_fixed_addresses_is_the_plain_step"),
+    fault("8 bits cut off instead of rounded", "model/packed_linear.py", "scale[part, None]).round()",
+          "scale[part, None])", "fast::eight_bits_give_nearly_the_same_products"),
+    fault("a container's file cache counts as used", "model/memory.py", "int(limit) - int(used) + files",
+          "int(limit) - int(used)", "assistant::the_file_cache_of_a_container_counts_as_free"),
+)  # fmt: skip
+GENERATION = (
+    fault("one token too many", "model/generate.py", "made == sampling.max_new_tokens or",
+          "made > sampling.max_new_tokens or", "parity::as_many_tokens_as_asked_for"),
+    fault("rows that stay are the first", "model/generate.py", "rows = [rows[row] for row in left]",
+          "rows = rows[: len(left)]", ROWS),
+    fault("padding of other rows", "model/generate.py", "Padding(padding.counts[chosen],",
+          "Padding(padding.counts[: len(left)],", ROWS, RANDOM),
+    fault("generators of other rows", "model/generate.py", "[generators[row] for row in left]",
+          "generators[: len(left)]", "batches::drawn_answers_do_not_depend_on_the_batch"),
+    fault("rows draw the same numbers", "model/sampling.py", "elif index == 0:", "elif True:",
+          "batches::drawn_answers_do_not_depend_on_the_batch"),
+    fault("drawn by the place in the batch", "engine.py", "[start + row for row in turns]", "list(turns)",
+          "batches::drawn_answers_do_not_depend_on_the_batch"),
+    fault("top_p keeps too few", "model/sampling.py", "probabilities.cumsum(dim=-1) - probabilities",
+          "probabilities.cumsum(dim=-1)", "parity::top_p_keeps_the_smallest_set_that_reaches_it"),
+    fault("a stop id left out", "engine.py", 'control.get("<|endoftext|>"), *model.config.eos_token_ids)',
+          'control.get("<|endoftext|>"))', "forms::prompt_stops_and_picture_are_the_published_ones"),
+    fault("half a character shown", "engine.py", "text.rstrip(REPLACEMENT)", "text.rstrip()",
+          "tokens::pieces_join_to_the_text_and_hold_no_half_character"),
+    fault("the last stop string counts", "engine.py", "text[: min(cuts)]", "text[: max(cuts)]",
+          "tokens::the_first_of_two_stop_strings_counts"),
+    fault("a stop string's beginning shown", "engine.py", "range(min(len(stop), len(text)), 0, -1)", "range(0)",
+          "tokens::a_stop_string_never_leaks"),
+    fault("any picture's prefix", "engine.py", "sha256(pixels.numpy().tobytes())",
+          "sha256(str(pixels.shape).encode())", "fast::a_picture_is_read_once"),
+    fault("questions padded at the right", "engine.py", 'padding_side="left"', 'padding_side="right"', RANDOM, BATCH),
+    fault("a stale stream accepted", "engine.py", "if self.number != len(self.conversation.answers):", "if False:",
+          "assistant::a_second_stream_of_one_chat_is_refused"),
+    fault("an answer read twice", "engine.py", "kept[max(0, cache.length - turn.prompt_length) :]", "kept",
+          "assistant::a_chat_equals_reading_the_whole_prompt"),
+    fault("halves of a batch swapped", "engine.py", "((items[:half], start), (items[half:], start + half))",
+          "((items[half:], start + half), (items[:half], start))", "fast::a_batch_that_does_not_fit_is_halved"),
+    fault("a look counted for each question", "imp.py", "self._seconds_to_tell, 0.0",
+          "self._seconds_to_tell, self.seconds", "assistant::a_look_is_counted_once"),
+    fault("another checkpoint's tokenizer accepted", "imp.py", "    check_tokenizer(tokenizer, plan)", "    pass",
+          "assistant::a_tokenizer_larger_than_the_vocabulary"),
+    fault("no stop mark before a later turn", "prompts.py", 'later="</s>USER: {}', 'later=" USER: {}',
+          "prompts::later_turn"),
+    fault("a question may hold the picture's mark", "prompts.py", "if IMAGE in question:", "if False:",
+          "prompts::a_question_that_cannot_be_asked"),
+    fault("an answer's page not escaped", "answers.py", "html.escape(self.text)", "self.text",
+          "assistant::an_answer_tells_how_it_came_about"),
+    fault("an unknown setting accepted", "settings.py", 'unknown = sorted(settings.keys() - {*known, "stop"})',
+          "unknown = []", "assistant::settings_without_sense_are_told_before_any_work"),
+    fault("no thread at all", "device.py", "max(1, int(free + 0.25))", "int(free + 0.25)",
+          "threads::a_batch_takes_the_threads_that_are_free_and_at_least_one"),
+    fault("threads not given back", "device.py", "torch.set_num_threads(before)", "pass",
+          "threads::an_error_in_between_gives_the_threads_back"),
+    fault("own work counts as others'", "system/cpu_meter.py", "(busy - own) / seconds", "busy / seconds",
+          "threads::ones_own_work_is_not_counted"),
+)  # fmt: skip
+IMAGES = (
+    fault("another pad colour", "images.py", "(127, 127, 127)", "(128, 128, 128)", "images::pad"),
+    fault("bilinear", "images.py", "Image.Resampling.BICUBIC", "Image.Resampling.BILINEAR", "parity::same_pixels"),
+    fault("pixels from 0 to 1", "images.py", "squashed / 127.5 - 1.0", "squashed / 255", "parity::same_pixels"),
+    fault("squashed where it says pad", "checkpoints/config.py", 'pad=read.value("image_aspect_ratio") == "pad"',
+          "pad=False", "forms::prompt_stops_and_picture_are_the_published_ones"),
+    fault("turned the other way", "images.py", "6: Image.Transpose.ROTATE_270", "6: Image.Transpose.ROTATE_90",
+          "images::exif_orientation"),
+    fault("a bomb is decoded", "images.py", "if width * height > MAX_PIXELS:", "if False:", "images::huge_array"),
+    fault("EXIF of big endian not read", "image_files.py", 'b"MM\\0*": ">"}', 'b"MM\\0*": "<"}',
+          "images::damaged_exif_entries_cost_neither_the_picture_nor_its_orientation"),
+    fault("the first of two boxes", "boxes.py", "if len(found) != 1:", "if not found:",
+          "boxes::what_is_no_box_was_not_found"),
+    fault("a box of the padded square", "boxes.py", "(value * max(size) - before) / length",
+          "(value * max(size)) / length", "boxes::padding_is_undone"),
+)  # fmt: skip
+CHECKPOINTS = (
+    fault("pickles not named", "checkpoints/files.py", "if pickles:", "if False:",
+          "hostile::a_pickle_alone_is_refused", "weights::pickles_are_refused_and_never_opened"),
+    fault("links followed anywhere", "checkpoints/files.py",
+          "own = target.is_relative_to(os.path.realpath(file.parent))", "own = True",
+          "hostile::a_link_out_of_the_folder_is_refused"),
+    fault("a header of any length", "checkpoints/files.py", "if length > TEXT_LIMIT:", "if False:",
+          "hostile::a_header_that_lies"),
+    fault("a file of any length read", "checkpoints/files.py", "if size > TEXT_LIMIT:", "if False:",
+          "hostile::a_huge_or_endlessly_nested_tokenizer"),
+    fault("code downloaded, too", "checkpoints/hub.py", 'WANTED = ("*.safetensors",',
+          'WANTED = ("*.safetensors", "*.py",', "hub::a_name_downloads_weights_settings_and_tokenizer_and_no_code"),
+    fault("control tokens made of letters", "checkpoints/tokenizer.py", "tokenizer.encode_special_tokens = True",
+          "tokenizer.encode_special_tokens = False", "hostile::no_question_holds_a_control_token",
+          "tokens::control_tokens_typed_by_a_user_are_letters"),
+    fault("a forged control token accepted", "checkpoints/tokenizer.py", "if not self._control_ids.isdisjoint(ids):",
+          "if False:", "hostile::letters_that_make_a_control_token_are_refused"),
+    fault("blanks kept behind a mark", "checkpoints/tokenizer.py", "piece = piece.lstrip()", "pass",
+          "forms::every_name_of_a_checkpoint_answers_as_transformers_does"),
+    fault("another normal form", "checkpoints/tokenizer_files.py", "normalizers.NFC()", "normalizers.NFKD()",
+          "forms::slow_tokenizers_give_the_ids_of_the_slow_class"),
+    fault("no beginning token", "checkpoints/tokenizer_files.py", 'asked = name == "bos"', "asked = False",
+          "forms::a_tokenizer_model_alone_has_llamas_own_marks", "forms::the_settings_say_what_stands_around_a_prompt"),
+    fault("bytes counted as bits", "checkpoints/inspect.py", "int(bits[0]) // 8", "int(bits[0])",
+          "hub::inspecting_downloads_no_weights"),
+    fault("q and k named the wrong way round", "checkpoints/key_maps.py",
+          'SEPARATE_QKV = ("self_attn.q_proj", "self_attn.k_proj",',
+          'SEPARATE_QKV = ("self_attn.k_proj", "self_attn.q_proj",',
+          LOGITS),
+    fault("too little memory not told", "checkpoints/load.py", "if needed > free:", "if False:",
+          "weights::too_little_memory_is_said_before_anything_is_read"),
+    fault("a tensor of another shape accepted", "checkpoints/plan.py", "if info.shape != expected:", "if False:",
+          "weights::misshapen_tensor"),
+    fault("integers taken for weights", "checkpoints/plan.py", "if info.dtype not in FLOATS:", "if False:",
+          "weights::tensors_that_are_no_weights"),
+    fault("tied embeddings accepted", "checkpoints/config.py",
+          'read.expect((False,), "tie_word_embeddings", default=False)', "pass",
+          "weights::config_that_makes_no_sense"),
+    fault("louder noise", "checkpoints/published.py", "mul_(0.02)", "mul_(0.2)",
+          "bench::random_weights_are_noise_and_repeat"),
+    fault("memory to work with forgotten", "checkpoints/registry.py", "self.weight_bytes + WORKING_BYTES",
+          "self.weight_bytes", "doctor::every_checkpoint_has_a_size"),
+)  # fmt: skip
+TOOLS = (
+    fault("not found is a success", "tools/cli.py", "return 0 if box else 1", "return 0",
+          "cli::locate_says_what_was_not_found_and_draws_nothing"),
+    fault("any status is an answer of the hub", "tools/doctor.py", "if status == 200:", "if status:",
+          "doctor::a_refused_token"),
+    fault("the first chain of errors counts", "tools/doctor.py", "for chain in reversed(chains)", "for chain in chains",
+          "doctor::the_deepest_error_of_the_last_chain_counts"),
+    fault("attention among a prompt's own tokens free", "tools/bench.py", "+ tokens * (tokens + 1) / 2", "",
+          "bench::costs_of_the_published_sizes"),
+    fault("remote code without consent", "tools/official.py", "if trust_remote_code is not True:", "if False:",
+          "official::without_the_trust_flag"),
+    fault("code of another repository", "tools/official.py",
+          "if owner and owner.lower() != snapshot.name.lower():", "if False:",
+          "official::a_snapshot_that_does_not_fit_is_refused_before_its_code_runs"),
+    fault("code at a branch", "tools/official.py", "if COMMIT.fullmatch(str(commit)):", "if commit:",
+          "official::without_a_full_commit_the_cached_one_is_named"),
+    fault("one package told of several", "system/extras.py", "pip install {' '.join(missing)}",
+          "pip install {missing[0]}", "extras::all_that_is_missing_is_named_at_once"),
+)  # fmt: skip
+EXPERIMENTS = (
+    fault("another checkpoint's answers kept", "experiments/runs.py", "case.question, identity, settings, __version__",
+          "case.question, settings, __version__", "record::whatever_can_change_an_answer_changes_its_key"),
+    fault("a failure replaces an answer", "experiments/runs.py", 'if record["status"] == "ok" or not same:', "if True:",
+          "record::an_answer_to_an_earlier_picture_is_not_kept_when_the_new_one_fails",
+          "record::failures_stand_apart_and_are_asked_again"),
+    fault("two writers at once", "experiments/files.py", "not in (errno.EAGAIN, errno.EACCES)", "is not None",
+          "files::one_writer_of_a_loading_table_at_a_time"),
+    fault("scores of other samples", "experiments/frames.py", "zip(answered, probe.samples(answered), strict=True)",
+          "zip(answered, reversed(probe.samples(answered)), strict=True)",
+          "frames::scores_of_a_reading_are_those_of_the_records"),
+    fault("an old name gives an empty module", "moved.py", "sys.modules[module.__name__] = import_module(",
+          "import_module(", "moved::an_old_name_gives_the_module_of_today"),
+    fault("letters' case counts", "experiments/scores.py", 'normalize("NFKC", text).upper()',
+          'normalize("NFKC", text)', "scores::normalising_keeps_letters_and_digits_only"),
+    fault("edits over the shorter text", "experiments/scores.py",
+          "longer = max(len(normalise(read)), len(normalise(truth)))",
+          "longer = min(len(normalise(read)), len(normalise(truth)))", "scores::positions",
+          "reading::figures_of_a_subject_that_reads_everything_and_of_one_that_reads_nothing"),
+    fault("another interval", "experiments/stats.py", 'method="wilson"', 'method="exact"',
+          "stats::wilson_is_its_formula"),
+    fault("adjusted p-values fall", "experiments/stats.py", "np.maximum.accumulate(p[order]", "(p[order]",
+          "stats::holm_by_hand"),
+    fault("rows drawn for clusters", "experiments/stats.py", "rows.shape[1]))\n    np.add.at(sums, owner, rows)",
+          "rows.shape[1]))\n    sums = rows", "stats::the_bootstrap_draws_clusters"),
+    fault("failed samples not counted", "experiments/report.py", "failed = len(records) - len(answered)", "failed = 0",
+          "report::failed_samples_are_counted_apart"),
+    fault("imp-nano passed off as Imp", "experiments/report.py", 'if self.name == "imp-nano" else []',
+          'if self.name == "" else []', "report::imp_nano_is_not_passed_off_as_imp"),
+    fault("a ladder of other shares", "experiments/plots.py", "middle = [share.share for share in shares]",
+          "middle = [share.high for share in shares]", "report::plots_show_the_shares_with_their_intervals"),
+    fault("things off their place", "experiments/drawings.py", "middle = (2 * index + 1) / 6",
+          "middle = (2 * index + 1.6) / 6", "nano::a_scene_is_what_it_says"),
+    fault("formulas in answers", "experiments/markdown.py", "[#$&*:", "[#&*:",
+          "markdown::a_text_in_a_cell_is_shown_as_its_letters"),
+    fault("contrast upside down", "experiments/captcha/codes.py", "GROUND * (1 - distortion.contrast)",
+          "GROUND * distortion.contrast", "captcha::contrast_is_the_tone_of_the_ink"),
+    fault("another code at each level", "experiments/captcha/probe.py", "sample_code(seed)",
+          "sample_code(seed + cell.level)", "reading::the_same_seed_shows_the_same_code_in_every_condition"),
+    fault("short names found in long ones", "experiments/japanese/probe.py",
+          "sorted(terms, key=lambda pair: -len(pair[0]))", "sorted(terms)", "japanese::what_a_reply_names"),
+    fault("letters of other bytes", "experiments/japanese/tokenized.py", "chr(256 + i)", "chr(257 + i)",
+          "tokenized::the_letters_of_bytes_are_those_of_the_library"),
+    fault("a call that never worked has a version", "experiments/transformers_matrix/measure.py",
+          "if run[0].outcome == WORKS)", "if True)", "loading::spans_and_the_last_version_that_works"),
+    fault("a resumed run forgets its optimizer", "nano/training/train.py",
+          'optimizer.load_state_dict(state["optimizer"])', "pass", "nano::training_goes_on_where_it_was_killed"),
+    fault("a resumed run draws from the start", "nano/training/train.py", "lesson(self.config, self.start + index)",
+          "lesson(self.config, index)", "nano::training_goes_on_where_it_was_killed"),
+)  # fmt: skip
+FAULTS = (*NETWORK, *GENERATION, *IMAGES, *CHECKPOINTS, *TOOLS, *EXPERIMENTS)
+
+
+def first_failure(root: Path, tests: Iterable[str], fast: bool) -> tuple[str | None, str | None]:
+    """The first of some tests that fails, or None; and what kept pytest from trying them, or None."""
+    options = ["-xq", "-rfE", "--tb=no", "-p", "no:cacheprovider", *(("-m", "not slow") if fast else ())]
+    with tempfile.TemporaryFile() as said:
+        child = os.fork()  # which has the large libraries already
+        if not child:
+            os.chdir(root)
+            sys.path.insert(0, str(root))
+            for stream in (1, 2):
+                os.dup2(said.fileno(), stream)
+            code = pytest.main([*options, *(f"tests/{test}" for test in tests)])
+            sys.stdout.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        failed = FAILED.search(said.read().decode())
+    if failed and code == 1:
+        return failed[1], None
+    return None, None if code == 0 else f"pytest ended with {code}"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("--fast", action="store_true", help="only tests that are not marked slow")
+    arguments.add_argument("names", nargs="*", metavar="NAME", help="of the faults (default: all)")
+    args = arguments.parse_args()
+    if unknown := set(args.names) - {fault.name for fault in FAULTS}:
+        arguments.error(f"there is no fault by the name of {', '.join(sorted(unknown))}")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sys.dont_write_bytecode = True  # it could outlive its source's change
+    for module in PRELOADED:
+        import_module(module)
+    chosen = [fault for fault in FAULTS if not args.names or fault.name in args.names]
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / "copy"
+        shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
+        tests = dict.fromkeys(test for fault in chosen for test in fault.tests)
+        failed, stopped = first_failure(copy, tests, args.fast)
+        if failed or stopped:  # what fails anyway catches nothing
+            sys.exit(f"Without any fault: {failed or stopped}")
+        print("| fault | caught by | seconds |\n| --- | --- | --- |", flush=True)
+        missed = 0
+        for fault in chosen:
+            file, start = copy / fault.file, time.perf_counter()
+            right = file.read_text("utf-8")
+            file.write_text(right.replace(fault.old, fault.new), "utf-8")
+            failed, stopped = first_failure(copy, fault.tests, args.fast)
+            file.write_text(right, "utf-8")
+            missed += failed is None
+            caught = failed or f"NOT CAUGHT{f': {stopped}' if stopped else ''}"
+            print(f"| {fault.name} | {caught} | {time.perf_counter() - start:.0f} |", flush=True)
+    print(f"\n{len(chosen) - missed} of {len(chosen)} faults are caught.")
+    sys.exit(int(missed > 0))
+
+
+if __name__ == "__main__":
+    main()
