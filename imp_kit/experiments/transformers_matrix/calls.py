@@ -1,6 +1,6 @@
 """The calls of the loading experiment; run as a script, it tries one of them and writes down what happened.
 
-    python -s -P calls.py CALL RESULT.json
+    python -s -P loading_calls.py CALL RESULT.json
 
 The script writes tiny checkpoints with code of their own, named and laid out as Imp's are, into the current folder and
 into the hub cache that HF_HOME names. It uses neither the kit nor the network, so it runs with any version of
@@ -25,7 +25,6 @@ DOTTED, PLAIN = "Imp-v1.5-3B-Phi2", "imp-v1-3b"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TYPED = "<the call>"  # the file name that a traceback shows for the line of a call
 LENGTH = object()
-CODE_CALLS = Path(__file__).with_name("code_calls.json")  # what Imp's own code relies on
 PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "accelerate")
 
 CONFIGURATION = """\
@@ -431,15 +430,154 @@ def value(expected) -> Callable[[str], str]:
 
 def code_calls() -> list[Call]:
     """A probe for each feature of transformers that Imp's own code uses and that later versions changed."""
-    makers = {"on_cache": on_cache, "value": value, "load_with": load_with}
-    runs = {each.__name__: each for each in (cache_by_name, generate_directly, generate_by_auto_class)}
-    expected = {"length": LENGTH, "any": ...}
-    calls = []
-    for entry in json.loads(CODE_CALLS.read_text("utf-8")):
-        name, argument = entry.pop("run"), entry.pop("argument", None)
-        run = makers[name](expected.get(argument, argument)) if name in makers else runs[name]
-        calls.append(Call(group="code", run=run, **entry))
-    return calls
+    load = 'ImpForCausalLM.from_pretrained("./my_imp", device_map="auto")'
+    return [
+        Call(
+            "cache",
+            "code",
+            "control: .get_seq_length()",
+            "past_key_values.get_seq_length()",
+            "The tiny model generates with a cache; a control that must work everywhere.",
+            on_cache(LENGTH),
+        ),
+        Call(
+            "cache-name",
+            "code",
+            "past_key_values= of generate",
+            "model.generate(input_ids, max_new_tokens=4)",
+            "Generate with code that takes the cache by the name past_key_values, as all did in 2024.",
+            cache_by_name,
+        ),
+        Call(
+            "empty-cache",
+            "code",
+            "past_key_values[0][0]",
+            "past_key_values[0][0].shape[2]",
+            "While generating, ask the cache for its first layer, though nothing may be in it yet.",
+            on_cache(LENGTH),
+        ),
+        Call(
+            "max-length",
+            "code",
+            ".get_max_length()",
+            "past_key_values.get_max_length()",
+            "While generating, ask the cache how long it may become.",
+            on_cache(None),
+        ),
+        Call(
+            "seen-tokens",
+            "code",
+            ".seen_tokens",
+            "past_key_values.seen_tokens",
+            "While generating, ask the cache how many tokens it has seen.",
+            on_cache(LENGTH),
+        ),
+        Call(
+            "usable-length",
+            "code",
+            ".get_usable_length(1)",
+            "past_key_values.get_usable_length(1)",
+            "While generating, ask the cache how much of it can be used.",
+            on_cache(LENGTH),
+        ),
+        Call(
+            "to-legacy",
+            "code",
+            ".to_legacy_cache()",
+            "past_key_values.to_legacy_cache()",
+            "While generating, turn the cache into the tuples of earlier versions.",
+            on_cache(...),
+        ),
+        Call(
+            "from-legacy",
+            "code",
+            "DynamicCache.from_legacy_cache",
+            "DynamicCache.from_legacy_cache(None)",
+            "Make a cache from the tuples of earlier versions.",
+            value(...),
+        ),
+        Call(
+            "meta-projector",
+            "code",
+            "_load_state_dict_into_meta_model",
+            load,
+            "Load a model whose __init__ fills its projector by a private function of transformers.",
+            load_with("projector"),
+        ),
+        Call(
+            "nested-load",
+            "code",
+            "from_pretrained in __init__",
+            load,
+            "Load a model whose __init__ loads the vision tower from another checkpoint.",
+            load_with("tower"),
+        ),
+        Call(
+            "generate",
+            "code",
+            "generate, own class",
+            "model.generate(input_ids, max_new_tokens=2)",
+            "Generate with a class that gets generate from PreTrainedModel alone.",
+            generate_directly,
+        ),
+        Call(
+            "generate-auto",
+            "code",
+            "generate, AutoModelForCausalLM",
+            'AutoModelForCausalLM.from_pretrained("./my_imp", trust_remote_code=True)'
+            ".generate(input_ids, max_new_tokens=2)",
+            "Generate with the same class, loaded by AutoModelForCausalLM.",
+            generate_by_auto_class,
+        ),
+        Call(
+            "torch-fx",
+            "code",
+            "import is_torch_fx_available",
+            "from transformers.utils.import_utils import is_torch_fx_available",
+            "Import a helper that modeling files of 2024 often import.",
+            value(None),
+        ),
+        Call(
+            "token-in-kwargs",
+            "code",
+            "_set_token_in_kwargs",
+            "PretrainedConfig._set_token_in_kwargs({})",
+            "Call a private helper of configurations, as the vision tower's configuration does.",
+            value(None),
+        ),
+        Call(
+            "pad-token",
+            "code",
+            "config.pad_token_id by default",
+            "config.pad_token_id",
+            "Read pad_token_id from a configuration that does not set it.",
+            value(None),
+        ),
+        Call(
+            "rope-scaling",
+            "code",
+            'config.rope_scaling["type"]',
+            'None if config.rope_scaling is None else config.rope_scaling["type"]',
+            "Read how positions are scaled from a configuration that sets no scaling, as Imp's Phi-3 does.",
+            value(None),
+        ),
+        Call(
+            "weights",
+            "code",
+            "weights after loading",
+            'ImpForCausalLM.from_pretrained("./my_imp")',
+            "Load a model whose _init_weights fills layers with noise; the file's values must stay.",
+            load_with("weights"),
+        ),
+        Call(
+            "buffer",
+            "code",
+            "buffers after loading",
+            'ImpForCausalLM.from_pretrained("./my_imp")',
+            "Load a model with a buffer that its file does not hold, as rotary frequencies are; it must be filled.",
+            load_with("buffer"),
+        ),
+    ]
 
 
 CALLS = {call.id: call for call in (*name_calls(), *code_calls())}
@@ -463,12 +601,12 @@ def asked_for(error: BaseException) -> str:
 
 def attempt(call: Call) -> dict[str, str]:
     """Try a call: outcome, error, what came or was asked for, and the traceback."""
-    found = {"outcome": WORKS, "error_type": "", "message": "", "what": "", "traceback": ""}
+    told = {"outcome": WORKS, "error_type": "", "message": "", "what": "", "traceback": ""}
     try:
-        found["what"] = call.run(call.line)
-        return found
+        told["what"] = call.run(call.line)
+        return told
     except Wrong as wrong:
-        return found | {"outcome": SILENT, "what": str(wrong)}
+        return told | {"outcome": SILENT, "what": str(wrong)}
     except LineFailed as failure:
         outcome, error, what = ERROR, failure.__cause__, failure.what
         if name := asked_for(error):
@@ -499,8 +637,8 @@ def versions() -> dict[str, str]:
 def main(call_id: str, result: str) -> None:
     # No call needs them, and where torchvision was built for another torch they break every import of a model.
     sys.modules["torchvision"] = sys.modules["timm"] = None
-    found = attempt(CALLS[call_id]) | {"versions": versions()}
-    Path(result).write_text(json.dumps(found), "utf-8")
+    told = attempt(CALLS[call_id]) | {"versions": versions()}
+    Path(result).write_text(json.dumps(told), "utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from packaging.version import InvalidVersion, Version
 
 from imp_kit.errors import ImpKitError, Stopped
 from imp_kit.experiments.files import appending, disk_errors, only_writer, write_whole
-from imp_kit.experiments.transformers_matrix.calls import CALLS, CODE_CALLS, ERROR, NOT_RUN, SILENT, WORKS
+from imp_kit.experiments.transformers_matrix.calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
 from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
@@ -81,9 +81,8 @@ COLUMNS = [field.name for field in fields(Row) if field.name != "traceback"]
 
 
 def script_digest() -> str:
-    """Twelve hexadecimal digits of the SHA-256 of calls.py and the table beside it."""
-    texts = (file.read_text("utf-8") for file in (SCRIPT, CODE_CALLS))
-    return hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
+    """Twelve hexadecimal digits of the SHA-256 of calls.py."""
+    return hashlib.sha256(SCRIPT.read_text("utf-8").encode()).hexdigest()[:12]
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
