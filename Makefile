@@ -38,7 +38,9 @@ run: $(READY)
 
 test: NOTEBOOKS := notebooks/00_setup.ipynb notebooks/01_captioning.ipynb
 test: QUICK := -m "not slow"
-test test-all: $(READY)
+test: test-all
+
+test-all: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(QUICK) --nbmake --nbmake-timeout=$(CELL) \
