@@ -38,7 +38,9 @@ run: $(READY)
 
 test: NOTEBOOKS := notebooks/00_setup.ipynb notebooks/01_captioning.ipynb
 test: QUICK := -m "not slow"
-test test-all: $(READY)
+test: test-all
+
+test-all: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache

@@ -114,12 +114,14 @@ def test_a_chat_equals_reading_the_whole_prompt(imp, settings):
     """Also after an answer that was cut, whose last token the cache has not read, or that a stop string shortened."""
     chat = imp.chat(DOOR)
     first = chat.say("Where is the door?", **settings)
+    length = chat._conversation.ask("What color is it?").prompt_length
     second = chat.say("What color is it?")
     ids = [
         *imp.tokenizer.encode_pieces(imp.template.ask("Where is the door?", first=True)),
         *first.token_ids,
         *imp.tokenizer.encode_pieces(imp.template.ask("What color is it?", first=False)),
     ]
+    assert length == imp.engine.prefix_length(DOOR) + len(ids)
     tokens = whole_prompt_tokens(imp, (imp.tokenizer.encode_pieces(imp.template.open()), ids), 60)
     assert [*second.token_ids] == [id for id in tokens if id not in imp.stop_ids]
     read = imp.tokenizer.decode(first.token_ids)

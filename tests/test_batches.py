@@ -117,19 +117,24 @@ def test_conversations_in_a_batch_equal_chats(imp):
         assert (answer.token_ids, answer.prompt) == (last.token_ids, last.prompt)
 
 
-@pytest.mark.parametrize("block", [1, 8], ids=["looked at singly", "in blocks, as on a GPU"])
-@pytest.mark.parametrize("shorts", [0, 1, 2])
-def test_an_answer_at_the_end_of_the_context_equals_that_of_ask(imp, shorts, block, monkeypatch):
-    """One with room for few tokens ends where it would alone, also where it has to wait for short rows to end."""
-    limit = imp.model.config.decoder.max_positions
+@pytest.fixture(scope="module")
+def longest(imp):
+    """A blank picture, the longest question that fits beside it, and the answer of `ask`."""
     blank = Image.new("RGB", (64, 64), "white")
-    for count in range(limit, 0, -1):
+    for count in range(imp.model.config.decoder.max_positions, 0, -1):
         question = "x " * count + "what?"
         try:
-            alone = imp.ask(blank, question, max_new_tokens=30)
-            break
+            return blank, question, imp.ask(blank, question, max_new_tokens=30)
         except imp_kit.PromptError:
             continue
+    raise AssertionError("no question fits")
+
+
+@pytest.mark.parametrize("block", [1, 8], ids=["looked at singly", "in blocks, as on a GPU"])
+@pytest.mark.parametrize("shorts", [0, 1, 2])
+def test_an_answer_at_the_end_of_the_context_equals_that_of_ask(imp, longest, shorts, block, monkeypatch):
+    """One with room for few tokens ends where it would alone, also where it has to wait for short rows to end."""
+    blank, question, alone = longest
     expected = str(imp.ask(BUS, "Describe the image."))
     monkeypatch.setattr(generation, "BLOCKS", {"cpu": block})
     pairs = [(blank, question), *[(BUS, "Describe the image.")] * shorts]

@@ -129,6 +129,7 @@ def test_transformers_has_views_and_the_kit_keeps_its_answers():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the peak of a process' memory")
+@pytest.mark.slow
 def test_a_load_of_full_size_is_measured_and_drawn(tmp_path):
     """The tool for the README's figures; of imp-nano, since the others take gigabytes."""
     file = tmp_path / "load.png"

@@ -198,7 +198,14 @@ def test_a_folder_whose_name_is_no_utf8(odd):
     assert find(odd).name == "imp-\\xff\\xfe"
 
 
-@pytest.mark.parametrize("command", [["ask", str(BUS), "a?", "--checkpoint"], ["checkpoints", "inspect"], ["probe"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["checkpoints", "inspect"],
+        pytest.param(["ask", str(BUS), "a?", "--checkpoint"], marks=pytest.mark.slow),
+        pytest.param(["probe"], marks=pytest.mark.slow),
+    ],
+)
 def test_the_command_line_about_a_folder_whose_name_is_no_utf8(odd, tmp_path, command):
     if command == ["probe"]:
         command = ["probe", "captcha", "--size", "smoke", "--out", str(tmp_path / "run"), "--checkpoint"]

@@ -90,7 +90,14 @@ def test_json_of_a_place_and_of_a_chat(capsys):
     assert asked == ["Where is the bus?", "What is it?"]
 
 
-@pytest.mark.parametrize("command", [["ask", BUS, COLORS], ["ask", BUS, "Wo ist er?"], ["locate", BUS, "the bus"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ask", BUS, "Wo ist er?"],
+        pytest.param(["ask", BUS, COLORS], marks=pytest.mark.slow),
+        pytest.param(["locate", BUS, "the bus"], marks=pytest.mark.slow),
+    ],
+)
 def test_quiet_prints_the_answer_and_nothing_else(command):
     done = shell(*command, "--quiet", "--device", "cpu")
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")

@@ -68,6 +68,7 @@ def test_an_interrupt_within_an_import_ends_in_silence(module):
     assert (process.returncode in ENDED, output, errors) == (True, "", "")
 
 
+@pytest.mark.slow
 def test_an_interrupted_probe_says_what_is_kept_and_the_command_that_goes_on(tmp_path):
     folder = tmp_path / "a run's folder"
     process = begin(*probe(folder, "standard"))
@@ -115,11 +116,17 @@ def test_an_interrupt_before_anything_was_asked_gives_the_command_back(tmp_path)
     assert process.returncode in ENDED
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.5, 1, 2])
-def test_an_interrupted_report_leaves_no_part_of_a_file(tmp_path, seconds):
-    process = begin(*probe(tmp_path / "run"))
-    process.communicate(timeout=300)
-    process = begin("report", tmp_path / "run", "--out", tmp_path / "out")
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small run that came to its end."""
+    folder = tmp_path_factory.mktemp("probe") / "run"
+    begin(*probe(folder)).communicate(timeout=300)
+    return folder
+
+
+@pytest.mark.parametrize("seconds", [1, *(pytest.param(seconds, marks=pytest.mark.slow) for seconds in (0.05, 0.5, 2))])
+def test_an_interrupted_report_leaves_no_part_of_a_file(run, tmp_path, seconds):
+    process = begin("report", run, "--out", tmp_path / "out")
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=300)
@@ -129,6 +136,7 @@ def test_an_interrupted_report_leaves_no_part_of_a_file(tmp_path, seconds):
     assert left <= {".png", ".md"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_loading_probe_says_what_is_kept(tmp_path):
     pytest.importorskip("transformers")
     from transformers import __version__

@@ -83,6 +83,8 @@ def test_a_stop_string_never_leaks(tokenizer, seed):
 def test_the_first_of_two_stop_strings_counts(tokenizer):
     grown, _ = grow(tokenizer, tokenizer.encode(" one two three"), ("three", "two"))
     assert grown.text == "one"
+    (bus,) = tokenizer.encode(" bus")  # with one token both are there
+    assert grow(tokenizer, [bus], ("s", "u"))[0].text == "b"
 
 
 def test_bytes_that_are_no_character_show_at_the_end(tokenizer):
