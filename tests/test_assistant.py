@@ -272,10 +272,10 @@ def test_every_dtype_answers(dtype):
 def test_without_a_name_the_choice_is_told(capfd):
     """On stdout, as notebooks show stderr on red ground."""
     imp = imp_kit.load()
-    told, alarm = capfd.readouterr()
+    expected, alarm = capfd.readouterr()
     assert alarm == ""
-    assert imp.name in told
-    assert imp.why in told
+    assert imp.name in expected
+    assert imp.why in expected
     assert imp.why in repr(imp)
     if not torch.cuda.is_available():
         assert imp.name == "imp-nano"
@@ -375,8 +375,12 @@ def test_the_context_ends_an_answer_and_then_the_chat(tiny):
 
 def test_the_file_cache_of_a_container_counts_as_free(monkeypatch, tmp_path):
     """Docker's limit of 3 MB with 2.5 MB in use, 2 MB of them files that were read."""
-    told = {"memory.max": "3000000", "memory.current": "2500000", "memory.stat": "anon 500000\ninactive_file 2000000"}
-    for name, text in told.items():
+    expected = {
+        "memory.max": "3000000",
+        "memory.current": "2500000",
+        "memory.stat": "anon 500000\ninactive_file 2000000",
+    }
+    for name, text in expected.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(memory, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path))
     assert memory.free_memory(torch.device("cpu")) == 2_500_000
@@ -464,9 +468,9 @@ def test_swapped_arguments_are_named(imp, question):
     ("picture", "question"), [("missing.png", "Where?"), (BUS, 5), ("missing.png", None), (BUS, BUS)]
 )
 def test_other_slips_are_not_called_swapped(imp, picture, question):
-    with pytest.raises(imp_kit.ImpKitError) as told:
+    with pytest.raises(imp_kit.ImpKitError) as expected:
         imp.ask(picture, question)
-    assert "comes first" not in str(told.value)
+    assert "comes first" not in str(expected.value)
 
 
 @pytest.mark.parametrize(
@@ -483,8 +487,8 @@ def test_a_question_in_a_language_that_imp_nano_never_learned_is_warned_of_once(
     imp = imp_kit.load("imp-nano", device="cpu")
     imp.ask(BUS, question, max_new_tokens=1)
     list(imp.look(BUS).stream(question, max_new_tokens=1))
-    (told,) = recwarn
-    assert "knows few words of this question" in str(told.message)
+    (expected,) = recwarn
+    assert "knows few words of this question" in str(expected.message)
 
 
 def test_english_and_other_checkpoints_are_not_warned_of(imp, recwarn, tmp_path):

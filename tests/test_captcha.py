@@ -117,7 +117,7 @@ def test_no_pixel_moves_further_than_the_warp():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"code": "ABCDEFGHIJKLMNOPQ"}, "pixels wide"),
         ({"code": "AB", "caption": "word " * 20}, "caption"),
@@ -128,8 +128,8 @@ def test_no_pixel_moves_further_than_the_warp():
         ({"code": "AB", "glyph_height": 49}, "glyph_height is 49"),
     ],
 )
-def test_a_picture_that_cannot_be_drawn(arguments, told):
-    with pytest.raises(imp_kit.SettingError, match=told):
+def test_a_picture_that_cannot_be_drawn(arguments, message):
+    with pytest.raises(imp_kit.SettingError, match=message):
         draw_code(**{"seed": 0, **arguments})
 
 
@@ -142,8 +142,8 @@ def test_a_distortion_out_of_range(name, value):
         Distortion(**{name: value})
 
 
-@pytest.mark.parametrize(("settings", "told"), [({"length": 0}, "length"), ({"length": 13}, "length"),
+@pytest.mark.parametrize(("settings", "message"), [({"length": 0}, "length"), ({"length": 13}, "length"),
                                                 ({"charset": ""}, "charset"), ({"seed": -2}, "seed")])  # fmt: skip
-def test_a_code_that_cannot_be_made(settings, told):
-    with pytest.raises(imp_kit.SettingError, match=told):
+def test_a_code_that_cannot_be_made(settings, message):
+    with pytest.raises(imp_kit.SettingError, match=message):
         sample_code(**{"seed": 0, **settings})

@@ -109,9 +109,9 @@ def test_whether_the_hub_has_it(hub):
     ],
 )
 def test_an_unknown_name_gets_the_nearest_and_a_path_none(hub, asked, meant):
-    with pytest.raises(imp_kit.CheckpointError) as told:
+    with pytest.raises(imp_kit.CheckpointError) as message:
         find(asked)
-    assert re.findall("Did you mean '(.+)'", str(told.value)) == ([meant] if meant else [])
+    assert re.findall("Did you mean '(.+)'", str(message.value)) == ([meant] if meant else [])
 
 
 @pytest.mark.parametrize("name", ["", "  ", None, 3, ["imp-nano"]])

@@ -55,13 +55,13 @@ def test_several_pictures_are_asked_in_turn_and_one_that_fails_does_not_end_it()
 
 def test_a_forgotten_question_is_named(capsys, monkeypatch):
     monkeypatch.setattr("imp_kit.imp.fill", None)
-    for arguments, told in (
+    for arguments, message in (
         (["ask", BUS, DOOR], "is a file where the question should be"),
         (["ask", BUS, COLORS, DOOR], "The picture comes first"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_no_arguments_show_the_help():
@@ -83,8 +83,8 @@ def test_json_is_a_line_for_each_picture(capsys):
 def test_json_of_a_place_and_of_a_chat(capsys):
     main(["locate", BUS, "the bus", "--checkpoint", "imp-nano", "--device", "cpu", "--json"])
     box = imp_kit.load("imp-nano", device="cpu").locate(BUS, "the bus")
-    told = json.loads(capsys.readouterr().out)
-    assert (told["phrase"], told["fractions"], told["pixels"]) == ("the bus", [*box.fractions], [*box.pixels])
+    message = json.loads(capsys.readouterr().out)
+    assert (message["phrase"], message["fractions"], message["pixels"]) == ("the bus", [*box.fractions], [*box.pixels])
     lines = shell("chat", BUS, "--checkpoint", "imp-nano", "--json", typed="Where is the bus?\nWhat is it?\n").stdout
     asked = [json.loads(line)["question"] for line in lines.splitlines()]
     assert asked == ["Where is the bus?", "What is it?"]
@@ -183,7 +183,7 @@ def test_a_reader_that_stops_reading_is_no_failure():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["doctor", "--why", " "], "give its text"),
         (["locate", BUS, " "], "name what to look for"),
@@ -198,14 +198,14 @@ def test_a_reader_that_stops_reading_is_no_failure():
         (["caption", BUS, "--max-new-tokens", "-1"], "max_new_tokens"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, told, capsys):
+def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments if {"--checkpoint", "doctor"} & {*arguments} else [*arguments, "--checkpoint", "imp-nano"])
     printed = capsys.readouterr()
     assert ended.value.code == 2
     assert printed.out == ""
     assert printed.err.count("\n") == 1
-    assert told in printed.err
+    assert message in printed.err
 
 
 def test_help_imports_no_torch():
@@ -251,13 +251,13 @@ def test_a_question_of_bytes_that_are_no_text_is_refused(capsys):
 
 def test_a_phrase_and_a_revision_without_sense_are_told_before_anything_is_loaded(capsys, monkeypatch):
     monkeypatch.setattr("imp_kit.imp.fill", None)
-    for arguments, told in (
+    for arguments, message in (
         (["locate", BUS, " . "], "name what to look for"),
         (["ask", BUS, COLORS, "--checkpoint", "imp-nano", "--revision", "main"], "'imp-nano' comes with the kit"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_the_console_command_is_the_same_as_the_module():

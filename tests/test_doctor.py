@@ -329,12 +329,12 @@ def test_a_gpu_that_torch_cannot_use(here, tmp_path, monkeypatch, hidden):
     nvidia_smi(tmp_path / "bin")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    told = "Update the NVIDIA driver" if torch.version.cuda else "torch's build with CUDA"
+    message = "Update the NVIDIA driver" if torch.version.cuda else "torch's build with CUDA"
     if hidden:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        told = "CUDA_VISIBLE_DEVICES is '' and may hide it"
+        message = "CUDA_VISIBLE_DEVICES is '' and may hide it"
     (found,) = [finding for finding in examine() if "Tesla T4" in finding.what]
-    assert (found.level, told in found.fix) == ("FAIL", True)
+    assert (found.level, message in found.fix) == ("FAIL", True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

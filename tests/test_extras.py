@@ -48,8 +48,8 @@ def test_all_that_is_missing_is_named_at_once(monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(imp_kit.SettingError) as caught:
         require("measure")
-    told = "This needs scipy, scikit-image and sacrebleu: pip install scipy scikit-image sacrebleu."
-    assert str(caught.value) == told
+    message = "This needs scipy, scikit-image and sacrebleu: pip install scipy scikit-image sacrebleu."
+    assert str(caught.value) == message
     with pytest.raises(imp_kit.SettingError, match="^The exam needs scipy: pip install scipy.$"):
         require("measure", "matplotlib", "scipy", what="The exam")
     require("measure", "matplotlib", "rapidfuzz")
@@ -104,7 +104,7 @@ main(sys.argv[2:])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["probe", "captcha", "--checkpoint", "imp-nano", "--device", "cpu", "--size", "smoke", "--out", "nowhere"],
@@ -117,7 +117,7 @@ main(sys.argv[2:])
         (["probe", "loading", "--plot", "a.png"], "The plot needs matplotlib: pip install matplotlib."),
     ],
 )
-def test_a_command_names_all_at_once_and_before_the_work(arguments, told, tmp_path):
+def test_a_command_names_all_at_once_and_before_the_work(arguments, message, tmp_path):
     code = [
         sys.executable,
         "-c",
@@ -125,7 +125,7 @@ def test_a_command_names_all_at_once_and_before_the_work(arguments, told, tmp_pa
         "matplotlib,rapidfuzz,scipy",
     ]
     ended = subprocess.run([*code, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert (ended.returncode, ended.stderr) == (2, f"imp-kit: {told}\n")
+    assert (ended.returncode, ended.stderr) == (2, f"imp-kit: {message}\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -69,7 +69,7 @@ def plainly(plain, picture, question, **settings):
     return plain.ask(picture, question, **settings)
 
 
-def told(answer):
+def comparable(answer):
     return [getattr(answer, name) for name in SAME]
 
 
@@ -93,8 +93,8 @@ def test_random_requests(imp, plain, monkeypatch, count):
             together = imp.ask_many(pairs, batch_size=int(rng.integers(1, 9)), progress=False, **settings)
             alone = imp.ask(*pairs[0], **settings)
             stream = "".join(imp.look(pairs[0][0]).stream(pairs[0][1], **settings))
-        assert [told(answer) for answer in together] == [told(answer) for answer in expected]
-        assert told(alone) == told(expected[0])
+        assert [comparable(answer) for answer in together] == [comparable(answer) for answer in expected]
+        assert comparable(alone) == comparable(expected[0])
         assert stream == expected[0].text
         compared += len(pairs)
         ended_by_stop += sum(answer.finish == "stop" for answer in expected)
@@ -110,10 +110,10 @@ def test_what_is_drawn_with_a_seed_does_not_depend_on_the_batch(imp, plain, batc
     expected = plain.ask_many(pairs, batch_size=1, progress=False, **settings)
     monkeypatch.setattr(generation, "BLOCKS", {"cpu": 3})
     together = imp.ask_many(pairs, batch_size=batch_size, progress=False, **settings)
-    assert [told(a) if isinstance(a, imp_kit.Answer) else str(a) for a in together] == [
-        told(a) if isinstance(a, imp_kit.Answer) else str(a) for a in expected
+    assert [comparable(a) if isinstance(a, imp_kit.Answer) else str(a) for a in together] == [
+        comparable(a) if isinstance(a, imp_kit.Answer) else str(a) for a in expected
     ]
-    assert told(together[0]) == told(imp.ask(*pairs[0], **settings))
+    assert comparable(together[0]) == comparable(imp.ask(*pairs[0], **settings))
     assert len({str(answer) for answer in together[:20]}) >= 15
 
 
@@ -122,7 +122,7 @@ def test_a_chat_with_blocks_is_the_chat_without(imp, plain, monkeypatch):
     chats = [who.chat(DOOR) for who in (imp, plain)]
     for question in ("What color is the door?", "Where is it?", "Describe the image in detail.", "And the box?"):
         one, other = (chat.say(question, stop=["box"]) for chat in chats)
-        assert told(one) == told(other)
+        assert comparable(one) == comparable(other)
 
 
 # Pictures that were looked at -------------------------------------------------------------------------------
@@ -137,14 +137,14 @@ def test_questions_about_a_picture_copy_nothing(fresh):
     assert chat._conversation.prefix().buffer is view.prefix.buffer
     # While that chat is alive another goes on beside it, in memory of its own.
     other = assistant.Chat(view)
-    assert told(other.say("What color is the door?")) == told(first)
+    assert comparable(other.say("What color is the door?")) == comparable(first)
     assert other._conversation.prefix().buffer is not view.prefix.buffer
-    expected = [told(answer) for answer in (chat.say("And the box?"), other.say("And the box?"))]
+    expected = [comparable(answer) for answer in (chat.say("And the box?"), other.say("And the box?"))]
     chats = [fresh.chat(DOOR), fresh.chat(DOOR)]
     for each in chats:
         each.say("What color is the door?")
     chats[0].say("Where is it?")
-    assert [told(each.say("And the box?")) for each in chats] == expected
+    assert [comparable(each.say("And the box?")) for each in chats] == expected
 
 
 def test_streams_side_by_side_do_not_disturb_each_other(fresh):
@@ -166,7 +166,7 @@ def test_a_dropped_stream_leaves_the_chat_as_it_was(fresh):
     fresh.ask(DOOR, "Describe the image in detail.")  # would write over the chat's turn if it might
     beside = fresh.chat(DOOR)
     beside.say("What color is the door?")
-    assert told(chat.say("Where is it?")) == told(beside.say("Where is it?"))
+    assert comparable(chat.say("Where is it?")) == comparable(beside.say("Where is it?"))
 
 
 def test_a_picture_is_read_once(fresh, monkeypatch):
@@ -174,7 +174,7 @@ def test_a_picture_is_read_once(fresh, monkeypatch):
     encode = fresh.model.encode
     monkeypatch.setattr(fresh.model, "encode", lambda pixels: read.append(len(pixels)) or encode(pixels))
     first = fresh.ask(DOOR, "What color is the door?")
-    assert told(fresh.ask(DOOR, "What color is the door?")) == told(first)
+    assert comparable(fresh.ask(DOOR, "What color is the door?")) == comparable(first)
     assert read == [1]
     fresh.ask(BUS, "What color is the bus?")
     assert read == [1, 1]
@@ -195,7 +195,7 @@ def test_what_is_kept_is_bounded(fresh, monkeypatch):
     views = [fresh.look(picture) for picture in pictures]
     kept = list(fresh.engine._prefix_cache.values())
     assert kept == [view.prefix for view in views[-2:]]
-    assert told(views[0].ask("What is this?")) == told(fresh.ask(pictures[0], "What is this?"))
+    assert comparable(views[0].ask("What is this?")) == comparable(fresh.ask(pictures[0], "What is this?"))
     kept = list(fresh.engine._prefix_cache.values())
     monkeypatch.setattr(engine, "PREFIX_CACHE_BYTES", size - 1)  # what is too large to be kept drives nothing out
     fresh.look(DOOR)
@@ -229,7 +229,9 @@ def test_questions_about_one_picture_read_it_once_and_leave_when_answered(imp, s
     assert rows == sorted(rows, reverse=True)
     assert rows[0] == 4
     assert rows[-1] == 1
-    assert [told(answer) for answer in together] == [told(imp.ask(DOOR, question)) for question in questions]
+    assert [comparable(answer) for answer in together] == [
+        comparable(imp.ask(DOOR, question)) for question in questions
+    ]
 
 
 def test_a_batch_that_does_not_fit_is_halved(imp, shapes, monkeypatch):
@@ -238,7 +240,9 @@ def test_a_batch_that_does_not_fit_is_halved(imp, shapes, monkeypatch):
     monkeypatch.setattr(engine, "free_memory", lambda _: 3 * row)
     together = imp.ask_many(pairs, batch_size=8, progress=False, max_new_tokens=20)
     assert max(rows for rows, _ in shapes) == 2
-    assert [told(answer) for answer in together] == [told(imp.ask(*pair, max_new_tokens=20)) for pair in pairs]
+    assert [comparable(answer) for answer in together] == [
+        comparable(imp.ask(*pair, max_new_tokens=20)) for pair in pairs
+    ]
 
 
 def test_keys_and_values_that_do_not_fit_are_refused_before_they_are_made(imp, monkeypatch):
@@ -499,8 +503,8 @@ def test_answers_with_weights_in_fp16_are_those_of_fp32(imp, plain, all_large):
     torch.testing.assert_close(*scores, rtol=0, atol=5e-5)
     pairs = [(case.image, case.turns[0].question) for skill in SKILLS for case in exam(skill, "trained", 7, 2)]
     answers, expected = (who.ask_many(pairs, progress=False, max_new_tokens=40) for who in (small, imp))
-    assert [told(answer) for answer in answers] == [told(answer) for answer in expected]
-    assert told(small.ask(*pairs[0])) == told(imp.ask(*pairs[0]))
+    assert [comparable(answer) for answer in answers] == [comparable(answer) for answer in expected]
+    assert comparable(small.ask(*pairs[0])) == comparable(imp.ask(*pairs[0]))
 
 
 @half
@@ -510,12 +514,12 @@ def test_another_engine_of_torch_changes_no_answer(engine, imp, all_large, monke
     if engine not in torch.backends.quantized.supported_engines:
         pytest.skip(f"this torch has no {engine}")
     small = imp_kit.load("imp-nano", device="cpu", dtype="fp32")
-    expected = told(imp.ask(BUS, "What is this?"))
+    expected = comparable(imp.ask(BUS, "What is this?"))
     monkeypatch.setattr(torch.backends.quantized, "engine", engine)
-    assert told(small.ask(BUS, "What is this?")) == expected
+    assert comparable(small.ask(BUS, "What is this?")) == expected
     other = imp_kit.load("imp-nano", device="cpu", dtype="fp32")
     assert not any(isinstance(module, HalfLinear) for module in other.model.modules())
-    assert told(other.ask(BUS, "What is this?")) == expected
+    assert comparable(other.ask(BUS, "What is this?")) == expected
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])

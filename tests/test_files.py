@@ -48,8 +48,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, old):
     if old:
         file.write_bytes(old)
     call = ("from imp_kit.experiments.files import write_whole", "write_whole(sys.argv[3], 'new ' * 5000)")
-    told = limited(10_000, *call, file)
-    assert told.startswith(f"RunError {file} cannot be written (File too large). What was saved before is kept.")
+    message = limited(10_000, *call, file)
+    assert message.startswith(f"RunError {file} cannot be written (File too large). What was saved before is kept.")
     assert (file.read_bytes() if old else None) == old
     assert names(tmp_path) == (["report.md"] if old else [])
     assert limited(100_000, *call, file) == ""
@@ -97,8 +97,8 @@ RUN = 'run("echo", cases, Subject.of(Echo()), sys.argv[3])'
 
 @pytest.mark.parametrize("limit", [0, 100])
 def test_a_run_begins_again_after_a_disk_was_full_at_its_very_start(tmp_path, limit):
-    told = limited(limit, ECHO, RUN, tmp_path / "run")
-    assert f"{tmp_path / 'run' / 'run.json'} cannot be written" in told
+    message = limited(limit, ECHO, RUN, tmp_path / "run")
+    assert f"{tmp_path / 'run' / 'run.json'} cannot be written" in message
     assert names(tmp_path / "run") == []
     assert "cannot be written" not in limited(100_000, ECHO, RUN, tmp_path / "run")
     assert len(read(tmp_path / "run")) == 3
@@ -198,10 +198,10 @@ def test_the_loading_table_and_its_picture_on_a_full_disk(tmp_path):
     table = loading.TABLE.read_bytes()
     (tmp_path / "table.csv").write_bytes(table)
     (tmp_path / "table.png").write_bytes(b"old")
-    told = limited(5000, imports, "write_table(read_table()[:300], Path(sys.argv[3]))", tmp_path / "table.csv")
-    assert "table.csv cannot be written" in told
-    told = limited(5000, imports, "save_plot(read_table(), sys.argv[3])", tmp_path / "table.png")
-    assert "table.png cannot be written" in told
+    message = limited(5000, imports, "write_table(read_table()[:300], Path(sys.argv[3]))", tmp_path / "table.csv")
+    assert "table.csv cannot be written" in message
+    message = limited(5000, imports, "save_plot(read_table(), sys.argv[3])", tmp_path / "table.png")
+    assert "table.png cannot be written" in message
     assert (tmp_path / "table.csv").read_bytes() == table
     assert (tmp_path / "table.png").read_bytes() == b"old"
     assert names(tmp_path) == ["table.csv", "table.png"]

@@ -366,15 +366,15 @@ def test_one_damaged_file_is_one_clear_error(wholes, tmp_path, form, file, damag
     try:
         imp = load(folder)
     except imp_kit.CheckpointError as error:
-        told = str(error)
+        message = str(error)
     else:
         assert (damage, file) in NEEDLESS, "a damage that nobody noticed"
         assert kit_ids(imp) == kit_ids(load(wholes[form.name]))
         return
-    assert file in told or (damage == "another's" and "Files of two checkpoints are mixed" in told), told
-    assert "ownload it again" in told or "download them again" in told or "while online" in told, told
-    assert "\n" not in told
-    assert len(told) < 900
+    assert file in message or (damage == "another's" and "Files of two checkpoints are mixed" in message), message
+    assert "ownload it again" in message or "download them again" in message or "while online" in message, message
+    assert "\n" not in message
+    assert len(message) < 900
 
 
 # Texts -----------------------------------------------------------------------------------------------------------

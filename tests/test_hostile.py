@@ -581,16 +581,16 @@ import json, resource, sys, torch
 from pathlib import Path
 from imp_kit.errors import CheckpointError
 from imp_kit.model.weights import load_weights
-told = []
+results = []
 for folder in sys.argv[1:]:
     try:
         load_weights(Path(folder), torch.device("cpu"), torch.float32)
-        told.append("loaded")
+        results.append("loaded")
     except CheckpointError as error:
-        told.append(str(error))
+        results.append(str(error))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    before = before if len(told) > 1 else peak
-print(json.dumps({"told": told, "grown": peak - before}))
+    before = before if len(results) > 1 else peak
+print(json.dumps({"results": results, "grown": peak - before}))
 """
 
 
@@ -612,15 +612,15 @@ def tried(oracle, tmp_path_factory):
     shutil.rmtree(place)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["told"].pop(0) == "loaded"
-    return dict(zip(HUGE, result["told"], strict=True)), result["grown"]
+    assert result["results"].pop(0) == "loaded"
+    return dict(zip(HUGE, result["results"], strict=True)), result["grown"]
 
 
 @pytest.mark.parametrize("name", HUGE)
 def test_what_is_huge_or_mad_is_refused(tried, name):
-    told = tried[0][name]
-    assert HUGE[name][1] in told
-    assert len(told) < 1000
+    message = tried[0][name]
+    assert HUGE[name][1] in message
+    assert len(message) < 1000
 
 
 def test_what_is_huge_takes_no_memory(tried):

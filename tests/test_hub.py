@@ -106,11 +106,11 @@ def test_inspecting_downloads_no_weights(hub, tmp_path):
     done = run("checkpoints", "inspect", "imp-v1-3b")
     assert done.returncode == 0, done.stderr
     here = run("checkpoints", "inspect", "imp-nano").stdout.splitlines()
-    told = done.stdout.splitlines()
-    assert told[0] == f"MILVLG/imp-v1-3b at {COMMIT}"
-    assert told.pop(2).startswith("to download: 3 files, 0.0148 GB (config.json 838 bytes, ")
-    assert told[1:] == here[1:]
-    assert "The kit would load it." in told
+    message = done.stdout.splitlines()
+    assert message[0] == f"MILVLG/imp-v1-3b at {COMMIT}"
+    assert message.pop(2).startswith("to download: 3 files, 0.0148 GB (config.json 838 bytes, ")
+    assert message[1:] == here[1:]
+    assert "The kit would load it." in message
     header = int.from_bytes(FILES["model.safetensors"][:8], "little")
     assert header < server.sent["model.safetensors"] <= 100_001 < len(FILES["model.safetensors"]) / 100
     names = {file.name for file in tmp_path.rglob("*") if file.is_file() or file.is_symlink()}

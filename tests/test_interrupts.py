@@ -80,9 +80,9 @@ def test_an_interrupted_probe_says_what_is_kept_and_the_command_that_goes_on(tmp
     _, errors = process.communicate(timeout=300)
     kept = len(read(folder))
     assert process.returncode in ENDED
-    told = said(errors)[-1]
+    message = said(errors)[-1]
     found = re.fullmatch(
-        r"imp-kit: stopped; (\d+) of (\d+) samples are answered and kept in (.*)\. To go on: (.*)", told
+        r"imp-kit: stopped; (\d+) of (\d+) samples are answered and kept in (.*)\. To go on: (.*)", message
     )
     assert (int(found[1]), found[3]) == (kept, str(folder))
     assert "Traceback" not in errors
@@ -150,8 +150,8 @@ def test_an_interrupted_loading_probe_says_what_is_kept(tmp_path):
     _, errors = process.communicate(timeout=300)
     assert process.returncode in ENDED
     assert "Traceback" not in errors
-    told = re.search(
+    message = re.search(
         r"imp-kit: stopped; (\d+) of 37 calls were tried and are kept in .*table\.csv\. To go on: run", errors
     )
-    assert int(told[1]) >= 1
+    assert int(message[1]) >= 1
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]

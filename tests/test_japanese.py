@@ -156,8 +156,8 @@ def test_photographs_are_freely_licensed():
     assert data()["licences"].keys() == data()["photographs"].keys()
     for name, licence in data()["licences"].items():
         assert re.search(r"CC0|public domain|No known copyright restrictions", licence)
-        told = " ".join(inspect.getdoc(getattr(photographs, name)).replace("`", "").split())
-        assert licence in told, name
+        expected = " ".join(inspect.getdoc(getattr(photographs, name)).replace("`", "").split())
+        assert licence in expected, name
 
 
 def test_without_scikit_image_one_message_says_what_to_install(monkeypatch):
@@ -165,10 +165,10 @@ def test_without_scikit_image_one_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(imp_kit.SettingError, match="pip install scikit-image"):
         japanese.photograph_cases()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as expected:
         warnings.simplefilter("always")
         made = cases("smoke", 1, real=True)
-    assert [str(each.message) for each in told] == [
+    assert [str(each.message) for each in expected] == [
         "Left out for now: A question about photographs needs scikit-image: pip install scikit-image."
     ]
     assert [each.id for each in made] == [c.id for c in complete if c.factors["part"] != "photograph"]
@@ -346,8 +346,8 @@ def test_replies_are_rated_by_people_who_do_not_see_the_condition(tmp_path):
     assert len({row["reply_id"] for row in rows}) == len(asked)
     # Asked to or not, or with a picture or not: nothing in a row tells.
     assert sorted(row["question"] for row in rows) == sorted(2 * [c.question for c in made[1::3]])
-    for told in (*LANGUAGES, "scene", data()["in_japanese"]):
-        assert told not in form.read_text("utf-8")
+    for expected in (*LANGUAGES, "scene", data()["in_japanese"]):
+        assert expected not in form.read_text("utf-8")
     assert japanese.read_ratings(samples, form) == []
     form.write_text(form.read_text("utf-8").replace(",\n", ",3\n", 1).replace(",\r\n", ",3\r\n", 1), "utf-8")
     japanese.write_form(samples, form)  # what was rated stays

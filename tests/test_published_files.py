@@ -129,10 +129,10 @@ def first_minute(repositories: dict, out: Path, *arguments: str):
                 server.sizes[entry.hub_id, file] = told_size(name, file, data)
         command = [sys.executable, str(ROOT / "tests" / "tools" / "verify_real.py"), "--out", str(out), *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
-    (told,) = out.glob("*-files.json") if list(out.glob("*-files.json")) else (None,)
+    (message,) = out.glob("*-files.json") if list(out.glob("*-files.json")) else (None,)
     assert done.returncode == 2
     assert "--trust-remote-code" in done.stderr
-    return done.stdout, told and json.loads(told.read_text("utf-8")), server
+    return done.stdout, message and json.loads(message.read_text("utf-8")), server
 
 
 def rows(output: str) -> list[list[str]]:
@@ -141,9 +141,9 @@ def rows(output: str) -> list[list[str]]:
 
 
 def test_nothing_differs_where_all_is_as_published(repositories, tmp_path):
-    output, told, server = first_minute(repositories, tmp_path)
+    output, message, server = first_minute(repositories, tmp_path)
     assert {row[0]: row[1] for row in rows(output)} == dict.fromkeys(PUBLISHED, "nothing differs"), output
-    facts = {look["name"]: look["facts"] for look in told["checkpoints"]}
+    facts = {look["name"]: look["facts"] for look in message["checkpoints"]}
     assert facts["imp-v1.5-4b-phi3"]["around a prompt"] == "[1] before, [] behind"
     assert facts["imp-v1.5-4b-phi3"]["picture"] == "729 tokens, pad"
     assert facts["imp-v1.5-3b-196"]["picture"] == "196 tokens, square"
@@ -187,10 +187,10 @@ def test_one_surprise_in_each_repository_is_named(repositories, tmp_path):
     spoilt = {hub_id: dict(files) for hub_id, files in repositories.items()}
     for name, (spoil, _) in SURPRISES.items():
         spoil(spoilt[PUBLISHED[name].hub_id])
-    output, told, _ = first_minute(spoilt, tmp_path)
+    output, message, _ = first_minute(spoilt, tmp_path)
     for name, (_, expected) in SURPRISES.items():
         assert sorted(row[1] for row in rows(output) if row[0] == name) == sorted(expected), output
-        (look,) = [look for look in told["checkpoints"] if look["name"] == name]
+        (look,) = [look for look in message["checkpoints"] if look["name"] == name]
         assert sorted(what for what, *_ in look["differences"]) == sorted(expected)
 
 

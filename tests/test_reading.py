@@ -95,10 +95,10 @@ def test_words_are_of_the_probes_letters():
 
 
 @pytest.mark.parametrize(
-    ("size", "seed", "told"), [("huge", 1, "smoke, standard, full"), ("smoke", -1, "seed"), ("smoke", 1.5, "seed")]
+    ("size", "seed", "message"), [("huge", 1, "smoke, standard, full"), ("smoke", -1, "seed"), ("smoke", 1.5, "seed")]
 )
-def test_runs_that_cannot_be(size, seed, told):
-    with pytest.raises(imp_kit.SettingError, match=told):
+def test_runs_that_cannot_be(size, seed, message):
+    with pytest.raises(imp_kit.SettingError, match=message):
         cases(size, seed)
 
 

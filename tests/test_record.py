@@ -119,9 +119,9 @@ def test_nothing_changed_hits_all_and_loads_nothing_and_each_change_misses(tmp_p
         with pytest.raises(AssertionError, match="loaded"):
             run("nano", [made[0], changed, made[2]], again, tmp_path, settings=settings)
     revision = replace(again, identity=again.identity | {"revision": "another commit"})
-    for other, told in ((Subject.of("imp-nano", device="cpu", dtype="bf16"), "dtype"), (revision, "revision")):
+    for other, message in ((Subject.of("imp-nano", device="cpu", dtype="bf16"), "dtype"), (revision, "revision")):
         assert missed(made, other) == {"case 0", "case 1", "case 2"}
-        with pytest.raises(imp_kit.RunError, match=told):
+        with pytest.raises(imp_kit.RunError, match=message):
             run("nano", made, other, tmp_path, settings=settings)
 
 
@@ -240,9 +240,9 @@ def test_a_full_disk_stops_the_run_with_what_is_saved(tmp_path):
     """The disk is played by a limit on the size of files, at which writing fails as on a full one, within a line."""
     pytest.importorskip("resource")
     command = [sys.executable, "-c", FULL, str(tmp_path / "run"), "2500"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "samples.jsonl cannot be written" in told
-    assert "Free disk space" in told
+    message = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "samples.jsonl cannot be written" in message
+    assert "Free disk space" in message
     assert (tmp_path / "run" / "samples.jsonl").stat().st_size == 2500
     kept = len(read(tmp_path / "run"))
     assert 2 <= kept < 8

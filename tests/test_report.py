@@ -157,10 +157,10 @@ def test_scores_and_a_report_need_the_files_alone_and_no_torch(runs, tmp_path):
             (tmp_path / name / file).write_bytes((runs / name / file).read_bytes())
     folders = [tmp_path / "reading", tmp_path / "japanese"]
     command = [sys.executable, "-c", WITHOUT_TORCH, *folders, tmp_path / "out"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    message = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     expected = [[s.exact, s.outcome] for s in reading.samples(read(runs / "reading"))]
     expected += [[s.right, s.japanese] for s in japanese.samples(read(runs / "japanese"))]
-    assert json.loads(told) == expected
+    assert json.loads(message) == expected
     # Word for word the report of an environment with torch.
     assert (tmp_path / "out" / "report.md").read_text("utf-8") == write(folders, tmp_path / "out").read_text("utf-8")
 
@@ -277,12 +277,13 @@ def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
         arguments = ["probe", name, "--checkpoint", "imp-nano", "--device", "cpu", "--size", "smoke", "--out", str(out)]
         main(arguments)
         said = capsys.readouterr().out
-        told = re.search(rf"(\d+) samples of imp-nano are answered and stand in {out}: (\d+) were asked now\.\n", said)
-        assert told[1] == told[2]
-        main(arguments)
-        again = (
-            f"{told[1]} samples of imp-nano are answered and stand in {out}: all were there already, nothing was asked"
+        message = re.search(
+            rf"(\d+) samples of imp-nano are answered and stand in {out}: (\d+) were asked now\.\n", said
         )
+        assert message[1] == message[2]
+        main(arguments)
+        again = f"{message[1]} samples of imp-nano are answered and stand in {out}: all were there already, "
+        again += "nothing was asked"
         assert again in capsys.readouterr().out
         main(["report", str(out)])
         text = (out / "report.md").read_text("utf-8")
@@ -307,8 +308,8 @@ def test_a_probe_says_what_failed_and_what_is_new(tmp_path, capsys):
     (tmp_path / "samples.jsonl").write_text("\n".join([*failed, *lines[2:], ""]), "utf-8")
     capsys.readouterr()
     main([*arguments, str(tmp_path)])
-    told = f"{len(lines)} samples of imp-nano are answered and stand in {tmp_path}: 2 were asked now.\n"
-    assert told in capsys.readouterr().out
+    message = f"{len(lines)} samples of imp-nano are answered and stand in {tmp_path}: 2 were asked now.\n"
+    assert message in capsys.readouterr().out
 
 
 def test_plots_show_the_shares_with_their_intervals(runs):

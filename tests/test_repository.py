@@ -66,7 +66,7 @@ def test_one_command_changes_every_place_and_changes_it_back(copy):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "usage"),
         (["one/two", "three"], "usage"),
@@ -77,9 +77,9 @@ def test_one_command_changes_every_place_and_changes_it_back(copy):
         (["MILVLG/imp"], "links to MILVLG/imp"),
     ],
 )
-def test_what_is_no_name_or_anothers_changes_nothing(copy, arguments, told):
+def test_what_is_no_name_or_anothers_changes_nothing(copy, arguments, message):
     before = contents(copy)
     done = command(copy, *arguments)
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert contents(copy) == before

@@ -86,7 +86,7 @@ CAPTION = "The picture contains 8 characters."
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("reply", "message"),
     [
         ('The text reads "K7XPQ4AA".', "code"),
         (f'The text reads "K7XPQ4AA" and "{CAPTION}".', "both"),
@@ -97,8 +97,8 @@ CAPTION = "The picture contains 8 characters."
         ("", "neither"),
     ],
 )
-def test_outcomes(reply, told):
-    assert scores.outcome(reply, "K7XPQ4AA", CAPTION) == told
+def test_outcomes(reply, message):
+    assert scores.outcome(reply, "K7XPQ4AA", CAPTION) == message
 
 
 def test_invented_text():

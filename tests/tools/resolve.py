@@ -47,8 +47,8 @@ def plan(python: str | Path, *arguments: str) -> Packages:
         command = [python, "-m", "pip", "install", "--dry-run", "--report", report, *QUIET, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            told = done.stdout.partition("The conflict is caused by:")[2].partition("\n\n")[0]
-            raise ResolutionError(told.strip() or done.stderr.strip().splitlines()[-1])
+            message = done.stdout.partition("The conflict is caused by:")[2].partition("\n\n")[0]
+            raise ResolutionError(message.strip() or done.stderr.strip().splitlines()[-1])
         installs = json.loads(report.read_text("utf-8"))["install"]
     return {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in installs}
 
@@ -166,14 +166,14 @@ def requirements_table(newest: str = sys.executable) -> bool:
     kinds += [("of the kit alone", alone, None, version) for version in PYTHONS]
     passed = True
     for kind, needs, file, version in kinds:
-        told = (kind, file or "any", version)
+        message = (kind, file or "any", version)
         try:
             python = newest if file == "constraints-newest.txt" else sys.executable
             found = wheels(version, *needs, *(("--constraint", str(ROOT / file)) if file else ()), python=python)
             complete = {canonicalize_name(Requirement(need).name) for need in needs} <= found.keys()
-            passed &= row(*told, str(len(found)), passed=complete)
+            passed &= row(*message, str(len(found)), passed=complete)
         except ResolutionError as error:
-            passed &= row(*told, str(error), passed=False)
+            passed &= row(*message, str(error), passed=False)
     return passed
 
 

@@ -137,7 +137,7 @@ def compare(name: str, commit: str | None, device: str, dtype: str) -> Result:
     return Result(name, commit, theirs, ours)
 
 
-def told(result: Result) -> str:
+def comparable(result: Result) -> str:
     """One line on one checkpoint."""
     if result.trouble:
         return f"not compared: {result.trouble.splitlines()[0]}"
@@ -161,7 +161,7 @@ def report(results: list[Result], dtype: str) -> str:
     lines += ["| --- | --- | --- | --- |"]
     for result in results:
         device = f"{result.official.device} {dtype}" if result.official.device else "–"
-        lines.append(f"| {result.name} | {result.commit or '–'} | {device} | {told(result).replace('|', '/')} |")
+        lines.append(f"| {result.name} | {result.commit or '–'} | {device} | {comparable(result).replace('|', '/')} |")
     for result in results:
         lines += ["", f"## {result.name}", ""]
         lines += [f"    {line}" for line in result.trouble.splitlines()] if result.trouble else details(result)
@@ -214,8 +214,8 @@ def first_minute(names: list[str], out: Path) -> None:
         return
     file = out / time.strftime("%Y%m%d-%H%M%S-files.json")
     versions = {"imp-kit": imp_kit.__version__, "huggingface_hub": installed("huggingface_hub")}
-    told = {"versions": versions, "checkpoints": [asdict(look) for look in looks]}
-    file.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    comparable = {"versions": versions, "checkpoints": [asdict(look) for look in looks]}
+    file.write_text(json.dumps(comparable, indent=2, ensure_ascii=False) + "\n", "utf-8")
     print(f"to paste into an issue: {file}", flush=True)
 
 
@@ -242,7 +242,7 @@ def main() -> int:
     results = []
     for name in args.checkpoints or HUB_IDS:
         result = compare(name, commits.get(name), args.device, args.dtype)
-        print(f"{name}: {told(result)}", flush=True)
+        print(f"{name}: {comparable(result)}", flush=True)
         results.append(result)
     file = args.out / time.strftime("%Y%m%d-%H%M%S.md")
     file.write_text(report(results, args.dtype), "utf-8")
