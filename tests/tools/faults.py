@@ -229,7 +229,7 @@ EXPERIMENTS = (
     fault("a failure replaces an answer", "experiments/runs.py", 'if record["status"] == "ok" or not same:', "if True:",
           "record::a_later_failure_replaces_no_answer_to_the_same"),
     fault("two writers at once", "experiments/files.py", "not in (errno.EAGAIN, errno.EACCES)", "is not None",
-          "files::one_writer_of_a_loading_table_at_a_time"),
+          "files::of_three_writers_at_once_one_writes_and_two_say_so"),
     fault("letters' case counts", "experiments/scores.py", 'normalize("NFKC", text).upper()',
           'normalize("NFKC", text)', "scores::normalising_keeps_letters_and_digits_only"),
     fault("edits over the shorter text", "experiments/scores.py",
