@@ -281,6 +281,14 @@ def test_what_several_processes_wrote_is_newer_than_what_was_joined(tmp_path):
     assert read(tmp_path / "run")[0]["answer"] == "new"
 
 
+def test_a_later_failure_replaces_no_answer_to_the_same(tmp_path):
+    run("echo", cases(1), Subject.of(Echo()), tmp_path / "run")
+    (answer,) = read(tmp_path / "run")
+    failure = {name: value for name, value in answer.items() if name != "answer"} | {"status": "error", "error": "none"}
+    (tmp_path / "run" / "samples-0.jsonl").write_text(json.dumps(failure) + "\n")
+    assert read(tmp_path / "run") == [answer]
+
+
 def test_an_object_can_name_what_else_changes_its_answers(tmp_path):
     echo = Echo()
     echo.identity = {"version": "1"}
