@@ -89,6 +89,8 @@ def test_costs_of_the_published_sizes(name):
     flops, size = costs.read(1, 0)
     assert flops == pytest.approx(2 * weights, rel=1e-3)
     assert size - costs.weight_bytes == 2 * 2 * sizes.num_layers * sizes.hidden_size
+    # The second of two tokens also looks at the first one.
+    assert costs.read(2, 0)[0] - 2 * flops == 4 * sizes.num_layers * sizes.hidden_size - 2 * costs.head
     eight = costs.read(1, 700, batch=8)
     assert eight[0] == 8 * costs.read(1, 700)[0]
     assert costs.weight_bytes < eight[1] < 8 * costs.read(1, 700)[1]

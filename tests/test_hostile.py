@@ -421,9 +421,9 @@ def test_the_kit_installed_as_links(tmp_path):
 
 READ_NANO = """
 import imp_kit
-from imp_kit.checkpoints import find
-from imp_kit.stored import find_tensors, read_json
-from imp_kit.tokens import TextTokenizer
+from imp_kit.checkpoints.hub import find
+from imp_kit.checkpoints.files import find_tensors, read_json
+from imp_kit.checkpoints.tokenizer import TextTokenizer
 folder = find("imp-nano").folder
 TextTokenizer(folder), find_tensors(folder), read_json(folder / "config.json")
 print(imp_kit.__file__)
@@ -580,7 +580,7 @@ TRY = """
 import json, resource, sys, torch
 from pathlib import Path
 from imp_kit.errors import CheckpointError
-from imp_kit.model.weights import load_weights
+from imp_kit.checkpoints.load import load_weights
 results = []
 for folder in sys.argv[1:]:
     try:

@@ -76,6 +76,11 @@ def test_confusion_says_what_became_what():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("one", "other", "share"), [("AB", "ABCD", 0.5), ("ABC", "", 1), ("", "", 0), ("ab", "AB", 0)])
+def test_the_share_of_edits_is_over_the_longer_text(one, other, share):
+    assert scores.edit_share(one, other) == scores.edit_share(other, one) == share
+
+
 def test_positions():
     assert scores.position_accuracy("K7X", "K7X") == 1.0
     assert scores.position_accuracy("7X", "K7X") == 0.0
