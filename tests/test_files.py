@@ -86,7 +86,7 @@ def test_a_full_disk_at_the_end_of_a_file():
 
 ECHO = """
 from PIL import Image
-from imp_kit.experiments.record import Case, Subject, run
+from imp_kit.experiments.runs import Case, Subject, run
 class Echo:
     def ask(self, picture, question, **settings):
         return question.upper()
@@ -211,7 +211,7 @@ SLOW = """
 import os, sys, time
 from PIL import Image
 from imp_kit.errors import RunError
-from imp_kit.experiments.record import Case, Subject, run
+from imp_kit.experiments.runs import Case, Subject, run
 class Slow:
     def ask(self, picture, question, **settings):
         time.sleep(float(sys.argv[2]))

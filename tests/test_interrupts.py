@@ -105,7 +105,7 @@ def test_an_interrupted_probe_says_what_is_kept_and_the_command_that_goes_on(tmp
 def test_an_interrupt_before_anything_was_asked_gives_the_command_back(tmp_path):
     code = (
         "import os, signal\n"
-        "from imp_kit import assistant\n"
+        "from imp_kit import imp as assistant\n"
         "def stop(*args, **settings): os.kill(os.getpid(), signal.SIGINT)\n"
         "assistant.identify = stop\n"
     )

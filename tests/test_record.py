@@ -223,7 +223,7 @@ FULL = """
 import resource, sys
 from PIL import Image
 from imp_kit.errors import RunError
-from imp_kit.experiments.record import Case, Subject, run
+from imp_kit.experiments.runs import Case, Subject, run
 class Echo:
     def ask(self, picture, question, **settings):
         return question.upper()
@@ -303,9 +303,9 @@ SCRIPT = """
 import sys
 import numpy as np, torch
 torch.set_num_threads(1)
-from imp_kit.assistant import Imp
-from imp_kit.experiments.record import Case, Subject, _digest, run
-from imp_kit.nano.draw import draw, sample_scene
+from imp_kit.imp import Imp
+from imp_kit.experiments.runs import Case, Subject, _digest, run
+from imp_kit.experiments.drawings import draw, sample_scene
 cases = []
 for seed in range(int(sys.argv[2])):
     rng = np.random.default_rng(seed)

@@ -293,7 +293,7 @@ def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
         assert text.count("python -m") == 2
         # Again with nothing left to ask: no model is loaded.
         code = (
-            "import sys; from imp_kit import assistant; from imp_kit.tools.cli import main\n"
+            "import sys; from imp_kit import imp as assistant; from imp_kit.tools.cli import main\n"
             "def no(*args, **settings): raise AssertionError('loaded')\nassistant.load = no\nmain(sys.argv[1:])"
         )
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
