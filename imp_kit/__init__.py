@@ -43,7 +43,8 @@ __all__ = [
     "load",
 ]
 TOOLS = ("bench", "doctor", "official")  # modules that may be called without importing them
-sys.meta_path.append(MovedModules())
+if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+    sys.meta_path.append(MovedModules())
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -256,7 +257,7 @@ class Engine:
             ended: set[int] = set()
             steps = generate(self.model, embeddings, cache, sampling, self.stop_ids, padding, ended, indices)
         limits = [min(sampling.max_new_tokens, self._room(turn) + 1) for turn in turns]  # the last token is not read
-        first = None
+        first, paused = None, 0.0  # while a reader of the stream does other things
         while True:
             with out_of_memory_errors(what), self.threads.use(threads):
                 tokens = next(steps, None)
@@ -269,11 +270,13 @@ class Engine:
             ]
             ended.update(row for row, turn in enumerate(turns) if turn.done)
             if any(pieces):
+                handed = time.perf_counter()
                 yield pieces
+                paused += time.perf_counter() - handed
         pieces = [turn.reply.finish() for turn in turns]
+        end = time.perf_counter() - paused
         if any(pieces):
             yield pieces
-        end = time.perf_counter()
         first = first or end
         for turn in turns:
             turn.check()
@@ -330,12 +333,12 @@ class Engine:
         stops: tuple[str, ...],
     ) -> list[Answer | ImpKitError]:
         """Answer (image, question) pairs; see `Imp.ask_many`."""
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
             raise SettingError(f"batch_size is {batch_size!r}; give a whole number from 1.")
         results: list[Answer | ImpKitError] = []
         with tqdm(total=len(pairs), unit="answer", disable=not progress) as bar:
-            for start in range(0, len(pairs), batch_size):
-                items = [self._open(pair) for pair in pairs[start : start + batch_size]]
+            for start in range(0, len(pairs), int(batch_size)):
+                items = [self._open(pair) for pair in pairs[start : start + int(batch_size)]]
                 results += self._answer_batch(items, start, sampling, stops)
                 bar.update(len(items))
         errors = [result for result in results if isinstance(result, ImpKitError)]

@@ -114,7 +114,7 @@ def image_by_older_name(method: Call) -> Call:
 
     @functools.wraps(method)
     def call(*values: Any, **named: Any) -> Any:
-        if "picture" in named:
+        if "picture" in named and "image" not in named:
             named["image"] = named.pop("picture")
         return method(*values, **named)
 
@@ -170,7 +170,7 @@ class Imp:
         Raises ImageError, PromptError, SettingError or MemoryLimitError.
         """
         check_order(image, question)
-        check_question(question)  # what cannot be asked is told before the picture's work is done
+        check_question(question)  # what cannot be asked is refused before the image is read
         read_settings(settings)
         return self.look(image).ask(question, **settings)
 
@@ -258,7 +258,7 @@ class View:
         if imp.model.device.type == "cuda":
             torch.cuda.synchronize(imp.model.device)
         self.seconds = time.perf_counter() - start
-        self._seconds_to_tell = self.seconds
+        self._unreported_seconds = self.seconds  # for the first answer: the image's work is done once
 
     @property
     def picture(self) -> Image.Image | None:
@@ -271,11 +271,6 @@ class View:
 
     def _repr_html_(self) -> str:
         return _thumbnail(self.image) + _small(self)
-
-    def _take_seconds(self) -> float:
-        """The look's seconds for the first answer that asks, 0 for the later ones: the picture's work is done once."""
-        seconds, self._seconds_to_tell = self._seconds_to_tell, 0.0
-        return seconds
 
     @named_settings
     def ask(self, question: str, **settings: Unpack[Settings]) -> Answer:
@@ -324,14 +319,15 @@ class Chat:
         A stream that is not read to its end is forgotten; one that is read after another answer came is refused.
         """
         sampling, stops = read_settings(settings)
-        imp = self.view.imp
-        imp._warn_of_unknown_words(question)
-        return self._stream(question, self._conversation.ask(question, stops), sampling)
+        turn = self._conversation.ask(question, stops)
+        self.view.imp._warn_of_unknown_words(question)
+        return self._stream(question, turn, sampling)
 
     def _stream(self, question: str, turn: Turn, sampling: Sampling) -> Generator[str, None, Answer]:
-        turn.look_seconds = self.view._take_seconds()
+        turn.look_seconds = self.view._unreported_seconds
         for (piece,) in self.view.imp.engine.stream([turn], sampling):
             yield piece
         answer = self._conversation.answers[-1]
+        self.view._unreported_seconds = 0.0
         self.turns.append((question, answer))
         return answer

@@ -1,11 +1,15 @@
-"""Where modules of earlier versions are now, for notebooks and posts that import them by their old names."""
+"""Where modules of earlier versions are now, for notebooks and posts that import them by their old names.
+
+The modules are found; a few names within them are others today, as CHANGELOG.md says.
+"""
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CodeType, ModuleType
+from typing import cast
 
 # Old names that a reader may hold; importing one gives the module of today.
 MOVED = {
@@ -60,8 +64,14 @@ class MovedModules(MetaPathFinder, Loader):
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name in GONE:
-            raise ModuleNotFoundError(f"{name} is {GONE[name]} now; import that.", name=name)
+            where = " of the repository; the wheel has the checkpoint alone" if ".nano." in name else ""
+            raise ModuleNotFoundError(f"{name} is {GONE[name]} now{where}; import that.", name=name)
         return ModuleSpec(name, self) if name in MOVED else None
+
+    def get_code(self, name: str) -> CodeType | None:
+        """For `python -m`."""
+        spec = import_module(MOVED[name]).__spec__
+        return cast(InspectLoader, spec.loader).get_code(MOVED[name]) if spec else None
 
     def exec_module(self, module: ModuleType) -> None:
         sys.modules[module.__name__] = import_module(MOVED[module.__name__])

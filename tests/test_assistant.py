@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -149,6 +150,30 @@ def test_a_look_is_counted_once(imp):
     first, second = view.ask("Where is the door?"), view.ask("What color is the door?")
     assert first.seconds.look >= view.seconds > 0
     assert second.seconds.look < view.seconds / 2  # nothing but the preparation of the batch
+
+
+def test_a_dropped_stream_leaves_the_look_to_the_first_answer(imp):
+    view = imp.look(DOOR)
+    stream = view.stream("Where is the door?")
+    next(stream)
+    stream.close()
+    assert view.ask("Where is the door?").seconds.look == view.seconds
+
+
+def test_a_slow_reader_of_a_stream_is_no_time_of_the_answer(imp):
+    chat = imp.chat(DOOR)
+    for _ in chat.stream("Describe the image in detail."):
+        time.sleep(0.2)
+    ((_, answer),) = chat.turns
+    assert answer.seconds.decode < 0.2 * (answer.tokens - 3)
+
+
+@pytest.mark.parametrize("question", [5, None, b"What?", ["What?"]])
+def test_what_is_no_text_is_no_question(imp, question):
+    view = imp.look(DOOR)
+    for ask in (view.ask, view.stream, imp.chat(DOOR).say, imp.chat(DOOR).stream):
+        with pytest.raises(imp_kit.PromptError, match="A question is text"):
+            ask(question)
 
 
 @pytest.mark.parametrize("order", ["one after the other", "interleaved"])

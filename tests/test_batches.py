@@ -200,3 +200,9 @@ def test_errors_keep_no_memory_alive(imp, monkeypatch, tmp_path):
     for error in errors:
         assert isinstance(error, imp_kit.ImpKitError)
         assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
+
+
+def test_a_batch_size_of_numpys_is_pythons_own(imp):
+    pairs = [(BUS, "What is this?"), (DOOR, "What is this?")]
+    alike = [[str(answer) for answer in imp.ask_many(pairs, batch_size=size)] for size in (np.int64(2), 2)]
+    assert alike[0] == alike[1]

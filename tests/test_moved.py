@@ -26,6 +26,11 @@ def test_a_part_that_moved_says_where_it_is(old):
     assert import_module(GONE[old])
 
 
+def test_an_old_name_runs_as_a_program():
+    done = subprocess.run([sys.executable, "-m", "imp_kit.doctor"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_never_was_is_not_found():
     with pytest.raises(ModuleNotFoundError, match="No module named 'imp_kit.nothing_like_it'"):
         import_module("imp_kit.nothing_like_it")
@@ -40,7 +45,12 @@ def test_names_by_which_the_kit_was_imported():
 
     assert find(NANO).name == NANO
     assert "imp-v1-3b" in HUB_IDS
-    assert all((LEVELS, draw_code, sample_code, read_table, save_picture, read))
+    from imp_kit.doctor import WORKING
+
+    from imp_kit.checkpoints import at_hand
+    from imp_kit.experiments.plots import pictures
+
+    assert all((at_hand, WORKING, pictures, LEVELS, draw_code, sample_code, read_table, save_picture, read))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         import_module("imp_kit.checkpoints").nothing  # noqa: B018
 
@@ -50,6 +60,8 @@ def test_a_picture_is_given_by_its_older_name():
     answer = imp.ask(BUS, "What color is the bus?")
     assert imp.ask(picture=BUS, question="What color is the bus?") == str(answer)
     assert imp.look(picture=BUS).picture.size == imp.chat(picture=BUS).view.image.size
+    with pytest.raises(TypeError, match="picture"):
+        imp.look(image=BUS, picture=BUS)
     box = imp.locate(picture=BUS, phrase="the bus")
     assert box.picture is box.image
 

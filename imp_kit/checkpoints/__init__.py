@@ -8,6 +8,8 @@ FROM_HUB = ("DEFAULT", "HUB_IDS", "NANO", "NANO_FOLDER", "Snapshot", "find", "lo
 
 def __getattr__(name: str) -> Any:
     # Where these names were when this folder was one module; the hub's client is not imported before it is needed.
-    if name in FROM_HUB:
+    if name == "at_hand":  # its earlier name
+        name = "is_available"
+    if name in (*FROM_HUB, "is_available"):
         return getattr(import_module("imp_kit.checkpoints.hub"), name)
     raise AttributeError(f"module 'imp_kit.checkpoints' has no attribute {name!r}")

@@ -173,3 +173,6 @@ def fidelity(frame: "DataFrame", name: str) -> "Figure":
     axes.set(title=f"{_label(name)}: replies in Japanese")
     _percent(axes, "in Japanese")
     return figure
+
+
+pictures = grid  # its earlier name

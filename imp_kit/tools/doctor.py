@@ -18,7 +18,7 @@ from textwrap import shorten
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from imp_kit.checkpoints.registry import PUBLISHED
+from imp_kit.checkpoints.registry import PUBLISHED, WORKING_BYTES
 from imp_kit.errors import CheckpointError, SettingError
 
 TESTED = {  # as constraints.txt pins it, and the newest
@@ -36,6 +36,7 @@ TESTED = {  # as constraints.txt pins it, and the newest
 }
 CORE = ("torch", "tokenizers", "huggingface_hub", "safetensors", "numpy", "PIL", "einops", "tqdm")  # to import
 OPTIONAL = ("transformers", "accelerate", "timm")
+WORKING = WORKING_BYTES  # its earlier name
 SIZES = {name: round(entry.weight_bytes, -8) for name, entry in PUBLISHED.items()}  # bytes in 16 bit, also in memory
 
 
