@@ -1,4 +1,4 @@
-"""All notebooks begin with the same code cell: `python tests/first_cell.py` copies the first notebook's to the others.
+"""All notebooks begin with the same code cell: `python tests/tools/first_cell.py` copies the first notebook's to the others.
 
 It is edited in the first notebook, where Jupyter and ruff know what a cell is.
 """
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
 def first_code_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
