@@ -1,4 +1,6 @@
-"""All notebooks begin with the same code cell: `python tests/tools/first_cell.py` copies the first notebook's to the others.
+"""All notebooks begin with the same code cell: this program copies the first notebook's to the others.
+
+    python tests/tools/first_cell.py
 
 It is edited in the first notebook, where Jupyter and ruff know what a cell is.
 """
