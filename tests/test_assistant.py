@@ -160,6 +160,7 @@ def test_a_dropped_stream_leaves_the_look_to_the_first_answer(imp):
     assert view.ask("Where is the door?").seconds.look == view.seconds
 
 
+@pytest.mark.slow
 def test_a_slow_reader_of_a_stream_is_no_time_of_the_answer(imp):
     chat = imp.chat(DOOR)
     for _ in chat.stream("Describe the image in detail."):

@@ -132,6 +132,7 @@ def longest(imp):
 
 @pytest.mark.parametrize("block", [1, 8], ids=["looked at singly", "in blocks, as on a GPU"])
 @pytest.mark.parametrize("shorts", [0, 1, 2])
+@pytest.mark.slow
 def test_an_answer_at_the_end_of_the_context_equals_that_of_ask(imp, longest, shorts, block, monkeypatch):
     """One with room for few tokens ends where it would alone, also where it has to wait for short rows to end."""
     blank, question, alone = longest

@@ -30,6 +30,7 @@ def small_machine(monkeypatch):
         monkeypatch.setattr(imp_kit.tools.bench, name, value)
 
 
+@pytest.mark.slow
 def test_the_command_prints_writes_and_draws_what_the_function_returns(tmp_path, capsys):
     written, *drawn = (tmp_path / name for name in ("all.json", "roof.png", "growth.png"))
     files = f"--json {written} --plot {drawn[0]} --growth {drawn[1]}"

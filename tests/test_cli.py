@@ -24,6 +24,7 @@ def shell(*arguments, typed=""):
     )
 
 
+@pytest.mark.slow
 def test_ask_prints_the_answer_and_nothing_else_on_stdout():
     done = shell("ask", BUS, COLORS, "--checkpoint", "imp-nano", "--device", "cpu")
     assert (done.returncode, done.stdout) == (0, "The bus is red and white.\n")
@@ -45,6 +46,7 @@ def test_eight_bits(capsys):
     assert "quantize is 'int4'; give 'int8'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_pictures_are_asked_in_turn_and_one_that_fails_does_not_end_it():
     done = shell("ask", BUS, "missing.png", DOOR, COLORS, "--checkpoint", "imp-nano", "--device", "cpu")
     imp = imp_kit.load("imp-nano", device="cpu")
@@ -80,6 +82,7 @@ def test_json_is_a_line_for_each_picture(capsys):
     assert "missing.png" in failed["error"]
 
 
+@pytest.mark.slow
 def test_json_of_a_place_and_of_a_chat(capsys):
     main(["locate", BUS, "the bus", "--checkpoint", "imp-nano", "--device", "cpu", "--json"])
     box = imp_kit.load("imp-nano", device="cpu").locate(BUS, "the bus")
@@ -104,6 +107,7 @@ def test_quiet_prints_the_answer_and_nothing_else(command):
     assert shell("ask", "missing.png", COLORS, "--quiet").stderr.startswith("imp-kit: 'missing.png'")
 
 
+@pytest.mark.slow
 def test_a_question_or_phrase_may_come_from_stdin():
     nano = ("--checkpoint", "imp-nano", "--device", "cpu", "--quiet")
     assert shell("ask", BUS, "-", *nano, typed=f"{COLORS}\n").stdout == "The bus is red and white.\n"
@@ -111,6 +115,7 @@ def test_a_question_or_phrase_may_come_from_stdin():
     assert "The question is empty" in shell("ask", BUS, "-", *nano).stderr
 
 
+@pytest.mark.slow
 def test_what_the_kit_warns_of_is_one_line():
     done = shell("ask", BUS, "Wo ist der Bus?", "--checkpoint", "imp-nano", "--device", "cpu")
     warned, _ = done.stderr.splitlines()
@@ -127,6 +132,7 @@ def test_swapped_arguments_are_named_before_anything_is_loaded(capsys, monkeypat
         assert "The picture comes first" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_chat_answers_as_the_verbs_do_and_ends_with_an_empty_line():
     """A line that cannot be asked is told, and the conversation goes on."""
     typed = "Where is the bus?\nwhat is <image>?\nWhat color is it?\n\nnot asked\n"
@@ -138,6 +144,7 @@ def test_chat_answers_as_the_verbs_do_and_ends_with_an_empty_line():
     assert "marks the picture's place" in done.stderr
 
 
+@pytest.mark.slow
 def test_chat_ends_with_its_input():
     done = shell("chat", BUS, "--checkpoint", "imp-nano", typed="What is this?")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
@@ -151,6 +158,7 @@ def test_checkpoints_lists_every_name(capsys):
     assert all(name in printed for name in [*HUB_IDS, "imp-nano"])
 
 
+@pytest.mark.slow
 def test_locate_prints_the_box_and_draws_it(tmp_path):
     drawn = tmp_path / "box.png"
     done = shell("locate", BUS, "the bus", "--checkpoint", "imp-nano", "--device", "cpu", "--draw", str(drawn))
@@ -214,6 +222,7 @@ def test_help_imports_no_torch():
     assert "Show Imp a picture" in shell("--help").stdout
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_text_are_marked_instead_of_ending_a_chat():
     arguments = [sys.executable, "-m", "imp_kit", "chat", BUS, "--checkpoint", "imp-nano"]
     done = subprocess.run(arguments, input=b"What \xff?\nWhat is this?\n", capture_output=True, check=False)

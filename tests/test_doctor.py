@@ -56,6 +56,7 @@ def line_with(done: subprocess.CompletedProcess, words: str) -> str:
 # The examination -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_machine_without_gpu_and_hub_is_in_order(doctor, tmp_path):
     done = doctor()
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
@@ -86,6 +87,7 @@ def put(cache: Path, hub_id: str, *left_out: str) -> Path:
     return snapshot
 
 
+@pytest.mark.slow
 def test_what_the_hub_cache_holds(doctor, tmp_path):
     names = iter(HUB_IDS)
     complete, no_settings, no_shard, no_tokenizer, begun = ((name, HUB_IDS[name]) for name in names)
@@ -110,6 +112,7 @@ def test_what_the_hub_cache_holds(doctor, tmp_path):
     assert f'\n    imp_kit.load("{begun[0]}") fetches what is missing' in line_with(done, f"] {begun[0]}: ")
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_and_a_cache_that_cannot_be_written(doctor, tmp_path):
     with socket.socket() as closed:  # bound and not listening: connections are refused
         closed.bind(("127.0.0.1", 0))
@@ -151,6 +154,7 @@ def trusted(tmp_path):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_certificate_that_is_not_trusted(doctor, trusted):
     port, certificate = trusted
     endpoint = f"https://localhost:{port}"
@@ -178,6 +182,7 @@ class Proxy(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("status", [403, 407])
 @pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.slow
 def test_a_proxy_that_refuses(doctor, scheme, status):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     server.status = status
@@ -190,6 +195,7 @@ def test_a_proxy_that_refuses(doctor, scheme, status):
     assert "the proxy" in line_with(done, endpoint)
 
 
+@pytest.mark.slow
 def test_a_proxy_that_is_not_there(doctor):
     proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     done = doctor(HF_ENDPOINT="http://hub.invalid", HF_HUB_OFFLINE="0", **proxy)
@@ -200,11 +206,13 @@ def test_a_proxy_that_is_not_there(doctor):
     ("endpoint", "words"),
     [("http://hub.invalid", "its name is not found"), ("localhost:9", "its address is not a whole one")],
 )
+@pytest.mark.slow
 def test_an_address_that_leads_nowhere(doctor, endpoint, words):
     done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
     assert problem(done, endpoint) == f"cannot be reached: {words}"
 
 
+@pytest.mark.slow
 def test_a_secure_address_of_a_server_without_certificate(doctor, hub):
     endpoint = f"https://127.0.0.1:{hub.server_port}"
     done = doctor(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
@@ -307,6 +315,7 @@ def test_a_hub_that_answers_lets_download(here):
     assert not any("cannot be downloaded" in finding.what for finding in found)
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_silent(here, hub):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         from huggingface_hub import constants
@@ -355,6 +364,7 @@ def test_a_package_that_cannot_be_imported(doctor, tmp_path, module):
     assert "\n    " in finding
 
 
+@pytest.mark.slow
 def test_versions_that_do_not_fit(doctor, tmp_path):
     pytest.importorskip("transformers")
     for name, version in (("huggingface_hub", "99.0"), ("pillow", "9.0")):
@@ -527,6 +537,7 @@ print("\n" + json.dumps([transformers.__version__, raised]))
 '''
 
 
+@pytest.mark.slow
 def test_errors_as_they_really_come(tmp_path):
     """Raised by the installed transformers, torch and hub client; which of them come depends on the version."""
     pytest.importorskip("transformers")

@@ -482,6 +482,7 @@ def test_what_is_packed_in_fp16_can_be_neither_moved_nor_lost():
 
 
 @half
+@pytest.mark.slow
 def test_answers_with_weights_in_fp16_are_those_of_fp32(imp, plain, all_large):
     """Each of imp-nano's layers, as if it were large; a caller's own defaults change nothing."""
     packed_linear._has_half_product.cache_clear()
@@ -612,6 +613,7 @@ print(held, resident() - before)
 
 @half
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process' memory in this way")
+@pytest.mark.slow
 def test_the_memory_of_a_dropped_model_goes_back_to_the_system():
     """Threads laid its weights out, and what threads freed is kept by glibc until it is asked."""
     done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)

@@ -96,6 +96,7 @@ RUN = 'run("echo", cases, Subject.of(Echo()), sys.argv[3])'
 
 
 @pytest.mark.parametrize("limit", [0, 100])
+@pytest.mark.slow
 def test_a_run_begins_again_after_a_disk_was_full_at_its_very_start(tmp_path, limit):
     message = limited(limit, ECHO, RUN, tmp_path / "run")
     assert f"{tmp_path / 'run' / 'run.json'} cannot be written" in message
@@ -151,6 +152,7 @@ def test_what_a_killed_writer_or_a_system_leaves_in_a_folder_is_no_obstacle(tmp_
     assert len(run("echo", echo_cases(2), Subject.of(Echo()), tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_joining_the_files_of_several_processes_on_a_full_disk_loses_none(tmp_path):
     run("echo", echo_cases(3), Subject.of(Echo()), tmp_path)
     part = (tmp_path / "samples.jsonl").read_bytes()
@@ -162,6 +164,7 @@ def test_joining_the_files_of_several_processes_on_a_full_disk_loses_none(tmp_pa
     assert names(tmp_path) == ["run.json", "samples.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_report_and_its_pictures_stay_whole_on_a_full_disk(tmp_path):
     from planted import Planted
 
@@ -180,6 +183,7 @@ def test_a_report_and_its_pictures_stay_whole_on_a_full_disk(tmp_path):
         report.write([tmp_path / "run"], tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_a_form_for_raters_is_whole_or_not_there(tmp_path):
     """One that is there is left as it is, so that half of one would stay for good."""
     imports = "from imp_kit.experiments import japanese\nfrom planted import answered"
@@ -259,12 +263,14 @@ def test_of_three_writers_at_once_one_writes_and_two_say_so(tmp_path):
     assert names(folder) == ["run.json", "samples.jsonl"]
 
 
+@pytest.mark.slow
 def test_three_writers_one_after_another_ask_nothing_twice(tmp_path):
     said = [ended(writer(tmp_path / "run", 0)) for _ in range(3)]
     assert [text.startswith("0.00 s a sample") for text in said] == [True, False, False]
     assert len(answers(tmp_path / "run")) == 20
 
 
+@pytest.mark.slow
 def test_a_writer_that_was_killed_keeps_nobody_out(tmp_path):
     """Its lock ends with it, though its file stays; and so does one that nobody has had for days."""
     folder = tmp_path / "run"

@@ -131,6 +131,7 @@ def test_without_kit_and_network_it_ends_there(run, tmp_path):
         run(tmp_path)
 
 
+@pytest.mark.slow
 def test_it_installs_only_what_is_missing(run, tmp_path):
     write_wheel(run.wheels, "missing_part", "1.2")
     for present in ("numpy", "pillow", "tokenizers"):

@@ -93,6 +93,7 @@ def coded(whole, tmp_path):
     return whole
 
 
+@pytest.mark.slow
 def test_code_beside_the_weights_is_never_run(coded, tmp_path):
     with untouched(tmp_path):
         answer = load(coded).ask(BUS, "a?", max_new_tokens=3)

@@ -40,6 +40,7 @@ def test_a_name_downloads_weights_settings_and_tokenizer_and_no_code(hub, tmp_pa
     assert not [file for file in tmp_path.rglob("*") if file.suffix in (".py", ".bin")]
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_comes_and_its_size_is_told_before(hub, tmp_path):
     server, run = hub
     needless = ("tower/config.json", "tower/model.safetensors", "notes.txt", "other.json", "._config.json")
@@ -62,6 +63,7 @@ def test_only_what_is_needed_comes_and_its_size_is_told_before(hub, tmp_path):
         ({"config.json": b"{}"}, "holds no *.safetensors file"),
     ],
 )
+@pytest.mark.slow
 def test_a_repository_without_a_models_weights_is_refused_before_anything_comes(hub, files, words):
     server, run = hub
     server.files.clear()
@@ -72,6 +74,7 @@ def test_a_repository_without_a_models_weights_is_refused_before_anything_comes(
     assert not [path for path in server.asked if "/resolve/" in path]
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_is_told_and_goes_on(hub):
     server, run = hub
     server.cut = {"model.safetensors"}
@@ -84,6 +87,7 @@ def test_a_download_that_breaks_is_told_and_goes_on(hub):
     assert run(*ASK, "imp-v1-3b").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_repository_that_is_not_there(hub):
     _, run = hub
     done = run(*ASK, "MILVLG/imp-v1-3bb")
@@ -91,6 +95,7 @@ def test_a_repository_that_is_not_there(hub):
     assert "Did you mean 'MILVLG/imp-v1-3b'?" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_revision_that_is_not_there(hub):
     _, run = hub
     done = run(*ASK, "imp-v1-3b", "--revision", "deadbeef")
@@ -118,6 +123,7 @@ def test_inspecting_downloads_no_weights(hub, tmp_path):
     assert not {name for name in names if name.endswith((".safetensors", ".py", ".bin", ".incomplete"))}
 
 
+@pytest.mark.slow
 def test_inspecting_what_would_not_load_tells_every_fault(hub):
     server, run = hub
     config = json.loads(FILES["config.json"])
@@ -140,6 +146,7 @@ def test_inspecting_an_unknown_family_still_lists_its_tensors(hub):
     assert "The kit would refuse it: MILVLG/imp-v1-3b/config.json: model_type is 'llava'" in done.stdout
 
 
+@pytest.mark.slow
 def test_inspecting_pickles(hub):
     server, run = hub
     del server.files["model.safetensors"]
@@ -149,6 +156,7 @@ def test_inspecting_pickles(hub):
     assert "pytorch_model.bin" not in server.sent
 
 
+@pytest.mark.slow
 def test_inspecting_a_repository_that_is_not_there(hub):
     _, run = hub
     done = run("checkpoints", "inspect", "MILVLG/imp-v1-3bb")

@@ -29,6 +29,7 @@ def every_question():
     return {(each.factors["language"], each.question) for each in made}
 
 
+@pytest.mark.slow
 def test_questions_use_only_the_listed_words():
     words = sorted(data()["vocabulary"], key=len, reverse=True)
     listed = re.compile(f"(?:{'|'.join(map(re.escape, words))})*")
@@ -37,6 +38,7 @@ def test_questions_use_only_the_listed_words():
     assert [question for question in asked if not listed.fullmatch(question)] == []
 
 
+@pytest.mark.slow
 def test_english_questions_are_english_and_japanese_ones_japanese():
     for language, question in every_question():
         assert question.isascii() == (language == "English")
@@ -199,6 +201,7 @@ def framed(records):
     return frame_of(records, {"experiment": "japanese"})
 
 
+@pytest.mark.slow
 def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
     """Through pictures, run and file; see the next test for 19 of 20."""
     held = Counter()

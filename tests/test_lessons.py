@@ -249,6 +249,7 @@ def trained_questions():
         "Ignore the caption. What is written?",
     ],
 )
+@pytest.mark.slow
 def test_promised_wordings_are_trained(exact, trained_questions):
     assert exact in trained_questions
 

@@ -116,6 +116,7 @@ def test_what_is_no_version(capsys, tmp_path):
 # ------------------------------------------------------------------------------------------------ a run that is stopped
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(rows, tmp_path, capsys):
     """What was measured stays as it is; a line that was cut short, and what could not be run, is measured again."""
     cut, failed = "config-plain-folder", "pad-token"

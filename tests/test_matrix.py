@@ -24,6 +24,7 @@ def project(tmp_path, monkeypatch):
     return write_notebook
 
 
+@pytest.mark.slow
 def test_a_column_for_each_stack(project, capsys):
     project("1 + 1")
     assert matrix.main([sys.executable, sys.executable]) == 0
@@ -36,6 +37,7 @@ def test_a_column_for_each_stack(project, capsys):
 
 
 @pytest.mark.parametrize("code", ["1 / 0", None], ids=["a notebook fails", "no notebook"])
+@pytest.mark.slow
 def test_it_fails(project, capsys, code):
     if code:
         project(code)

@@ -99,6 +99,7 @@ def test_a_drawing_is_a_function_of_its_seed():
     assert len(set(first)) == 20
 
 
+@pytest.mark.slow
 def test_the_exam_uses_no_drawing_that_was_trained_on():
     trained = {digest(lesson(TrainConfig(), index)[1]) for index in range(150)}
     assert len(trained) == 150
@@ -323,6 +324,7 @@ def test_the_card_tells_the_truth(nano, samples):
             assert abs(found - claimed) < 4 * error, (skill, wording)
 
 
+@pytest.mark.slow
 def test_the_card_is_written_from_the_figures(nano, tmp_path):
     figures = evaluate(nano, seed=3, samples=2)
     write(figures, tmp_path / "new" / "evaluation.json")

@@ -462,6 +462,7 @@ def test_the_command_copies_the_first_cell(tmp_path):
     assert copy_first_cell(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_table_of_versions_is_shown_as_a_picture(tmp_path):
     """Its cell must switch figures on by itself: nbmake does not notice if only their name is printed."""
     book = nbformat.read(ROOT / "notebooks" / "02_v1_5_loading_failure.ipynb", as_version=4)

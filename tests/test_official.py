@@ -61,6 +61,7 @@ def payload(tmp_path):
 
 
 @route
+@pytest.mark.slow
 def test_both_routes_give_the_same_tokens(cache):
     put(cache)
     theirs, ours = load(), imp_kit.load(HUB_ID, device="cpu", dtype="fp32")
@@ -132,6 +133,7 @@ def test_what_cannot_be_asked(cache):
 
 @route
 @pytest.mark.usefixtures("cache")
+@pytest.mark.slow
 def test_a_named_commit_is_downloaded_with_its_code(web, tmp_path):  # noqa: F811
     server, _ = web
     server.files.clear()

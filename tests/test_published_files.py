@@ -140,6 +140,7 @@ def rows(output: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.slow
 def test_nothing_differs_where_all_is_as_published(repositories, tmp_path):
     output, message, server = first_minute(repositories, tmp_path)
     assert {row[0]: row[1] for row in rows(output)} == dict.fromkeys(PUBLISHED, "nothing differs"), output
@@ -183,6 +184,7 @@ SURPRISES = {  # repository -> how it is spoilt, and what the table must name
 }
 
 
+@pytest.mark.slow
 def test_one_surprise_in_each_repository_is_named(repositories, tmp_path):
     spoilt = {hub_id: dict(files) for hub_id, files in repositories.items()}
     for name, (spoil, _) in SURPRISES.items():
@@ -194,6 +196,7 @@ def test_one_surprise_in_each_repository_is_named(repositories, tmp_path):
         assert sorted(what for what, *_ in look["differences"]) == sorted(expected)
 
 
+@pytest.mark.slow
 def test_a_repository_that_is_gone_costs_only_itself(repositories, tmp_path):
     left = {hub_id: files for hub_id, files in repositories.items() if not hub_id.endswith("196")}
     output, _, _ = first_minute(left, tmp_path, "imp-v1-3b", "imp-v1.5-3b-196")

@@ -21,6 +21,7 @@ LETTERS = np.array(list("ACDEFGHJKLMNPQRTUVWXY"))
 
 
 @pytest.mark.parametrize("size", ["smoke", "standard"])
+@pytest.mark.slow
 def test_samples_are_distinct_and_of_one_canvas(size):
     made = cases(size, 1)
     assert len({each.id for each in made}) == len(made)
@@ -120,6 +121,7 @@ def reader(exact, copied):
     return reply
 
 
+@pytest.mark.slow
 def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
     """Through pictures, run and file. 19 of 20 is the average; 17 or more of 20 hold in 98 % of tries.
 

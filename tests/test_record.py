@@ -236,6 +236,7 @@ except RunError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_with_what_is_saved(tmp_path):
     """The disk is played by a limit on the size of files, at which writing fails as on a full one, within a line."""
     pytest.importorskip("resource")
@@ -342,6 +343,7 @@ def undisturbed(script, tmp_path_factory):
     return essence(folder)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_loses_nothing_and_asks_at_most_a_batch_again(script, undisturbed, tmp_path):
     """Killed three times with SIGKILL while it writes; then run to its end."""
     folder, log, chance = tmp_path / "killed", tmp_path / "killed.asked", random.Random(1)

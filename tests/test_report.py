@@ -47,6 +47,7 @@ def speaker_of_all(case, rng):
     return case.truth.get("text") or case.truth["references"][0]
 
 
+@pytest.mark.slow
 def test_a_report_shows_tables_pictures_and_how_to_make_them_again(runs, tmp_path):
     file = write([runs / "reading", runs / "japanese"], tmp_path / "out")
     text = file.read_text("utf-8")
@@ -72,6 +73,7 @@ def test_a_report_shows_tables_pictures_and_how_to_make_them_again(runs, tmp_pat
         assert published(name) in text
 
 
+@pytest.mark.slow
 def test_means_and_differences_have_intervals(runs):
     """Each cell of the columns that are no shares and no chance levels: a number and the bounds around it."""
     text = write([runs / "reading"]).read_text("utf-8") + write([runs / "japanese"]).read_text("utf-8")
@@ -149,6 +151,7 @@ print(json.dumps(scores))
 """
 
 
+@pytest.mark.slow
 def test_scores_and_a_report_need_the_files_alone_and_no_torch(runs, tmp_path):
     """From copies of the two files of a run, so that nothing else can have been read."""
     for name in ("reading", "japanese"):
@@ -178,6 +181,7 @@ def test_failed_samples_are_counted_apart(runs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["captcha", "japanese"])
+@pytest.mark.slow
 def test_whichever_sample_fails_there_is_a_report(name, tmp_path):
     """In a smoke run a condition may have one sample, so each failure may leave one empty."""
     made = {"captcha": reading, "japanese": japanese}[name].cases("smoke", 1)
@@ -201,6 +205,7 @@ def test_imp_nano_is_not_passed_off_as_imp(runs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["reading", "japanese"])
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_has_a_report_or_one_error_that_names_it(runs, tmp_path, name):
     """Each key missing in turn, of run.json and of the records; then a condition that this version does not know."""
     head = json.loads((runs / name / "run.json").read_text("utf-8"))
@@ -271,6 +276,7 @@ def test_what_is_no_run(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
     for name in ("captcha", "japanese"):
         out = tmp_path / name

@@ -59,6 +59,7 @@ def lines(capsys):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed]
 
 
+@pytest.mark.slow
 def test_a_stand_in_is_what_pip_takes_it_for(colab):
     python, stock = colab
     assert stock.keys() == STOCK.keys() | OTHERS
@@ -84,6 +85,7 @@ def test_colab_keeps_what_its_kernel_has_loaded(in_colab):
     )
 
 
+@pytest.mark.slow
 def test_a_requirement_that_moves_numpy_fails(in_colab):
     passed, rows = in_colab("numpy<2")
     assert not passed
@@ -111,6 +113,7 @@ def test_the_listed_colab_says_which_version_must_stay():
     assert all("==" in listed[name] for name in resolve.LOADED)
 
 
+@pytest.mark.slow
 def test_requirements_resolve_to_wheels_or_the_table_fails(shelf, capsys, monkeypatch):
     monkeypatch.setattr(resolve, "PYTHONS", resolve.PYTHONS[-1:])
     for name in ("constraints.txt", "constraints-newest.txt"):

@@ -308,6 +308,7 @@ def test_a_paired_difference_says_what_mcnemar_says_of_three_pairs():
             assert (found.low <= 0 <= found.high) == ((one - other) ** 2 / (one + other) <= 1.959964**2)
 
 
+@pytest.mark.slow
 def test_paired_differences_cover_exactly():
     """Summed over all tables: 95 % and more on average over shares and correlations; 89 % at least of three pairs, 92 %
     of ten, 93 % of sixty."""

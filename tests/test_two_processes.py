@@ -39,6 +39,7 @@ def put_in_cache(cache):
         (snapshot / file.name).symlink_to(Path("..") / ".." / "blobs" / file.name)
 
 
+@pytest.mark.slow
 def test_two_processes_load_at_once(tmp_path):
     put_in_cache(tmp_path)
     folder = shutil.copytree(NANO_FOLDER, tmp_path / "folder")

@@ -56,6 +56,7 @@ def test_equal_routes(verify, tmp_path):
 
 
 @route
+@pytest.mark.slow
 def test_code_that_does_something_else_is_found_out(verify, tmp_path):
     code = put(tmp_path / "hub") / "modeling_imp.py"
     right, wrong = "hidden_states[self.config.mm_vision_select_layer]", "hidden_states[-1]"
@@ -103,6 +104,7 @@ def test_a_device_that_is_not_there_is_told(verify, tmp_path):
     assert REFUSED or "There is no device 'cuda:99' here" in report
 
 
+@pytest.mark.slow
 def test_no_code_runs_without_the_trust_flag(verify, tmp_path):
     marker = tmp_path / "ran"
     put(tmp_path / "hub", head=f"import pathlib\n\npathlib.Path({str(marker)!r}).touch()\n")
@@ -121,6 +123,7 @@ def test_no_code_runs_without_the_trust_flag(verify, tmp_path):
         (["--revision", COMMIT], "is not NAME=COMMIT"),
     ],
 )
+@pytest.mark.slow
 def test_slips_on_the_command_line(verify, arguments, message):
     done, report = verify(*arguments)
     assert (done.returncode, report) == (2, "")
