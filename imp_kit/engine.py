@@ -202,16 +202,21 @@ class Engine:
 
         Those of the images that were read last are kept, by what the model sees of them.
         """
-        model, config = self.model, self.model.config
-        if image is None:
-            return model.new_cache(0)
+        return self.model.new_cache(0) if image is None else self._read_pixels(*self._prepare(image))
+
+    def _prepare(self, image: Image.Image) -> tuple[bytes, torch.Tensor]:
+        """What the model sees of an image, float32 (3, image_size, image_size), and a key that tells it from others."""
+        config = self.model.config
         pixels = to_pixels(image, config.vision.image_size, config.pad)
-        key = hashlib.sha256(pixels.numpy().tobytes()).digest()
+        return hashlib.sha256(pixels.numpy().tobytes()).digest(), pixels
+
+    def _read_pixels(self, key: bytes, pixels: torch.Tensor) -> KVCache:
+        model, config = self.model, self.model.config
         if key in self._prefix_cache:
             self._prefix_cache.move_to_end(key)
             return self._prefix_cache[key]
         with out_of_memory_errors("Looking at a picture"), self.threads.use(self.threads.count()):
-            length = self.prefix_length(image)
+            length = len(self._opening) + config.vision.num_patches
             capacity = min(length + PREFIX_HEADROOM, config.decoder.max_positions)
             size = config.decoder.kv_values_per_token * capacity * model.dtype.itemsize
             if size <= PREFIX_CACHE_BYTES:
@@ -313,15 +318,25 @@ class Engine:
 
         A single turn goes on in its prefix's memory where that is free; rows are copied, one prefix after the other.
         """
-        prefix = turns[0].conversation.prefix()
         # Short rows go on where a long one has reached the limit.
         longest = max(len(turn.ids) for turn in turns)
-        end = prefix.length + longest + min(sampling.max_new_tokens, max(map(self._room, turns)))
+        end = turns[0].prefix_length + longest + min(sampling.max_new_tokens, max(map(self._room, turns)))
         if len(turns) == 1:
-            return prefix.fork(end)
+            return turns[0].conversation.prefix().fork(end)
         cache = self.model.new_cache(end, len(turns))
+        # A large Imp's prefixes are too many bytes to be kept, but no image of a batch is read twice.
+        rows: dict[bytes, int] = {}
         for row, turn in enumerate(turns):
-            cache.fill_row(row, turn.conversation.prefix() if row else prefix)
+            conversation = turn.conversation
+            if conversation.image is None or conversation.is_read:
+                cache.fill_row(row, conversation.prefix())
+                continue
+            key, pixels = self._prepare(conversation.image)
+            if key in rows:
+                cache.fill_row(row, cache, rows[key])
+            else:
+                cache.fill_row(row, self._read_pixels(key, pixels))
+                rows[key] = row
         return cache
 
     def answer_all(
@@ -335,10 +350,11 @@ class Engine:
         """Answer (image, question) pairs; see `Imp.ask_many`."""
         if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
             raise SettingError(f"batch_size is {batch_size!r}; give a whole number from 1.")
+        size = int(batch_size)
         results: list[Answer | ImpKitError] = []
         with tqdm(total=len(pairs), unit="answer", disable=not progress) as bar:
-            for start in range(0, len(pairs), int(batch_size)):
-                items = [self._open(pair) for pair in pairs[start : start + int(batch_size)]]
+            for start in range(0, len(pairs), size):
+                items = [self._open(pair) for pair in pairs[start : start + size]]
                 results += self._answer_batch(items, start, sampling, stops)
                 bar.update(len(items))
         errors = [result for result in results if isinstance(result, ImpKitError)]

@@ -77,6 +77,15 @@ def test_a_batch_takes_the_threads_that_are_free_and_at_least_one(two_threads, f
     assert imp.engine.threads.count(8) == (2 if free >= 1.75 else 1)
 
 
+def test_the_number_that_torch_has_is_not_set_again(two_threads, monkeypatch):
+    """Setting it costs time at each token."""
+    monkeypatch.setattr(threads, "SMALL_MODEL", 0)
+    imp, calls = imp_kit.load(NANO_FOLDER, device="cpu"), []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    imp.ask(BUS, "Where is the bus?", max_new_tokens=3)
+    assert calls == []
+
+
 def test_an_error_in_between_gives_the_threads_back(two_threads):
     imp = imp_kit.load(NANO_FOLDER, device="cpu")
     with pytest.raises(ZeroDivisionError), imp.engine.threads.use(1):

@@ -74,9 +74,9 @@ class KVCache:
             return KVCache(self.buffer, self.length, end)
         return self._copy(self.buffer.tensor, end)
 
-    def fill_row(self, row: int, other: "KVCache") -> None:
-        """Copy what is filled of another cache's only row to the beginning of a row of this one."""
-        self.buffer.tensor[:, :, row, :, : other.length] = other.buffer.tensor[:, :, 0, :, : other.length]
+    def fill_row(self, row: int, other: "KVCache", other_row: int = 0) -> None:
+        """Copy what is filled of a row of another cache, or of this one, to the beginning of a row of this one."""
+        self.buffer.tensor[:, :, row, :, : other.length] = other.buffer.tensor[:, :, other_row, :, : other.length]
         self.length = other.length
 
     def select_rows(self, rows: Tensor, end: int) -> "KVCache":

@@ -50,7 +50,7 @@ class Sampling:
         for generator, index in zip(generators, indices, strict=True):
             if self.seed is None:
                 generator.seed()
-            elif index == 0:
+            elif index == 0:  # `ask` alone: what a seed gave before answers had indices
                 generator.manual_seed(int(self.seed))
             else:  # numpy's way to streams that do not overlap
                 (mixed,) = np.random.SeedSequence(int(self.seed), spawn_key=(index,)).generate_state(1, np.uint64)

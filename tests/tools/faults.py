@@ -106,6 +106,8 @@ GENERATION = (
           "generators[: len(left)]", "batches::drawn_answers_do_not_depend_on_the_batch"),
     fault("rows draw the same numbers", "model/sampling.py", "elif index == 0:", "elif True:",
           "batches::drawn_answers_do_not_depend_on_the_batch"),
+    fault("an image of a batch read twice", "engine.py", "if key in rows:", "if False:",
+          "fast::no_image_of_a_batch_is_read_twice_where_none_can_be_kept"),
     fault("drawn by the place in the batch", "engine.py", "[start + row for row in turns]", "list(turns)",
           "batches::drawn_answers_do_not_depend_on_the_batch"),
     fault("top_p keeps too few", "model/sampling.py", "probabilities.cumsum(dim=-1) - probabilities",
