@@ -1,5 +1,5 @@
 # make run      sets up, asks Imp about the sample pictures, executes every notebook; CPU=1 takes torch's build without CUDA
-# make test     sets up, checks style, layers and types, runs the quick tests and two notebooks, on all CPUs with one thread each
+# make test     sets up, checks style, layers and types, runs the quick tests and one notebook, on all CPUs with one thread each
 # make test-all the same with all tests and every notebook
 # make matrix   runs the tests and every notebook on the pinned stack and on the newest one, each with its own Python
 # make resolve  asks pip what it would install: on each Python, and in Google Colab (needs the network)
@@ -36,17 +36,18 @@ run: $(READY)
 	$(BIN)/python -m imp_kit ask images/door.png "What is the person holding?"
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=$(CELL) notebooks
 
-test: NOTEBOOKS := notebooks/00_setup.ipynb notebooks/01_captioning.ipynb
+test: NOTEBOOKS := notebooks/01_captioning.ipynb
 test: QUICK := -m "not slow"
 test: test-all
 
+# The types are checked beside the tests: mypy uses one CPU.
 test-all: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/mypy
+	$(BIN)/mypy & types=$$!; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(QUICK) --nbmake --nbmake-timeout=$(CELL) \
-		tests $(NOTEBOOKS)
+		tests $(NOTEBOOKS); tests=$$?; wait $$types && exit $$tests
 
 matrix: PYTHON := python3.11
 matrix: $(READY) $(READY_NEWEST)

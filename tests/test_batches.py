@@ -32,7 +32,7 @@ def mixed(count):
     return [pairs[index] for index in order]
 
 
-@pytest.mark.parametrize("batch_size", [8, 33])
+@pytest.mark.parametrize("batch_size", [8, pytest.param(33, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("count", [36, pytest.param(200, marks=pytest.mark.slow)])
 def test_many_answers_equal_those_of_ask(imp, count, batch_size):
     pairs = mixed(count)

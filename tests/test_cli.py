@@ -93,12 +93,13 @@ def test_json_of_a_place_and_of_a_chat(capsys):
     assert asked == ["Where is the bus?", "What is it?"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
         ["ask", BUS, "Wo ist er?"],
-        pytest.param(["ask", BUS, COLORS], marks=pytest.mark.slow),
-        pytest.param(["locate", BUS, "the bus"], marks=pytest.mark.slow),
+        ["ask", BUS, COLORS],
+        ["locate", BUS, "the bus"],
     ],
 )
 def test_quiet_prints_the_answer_and_nothing_else(command):

@@ -35,7 +35,7 @@ from oracle import change_json
 from sentencepiece import SentencePieceProcessor
 
 import imp_kit
-from imp_kit.checkpoints.hub import needed_files
+from imp_kit.checkpoints.hub import find, needed_files
 from imp_kit.checkpoints.published import index_bytes, published_tensors
 from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.checkpoints.tokenizer import TextTokenizer
@@ -64,6 +64,11 @@ def load(checkpoint):
     return imp_kit.load(checkpoint, device="cpu", dtype="fp32")
 
 
+@pytest.fixture(scope="module")
+def imp(published):
+    return load(published[2])
+
+
 def test_the_forms_cover_what_is_published():
     assert {form.name for form in FORMS} == PUBLISHED.keys()
 
@@ -78,18 +83,22 @@ def test_every_name_of_a_checkpoint_answers_as_transformers_does(published, offl
     expected = published_answer(form, snapshot, published_ends(form))
     assert len(set(expected)) > 3, "an answer of one token over and over would tell little"
     spellings = [*known, dotted, f"{dotted}/", Path(dotted.name), f"./{dotted.name}/"]
-    for spelling in spellings if form in WHOLE else (form.name, dotted):
+    for spelling in spellings:
         if spelling not in known:
             monkeypatch.chdir(dotted.parent)
+        found = find(spelling)
+        assert found.folder.samefile(snapshot)
+        assert (found.name, found.revision) == ((hub_id, COMMIT) if spelling in known else (dotted.name, None))
+        if form != WHOLE[0] and spelling not in (form.name, dotted):
+            continue  # the same folder gives the same answer
         reply = load(spelling).ask(BUS, QUESTION, max_new_tokens=TOKENS)
         assert list(reply.token_ids) == expected, spelling
         if spelling in known:
             assert (reply.checkpoint, reply.revision) == (hub_id, COMMIT)
 
 
-def test_prompt_stops_and_picture_are_the_published_ones(published):
+def test_prompt_stops_and_picture_are_the_published_ones(published, imp):
     form, _, snapshot = published
-    imp = load(snapshot)
     tokenizer = published_tokenizer(form, snapshot)
     first, second = kit_ids(imp)
     assert first == published_ids(tokenizer, prompts(form.family)[0])
@@ -100,11 +109,10 @@ def test_prompt_stops_and_picture_are_the_published_ones(published):
     assert imp.model.config.pad == pad
 
 
-def test_a_chat_goes_on_as_the_same_text_at_once(published):
+def test_a_chat_goes_on_as_the_same_text_at_once(published, imp):
     """The second turn's answer is that of transformers' classes to the whole conversation, beginning token once."""
-    form, _, snapshot = published
-    imp, oracle = load(snapshot), oracle_for(form)
-    chat = imp.chat(BUS)
+    form = published[0]
+    oracle, chat = oracle_for(form), imp.chat(BUS)
     first, second = (chat.say(question, max_new_tokens=8).token_ids for question in (QUESTION, "And the sky?"))
     encode = imp.tokenizer.encode_pieces
     before, after = encode(imp.template.open(), begins=True), encode(imp.template.ask(QUESTION, first=True))
@@ -115,18 +123,16 @@ def test_a_chat_goes_on_as_the_same_text_at_once(published):
     assert imp.ask_many([(BUS, QUESTION)], max_new_tokens=8, progress=False)[0].token_ids == first
 
 
-def test_rows_of_a_batch_answer_as_if_alone(published):
+def test_rows_of_a_batch_answer_as_if_alone(imp):
     """Padding stands between a picture and its question, and a window must not count it."""
-    imp = load(published[2])
     questions = ["a?", QUESTION, "Is there a very long question here, with many words in it, or not? " * 2]
     alone = [imp.ask(BUS, question, max_new_tokens=8).token_ids for question in questions]
     batch = imp.ask_many([(BUS, question) for question in questions], max_new_tokens=8, progress=False)
     assert [answer.token_ids for answer in batch] == alone
 
 
-def test_a_question_without_a_picture_begins_as_the_tokenizer_asks(published):
+def test_a_question_without_a_picture_begins_as_the_tokenizer_asks(published, imp):
     form, _, snapshot = published
-    imp = load(snapshot)
     pieces = imp.template.ask_alone("a?")
     tokenizer = published_tokenizer(form, snapshot)
     assert imp.tokenizer.encode_pieces(pieces, begins=True) == tokenizer("".join(pieces))["input_ids"]
@@ -331,8 +337,10 @@ NEEDLESS = {  # without them the checkpoint is whole: the other files say the sa
 
 @pytest.fixture(scope="module")
 def wholes(tmp_path_factory):
+    """Each repository's folder, and the ids that it gives."""
     place = tmp_path_factory.mktemp("whole")
-    return {form.name: write(form, place / form.name) for form in WHOLE}
+    folders = {form.name: write(form, place / form.name) for form in WHOLE}
+    return folders, {name: kit_ids(load(folder)) for name, folder in folders.items()}
 
 
 def damages():
@@ -349,10 +357,11 @@ def damages():
 @pytest.mark.parametrize(("form", "file", "damage"), list(damages()))
 def test_one_damaged_file_is_one_clear_error(wholes, tmp_path, form, file, damage):
     """Each file of each repository: not there, empty, cut in half, or that of a repository of another family."""
-    folder = shutil.copytree(wholes[form.name], tmp_path / "imp")
+    folders, ids = wholes
+    folder = shutil.copytree(folders[form.name], tmp_path / "imp")
     target, content = folder / file, (folder / file).read_bytes()
     if damage == "another's":
-        others = [wholes[other.name] for other in WHOLE if other.family != form.family]
+        others = [folders[other.name] for other in WHOLE if other.family != form.family]
         names = [min(each.glob("*.safetensors")) if file.endswith(".safetensors") else each / file for each in others]
         # The 4B's merges.txt is Phi-2's.
         theirs = [name.read_bytes() for name in names if name.exists() and name.read_bytes() != content]
@@ -369,7 +378,7 @@ def test_one_damaged_file_is_one_clear_error(wholes, tmp_path, form, file, damag
         message = str(error)
     else:
         assert (damage, file) in NEEDLESS, "a damage that nobody noticed"
-        assert kit_ids(imp) == kit_ids(load(wholes[form.name]))
+        assert kit_ids(imp) == ids[form.name]
         return
     assert file in message or (damage == "another's" and "Files of two checkpoints are mixed" in message), message
     assert "ownload it again" in message or "download them again" in message or "while online" in message, message

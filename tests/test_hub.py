@@ -136,6 +136,7 @@ def test_inspecting_what_would_not_load_tells_every_fault(hub):
     assert [line.split()[0] for line in faults] == ["lm_head.bias", "lm_head.weight", "model.embed_tokens.weight"]
 
 
+@pytest.mark.slow
 def test_inspecting_an_unknown_family_still_lists_its_tensors(hub):
     server, run = hub
     config = json.loads(FILES["config.json"]) | {"model_type": "llava"}

@@ -50,7 +50,8 @@ def find(rows, version, call):
 # ------------------------------------------------------------------------------------------------ calls, as they happen
 
 
-@pytest.mark.parametrize("call", ["model-folder", *(pytest.param(call, marks=pytest.mark.slow) for call in MAIN[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("call", MAIN)
 def test_a_call_does_here_what_the_table_says(rows, call):
     row = run_call(call, environment(OWN))
     known = find(rows, OWN, call)

@@ -305,6 +305,7 @@ def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_a_probe_says_what_failed_and_what_is_new(tmp_path, capsys):
     """Two samples of a run are made failed ones in its file: they alone are asked again."""
     arguments = ["probe", "captcha", "--checkpoint", "imp-nano", "--device", "cpu", "--size", "smoke", "--out"]

@@ -72,6 +72,7 @@ def test_a_stand_in_is_what_pip_takes_it_for(colab):
     assert list(resolve.left_behind(stock, planned)) == ["gradio wants transformers>=5.0"]
 
 
+@pytest.mark.slow
 def test_colab_keeps_what_its_kernel_has_loaded(in_colab):
     moved = f"transformers {STOCK['transformers']} -> {PIN.partition('==')[2]}"
     assert in_colab() == (
