@@ -32,11 +32,12 @@ from forms import (
     write_tokenizer,
 )
 from oracle import change_json
+from published_files import index_bytes
 from sentencepiece import SentencePieceProcessor
 
 import imp_kit
 from imp_kit.checkpoints.hub import find, needed_files
-from imp_kit.checkpoints.published import index_bytes, published_tensors
+from imp_kit.checkpoints.published import published_tensors
 from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.engine import StreamDecoder

@@ -64,7 +64,7 @@ def test_what_conditions_show():
     assert case(Cell(changed="length", value=4), 1).truth["code"] == sample_code(1, 4)
     assert set(case(Cell(changed="charset", value="digits"), 1).truth["code"]) <= set("34679")
     for kind in reading.KINDS_OF_TEXT:
-        assert len(case(Cell(changed="text", value=kind), 1).truth["code"]) == reading.WORD_LENGTH
+        assert len(case(Cell(changed="text", value=kind), 1).truth["code"]) == 6
     assert case(Cell(changed="text", value="word"), 3).truth["code"] == reading.WORDS[3]
     assert case(Cell(changed="control", value="withheld"), 1).picture is None
     assert np.ptp(np.asarray(case(Cell(changed="control", value="blank"), 1).picture)) == 0
@@ -91,7 +91,7 @@ def test_pseudo_words_and_mixed_letters_are_a_words_letters_in_another_order():
 
 def test_words_are_of_the_probes_letters():
     letters = set(reading.CHARSETS["letters"])
-    assert all(set(word) <= letters and len(word) == reading.WORD_LENGTH for word in reading.WORDS)
+    assert all(set(word) <= letters and len(word) == 6 for word in reading.WORDS)
     assert len(set(reading.WORDS)) == len(reading.WORDS) >= 60
 
 

@@ -1,7 +1,5 @@
 """The networks of the published checkpoints: their tensors, and random weights in their place."""
 
-import json
-import math
 import re
 import zlib
 from collections.abc import Sequence
@@ -48,14 +46,6 @@ def published_tensors(name: str) -> dict[str, tuple[int, ...]]:
         rows, *others = parameters[slot.parameter].shape
         shapes[key] = (rows if slot.stop is None else slot.stop - slot.start, *others)
     return shapes
-
-
-def index_bytes(tensors: dict[str, tuple[int, ...]], shards: int, itemsize: int = 2) -> int:
-    """How long model.safetensors.index.json is for these tensors, as transformers' `save_pretrained` writes it."""
-    total = itemsize * sum(map(math.prod, tensors.values()))
-    file = f"model-{1:05}-of-{shards:05}.safetensors"  # each name of a shard is as long
-    index = {"metadata": {"total_size": total}, "weight_map": dict.fromkeys(tensors, file)}
-    return len(json.dumps(index, indent=2, sort_keys=True)) + 1
 
 
 def random_model(config: ImpConfig, device: torch.device, dtype: torch.dtype) -> ImpModel:

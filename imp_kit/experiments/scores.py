@@ -51,15 +51,6 @@ def edits(read: str, truth: str) -> int:
     return _levenshtein().distance(normalise(truth), normalise(read))
 
 
-def error_counts(pairs: Iterable[tuple[str, str]]) -> list[tuple[int, int]]:
-    """Edits and true characters of each (read, truth) pair.
-
-    The sum of the first over that of the second is the character error rate, CER: long truths weigh more, and it may
-    exceed 1.
-    """
-    return [(edits(read, truth), len(normalise(truth))) for read, truth in pairs]
-
-
 def edit_share(read: str, truth: str) -> float:
     """Edits over the longer one's characters, 0 to 1; 0 for two empty texts."""
     longer = max(len(normalise(read)), len(normalise(truth)))

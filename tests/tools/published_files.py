@@ -1,5 +1,7 @@
 """A published checkpoint's files on the hub beside the kit's registry: settings, tokenizer and headers, no weights."""
 
+import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 from imp_kit.checkpoints.files import TensorInfo, read_json
 from imp_kit.checkpoints.hub import hub_errors, needed_files
 from imp_kit.checkpoints.plan import plan, read_configs
-from imp_kit.checkpoints.published import index_bytes, published_tensors
+from imp_kit.checkpoints.published import published_tensors
 from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.errors import CheckpointError
@@ -24,6 +26,14 @@ class Look:
     differences: list[tuple[str, str, str]] = field(default_factory=list)  # what, in the registry, on the hub
     facts: dict[str, str] = field(default_factory=dict)  # what no page shows, for the registry to learn
     trouble: str = ""
+
+
+def index_bytes(tensors: dict[str, tuple[int, ...]], shards: int, itemsize: int = 2) -> int:
+    """How long model.safetensors.index.json is for these tensors, as transformers' `save_pretrained` writes it."""
+    total = itemsize * sum(map(math.prod, tensors.values()))
+    file = f"model-{1:05}-of-{shards:05}.safetensors"  # each name of a shard is as long
+    index = {"metadata": {"total_size": total}, "weight_map": dict.fromkeys(tensors, file)}
+    return len(json.dumps(index, indent=2, sort_keys=True)) + 1
 
 
 def look(name: str) -> Look:

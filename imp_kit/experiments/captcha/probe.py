@@ -59,7 +59,6 @@ LURE_LEVELS = (0, 2)
 CONTROLS = ("blank", "noise", "withheld")
 KINDS_OF_TEXT = ("word", "pseudo-word", "mixed letters")  # the others have the word's letters in another order
 CHARSETS = {"digits": "34679", "letters": "".join(c for c in CHARSET if c.isalpha())}
-WORD_LENGTH = 6
 # Without the letters that CHARSET leaves out.
 _WORDS = """
 MARKET GARDEN LETTER HAMMER PLANET CAMERA NATURE FATHER CARPET DANGER ENERGY GRAVEL HELMET LAWYER LEADER MATTER PARENT
