@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quick import quick
 
 import imp_kit
 from imp_kit import engine
@@ -32,8 +33,8 @@ def mixed(count):
     return [pairs[index] for index in order]
 
 
-@pytest.mark.parametrize("batch_size", [8, pytest.param(33, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("count", [36, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("batch_size", quick(1, [8, 33]))
+@pytest.mark.parametrize("count", quick(1, [36, 200]))
 def test_many_answers_equal_those_of_ask(imp, count, batch_size):
     pairs = mixed(count)
     together = imp.ask_many(pairs, batch_size=batch_size, max_new_tokens=40)

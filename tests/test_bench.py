@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from oracle import make_oracle, write_checkpoint
+from quick import quick
 
 import imp_kit
 from imp_kit.checkpoints.published import published_config, random_model
@@ -76,7 +77,7 @@ def test_random_weights_go_through_template_encoding_and_question(name, quantize
     assert f"weights, {quantize or 'bfloat16'}, " in table(result)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", quick(1, PUBLISHED))
 def test_costs_of_the_published_sizes(name):
     """Known numbers: Phi-2 has 2.78 billion parameters, and its keys and values take 328 kB a token in 16 bit."""
     with torch.device("meta"):

@@ -180,6 +180,7 @@ def test_locate_says_what_was_not_found_and_draws_nothing(tmp_path):
     assert "No picture" not in shell(*arguments).stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_reading_is_no_failure():
     done = subprocess.run(
         f"{sys.executable} -m imp_kit checkpoints inspect imp-nano | head -n 1",

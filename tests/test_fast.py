@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from parity import write
+from quick import quick
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -101,7 +102,7 @@ def test_random_requests(imp, plain, monkeypatch, count, rare):
     assert rare < ended_by_stop < compared - rare
 
 
-@pytest.mark.parametrize("batch_size", [8, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 5, 24))])
+@pytest.mark.parametrize("batch_size", quick(1, [8, 1, 5, 24]))
 def test_what_is_drawn_with_a_seed_does_not_depend_on_the_batch(imp, plain, batch_size, monkeypatch):
     """Each answer has random numbers of its own, from the seed and its place in the list; an item in error has, too."""
     settings = {"temperature": 3.0, "top_p": 0.95, "seed": 1, "max_new_tokens": 12}

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from quick import quick
 
 from imp_kit.experiments.runs import read
 
@@ -38,7 +39,7 @@ def said(errors: str) -> list[str]:
     return [line for line in re.split("[\r\n]+", errors) if line.strip() and not re.search("(sample|picture)/s", line)]
 
 
-@pytest.mark.parametrize("seconds", [0.3, *(pytest.param(seconds, marks=pytest.mark.slow) for seconds in (0.05, 1, 3))])
+@pytest.mark.parametrize("seconds", quick(1, [0.3, 0.05, 1, 3]))
 def test_an_interrupt_at_any_moment_is_one_line_at_most(tmp_path, seconds):
     process = begin(*probe(tmp_path / "run"))
     time.sleep(seconds)
@@ -49,9 +50,7 @@ def test_an_interrupt_at_any_moment_is_one_line_at_most(tmp_path, seconds):
     assert len(said(errors)) <= 1
 
 
-@pytest.mark.parametrize(
-    "module", ["imp_kit.tools.cli", *(pytest.param(name, marks=pytest.mark.slow) for name in ("torch", "numpy"))]
-)
+@pytest.mark.parametrize("module", quick(1, ["imp_kit.tools.cli", "torch", "numpy"]))
 def test_an_interrupt_within_an_import_ends_in_silence(module):
     """Sent by the import itself, so that it comes neither before nor after."""
     code = (

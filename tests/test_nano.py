@@ -15,6 +15,7 @@ import pytest
 import torch
 from oracle import make_oracle, write_checkpoint
 from PIL import Image, ImageDraw
+from quick import quick
 from safetensors.torch import load_file
 
 import imp_kit
@@ -194,7 +195,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("size", ["small", pytest.param("its own", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", quick(1, ["small", "its own"]))
 def test_training_goes_on_where_it_was_killed(tmp_path, size):
     """Killed with SIGKILL after its first report, then run again: the same weights as a run left in peace.
 

@@ -102,6 +102,7 @@ def test_an_answer_tells_how_it_came_about(cache):
     assert imp.ask(BUS, COLORS, max_new_tokens=1).tokens == 1
 
 
+@pytest.mark.slow
 @route
 @pytest.mark.parametrize("owner", ["", "MILVLG/Imp-v1.5-3B-Phi2--"], ids=["plain", "its own repository"])
 def test_a_dot_in_the_name_does_no_harm(cache, owner):

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from quick import quick
 
 import imp_kit
 from imp_kit.experiments.drawings import draw, sample_scene
@@ -463,7 +464,7 @@ EDITORS = {
 }
 
 
-@pytest.mark.parametrize("kind", EDITORS)
+@pytest.mark.parametrize("kind", quick(6, EDITORS))
 def test_what_an_editor_changes_around_records_changes_none(tmp_path, kind):
     records = run("echo", cases(4), Subject.of(Echo()), tmp_path)
     file = tmp_path / "samples.jsonl"
