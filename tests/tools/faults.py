@@ -286,6 +286,7 @@ def first_failure(root: Path, tests: Iterable[str], fast: bool) -> tuple[str | N
         if not child:
             os.chdir(root)
             sys.path.insert(0, str(root))
+            os.environ["PYTHONPATH"] = str(root)  # for the processes that a test starts
             for stream in (1, 2):
                 os.dup2(said.fileno(), stream)
             code = pytest.main([*options, *(f"tests/{test}" for test in tests)])
