@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ ENDED = {130, -signal.SIGINT}  # a shell gives 130 for both
 
 def begin(*arguments, code: str = ALIVE) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], **pipes)
+    # Tests that run in the background of a shell ignore SIGINT, and so would what they start.
+    attend = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], preexec_fn=attend, **pipes)
     assert process.stdout.readline() == "alive\n"
     return process
 
