@@ -110,7 +110,11 @@ def test_a_question_without_a_picture_is_text_alone(imp):
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_new_tokens": 4}, {"stop": "is"}], ids=["whole", "cut", "stopped"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"max_new_tokens": 4}, {"stop": "is"}, {"stop": "door is"}],
+    ids=["whole", "cut", "stopped", "stopped after the cache has read a part of the stop string"],
+)
 def test_a_chat_equals_reading_the_whole_prompt(imp, settings):
     """Also after an answer that was cut, whose last token the cache has not read, or that a stop string shortened."""
     chat = imp.chat(DOOR)

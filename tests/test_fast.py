@@ -649,6 +649,10 @@ def test_eight_bits_give_nearly_the_same_products(dtype, rows):
     bound = x.abs().sum(dim=-1, keepdim=True) * steps / 2
     rounding = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.004}[dtype]
     assert ((ours.float() - linear(x)).abs() <= bound + rounding * (1 + linear(x).abs())).all()
+    if dtype == torch.float32:
+        units = torch.eye(256)[None]
+        weights = (Int8Linear(linear)(units) - linear.bias)[0].T
+        assert ((weights - linear.weight).abs() <= steps[:, None] / 2 + 1e-6).all()
     error = (ours.float() - linear(x)).square().mean().sqrt() / linear(x).square().mean().sqrt()
     assert error < 0.01 + rounding
 

@@ -724,6 +724,15 @@ def test_a_header_of_another_length(tmp_path, length):
         find_tensors(tmp_path)
 
 
+def test_a_header_that_is_too_long_is_not_read(tmp_path):
+    """The file is as long as its header claims, so that nothing else would refuse it."""
+    with (tmp_path / "model.safetensors").open("wb") as stream:
+        stream.write((TEXT_LIMIT + 1).to_bytes(8, "little"))
+        stream.truncate(TEXT_LIMIT + 100)
+    with pytest.raises(CheckpointError, match=f"a header of {TEXT_LIMIT + 1} bytes"):
+        find_tensors(tmp_path)
+
+
 def test_tensors_without_values(whole):
     """Fine where nobody needs them, refused where config.json calls for values."""
     tensors = load_file(whole / "model.safetensors")

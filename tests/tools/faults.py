@@ -171,7 +171,7 @@ CHECKPOINTS = (
           "own = target.is_relative_to(os.path.realpath(file.parent))", "own = True",
           "hostile::a_link_out_of_the_folder_is_refused"),
     fault("a header of any length", "checkpoints/files.py", "if length > TEXT_LIMIT:", "if False:",
-          "hostile::what_is_huge_or_mad_is_refused"),
+          "hostile::a_header_that_is_too_long_is_not_read"),
     fault("a file of any length read", "checkpoints/files.py", "if size > TEXT_LIMIT:", "if False:",
           "hostile::a_huge_or_endlessly_nested_tokenizer"),
     fault("code downloaded, too", "checkpoints/hub.py", 'WANTED = ("*.safetensors",',
