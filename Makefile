@@ -40,14 +40,15 @@ test: NOTEBOOKS := notebooks/01_captioning.ipynb
 test: QUICK := -m "not slow"
 test: test-all
 
-# The types are checked beside the tests: mypy uses one CPU.
+# The types are checked beside the tests, as mypy uses one CPU; what it finds is printed after them.
 test-all: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/mypy & types=$$!; \
+	$(BIN)/mypy > $(VENV)/types.log 2>&1 & types=$$!; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(QUICK) --nbmake --nbmake-timeout=$(CELL) \
-		tests $(NOTEBOOKS); tests=$$?; wait $$types && exit $$tests
+		tests $(NOTEBOOKS); tests=$$?; \
+	wait $$types || { cat $(VENV)/types.log; exit 1; }; exit $$tests
 
 matrix: PYTHON := python3.11
 matrix: $(READY) $(READY_NEWEST)

@@ -378,6 +378,16 @@ def test_lora_adapters_alone(whole, config):
     refused(whole, str(whole), "LoRA adapters alone", "merge_and_unload")
 
 
+def test_a_file_that_was_cut_after_its_header_was_read_is_named_as_the_reader_knows_it(whole, tmp_path):
+    """Not by its blob in the hub's cache, whose name is a number."""
+    snapshot = put_in_cache(whole, tmp_path)
+    plan = plan_folder(snapshot)
+    file = snapshot / "model.safetensors"
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match=re.escape(f"{file} cannot be read")):
+        fill(plan, torch.device("cpu"), torch.float32)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 @pytest.mark.parametrize("kind", ["dangling", "loop", "folder", "pipe"])
 def test_what_is_no_file(whole, name, kind):

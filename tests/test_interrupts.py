@@ -27,8 +27,8 @@ ENDED = {130, -signal.SIGINT}  # a shell gives 130 for both
 def begin(*arguments, code: str = ALIVE) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # Tests that run in the background of a shell ignore SIGINT, and so would what they start.
-    attend = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], preexec_fn=attend, **pipes)
+    take_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], preexec_fn=take_sigint, **pipes)
     assert process.stdout.readline() == "alive\n"
     return process
 

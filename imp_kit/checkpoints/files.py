@@ -256,11 +256,14 @@ def _header(file: Path) -> Iterator[tuple[str, TensorInfo]]:
         raise CheckpointError(f"{file} is damaged or cut short ({error}). Download it again.") from error
 
 
-def read_tensor(file: Path, name: str) -> "torch.Tensor":
-    """One tensor of a file, which `follow` gave. Raises CheckpointError, or MemoryLimitError for one above memory."""
+def read_tensor(file: Path, target: Path, name: str) -> "torch.Tensor":
+    """One tensor of a file; `target` is where it leads, as `follow` says.
+
+    Raises CheckpointError, or MemoryLimitError for a file larger than memory.
+    """
     # The file is opened anew for each tensor: closing it gives its mapped pages back, so they never add up in memory.
     try:
-        with safe_open(file, framework="pt") as tensors:
+        with safe_open(target, framework="pt") as tensors:
             return tensors.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}). Download it again.") from error

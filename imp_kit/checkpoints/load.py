@@ -77,7 +77,7 @@ def fill(
     filling = defaultdict(list)
     for key, slot in table.items():
         filling[slot.parameter].append((key, slot))
-    targets = {file: follow(file) for file in {found[key].file for key in table}}
+    followed = {file: follow(file) for file in {found[key].file for key in table}}
     total = sum(math.prod(found[key].shape) for key in table) * dtype.itemsize
     with tqdm(total=total, unit="B", unit_scale=True, desc="loading", disable=total < 1e9) as bar:
         # Weights that are packed pass through one piece of memory: freed one by one, they would leave gaps that a CPU's
@@ -94,7 +94,8 @@ def fill(
                 filled = memory[: parameter.numel()].view(parameter.shape)
                 for key, slot in filling[f"{path}.{leaf}"]:
                     target = filled[slot.start : slot.stop]
-                    stored = piece = read_tensor(targets[found[key].file], key)
+                    file = found[key].file
+                    stored = piece = read_tensor(file, followed[file], key)
                     if device.type == "cpu":  # by way of fp32: torch turns fp16 into bf16 one by one, four times slower
                         for part, piece in zip(target.view(-1).split(PIECE), stored.view(-1).split(PIECE), strict=True):
                             part.copy_(wide[: len(piece)].copy_(piece))

@@ -99,7 +99,10 @@ KINDS_OF_SAMPLES = ("scene", "page", "outside")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how fast imp-nano learns. A run is a function of these values and the versions of its libraries."""
+    """How long and how fast imp-nano learns.
+
+    A run is a function of these values, the versions of its libraries, and whether the device learns in bf16.
+    """
 
     samples: int = 148_000
     # The names of these fields are keys of state.pt, so that an older run can go on.
