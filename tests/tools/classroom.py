@@ -184,7 +184,10 @@ def collect(target: Target, wheels: Path, torch_cpu: str) -> set[Path]:
         new = {name: need for _, need in waiting if (name := canonicalize_name(need.name)) not in chosen}
         looked_for = {name: wanted(need, versions) for name, need in new.items()}
         download(looked_for.values(), target, wheels, torch_cpu)
-        chosen |= {name: held(need, target, wheels) for name, need in looked_for.items()}
+        for name, need in looked_for.items():
+            chosen[name] = held(need, target, wheels)
+            if not chosen[name]:
+                raise ClassroomError(f"{target}: no wheel of {need} was found.")
         following = []
         for asking, need in waiting:
             version, wheel = chosen[canonicalize_name(need.name)]
