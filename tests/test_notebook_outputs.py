@@ -35,7 +35,7 @@ def pinned() -> bool:
     ],
 )
 def test_outputs(name):
-    """The whole run. With other packages than the pinned ones a text may differ, which is shown; an exercise may not."""
+    """The whole run. With other packages than the pinned ones texts may differ, which is shown; exercises may not."""
     found = check(NOTEBOOKS / name)
     wrong = [line for line in found if pinned() or "was expected of the check" in line]
     assert wrong == [], f"run: python tests/tools/notebook_outputs.py notebooks/{name}"
@@ -258,24 +258,20 @@ def book(text, **kinds):
 def test_in_a_measured_cell_only_words_count():
     tags = ("measured",)
     assert differences(book("look 0.02 None", tags=tags), book("look  13 4.5", tags=tags)) == []
-    assert differences(book("look 0.02", tags=tags), book("read 0.02", tags=tags)) == [
-        "a: kept     look <number>",
-        "a: but now  read <number>",
-    ]
+    found = differences(book("look 0.02", tags=tags), book("read 0.02", tags=tags))
+    assert found == ["a: kept     look <number>", "a: but now  read <number>"]
 
 
 def test_a_page_counts_by_its_words_and_a_picture_by_being_there():
-    def notebook(**data):
-        return new_notebook(
-            cells=[cell(new_output("display_data", data={k.replace("_", "/"): v for k, v in data.items()}))]
-        )
+    def notebook(kind, content):
+        return new_notebook(cells=[cell(new_output("display_data", data={kind: content}))])
 
     table = "<style>td {{}}</style><table><tr><td>a &amp; b</td><td>{}</td></tr>\n<tr><td>2</td></tr></table>"
-    one, two = notebook(text_html=table.format(1)), notebook(text_html=table.format(3))
-    assert differences(one, notebook(text_html=table.format("<b>1</b>"))) == []
+    one, two = notebook("text/html", table.format(1)), notebook("text/html", table.format(3))
+    assert differences(one, notebook("text/html", table.format("<b>1</b>"))) == []
     assert differences(one, two) == ["a: kept     a & b 1", "a: but now  a & b 3"]
-    assert differences(notebook(image_png="AA=="), notebook(image_png="BB==")) == []
-    assert differences(notebook(image_png="AA=="), new_notebook(cells=[cell()])) == ["a: kept     <picture>"]
+    assert differences(notebook("image/png", "AA=="), notebook("image/png", "BB==")) == []
+    assert differences(notebook("image/png", "AA=="), new_notebook(cells=[cell()])) == ["a: kept     <picture>"]
 
 
 def test_a_notebook_that_would_be_too_large_is_not_written(written, monkeypatch):
