@@ -69,7 +69,11 @@ def execute(notebook: NotebookNode) -> None:
         folder = Path(parent) / "notebooks"  # a name that is the same in every run
         folder.mkdir()
         client = NotebookClient(
-            notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+            notebook,
+            timeout=CELL_SECONDS,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": str(folder)}},
         )
         client.execute(env={**os.environ, **OFFLINE})
 
