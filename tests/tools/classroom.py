@@ -221,7 +221,7 @@ Python itself is not in this folder. "python --version" says which version you h
 
    On Linux and macOS the command may be called python3, on Windows py. It makes a folder imp-kit-classroom in your
    home folder, installs the packages there, copies the notebooks there, and opens them in your browser. Later the
-   same command only opens them. To remove everything, delete the folder imp-kit-classroom.
+   same command only opens them. To remove everything, or to install it anew, delete the folder imp-kit-classroom.
 
 In a Python environment of your own, one line is enough:
 
@@ -247,7 +247,7 @@ def make(folder: Path, targets: list[Target], torch_cpu: str) -> None:
     """Fill the folder; raises ClassroomError."""
     wheels = prepare(folder)
     (folder / "INSTALL.txt").write_text(install_text(targets), "utf-8")
-    ignored = shutil.ignore_patterns(".*", "runs")
+    ignored = shutil.ignore_patterns(".*", "runs", "*.md")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", dirs_exist_ok=True, ignore=ignored)
     print("building the kit's own wheel", flush=True)
     build_kit(wheels)
