@@ -9,8 +9,15 @@ from pathlib import Path
 
 from imp_kit.checkpoints.hub import NANO_FOLDER
 from imp_kit.errors import ImpKitError
-from imp_kit.experiments.transformers_matrix.measure import RUNS, VERSIONS, Row, environment, read_table, run_call
-from imp_kit.tools.notebook import installed
+from imp_kit.experiments.transformers_matrix.measure import (
+    RUNS,
+    VERSIONS,
+    Row,
+    environment,
+    own_version,
+    read_table,
+    run_call,
+)
 
 CODE = 'raise SystemExit("This code was run.")\n'
 
@@ -29,7 +36,7 @@ def attempts(version: str, folder: str | os.PathLike = RUNS) -> Callable[[str], 
     A version that is not installed is put under `folder`, see `environment`; where pip cannot fetch it, the function
     gives what the kit's table has recorded. A line is printed in both cases. Raises ImpKitError for what is no version.
     """
-    if installed("transformers") != version:
+    if version != own_version():
         print(f"transformers {version} is put into the folder {folder}; no installed package is replaced.")
     try:
         version_env = environment(version, folder)

@@ -148,7 +148,7 @@ def environment(version: str, folder: str | os.PathLike = RUNS) -> Environment:
     if version == NEWEST:
         version = newest()
     version = str(_parsed(version))
-    if version == _own_version():
+    if version == own_version():
         return Environment(version, None)
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     target = Path(folder).absolute() / f"transformers-{version}-{python}"
@@ -182,7 +182,8 @@ def _is_version(text: str) -> bool:
     return True
 
 
-def _own_version() -> str | None:
+def own_version() -> str | None:
+    """The version of transformers that the running interpreter has, None without one; nothing is imported."""
     try:
         return metadata.version("transformers")
     except metadata.PackageNotFoundError:
