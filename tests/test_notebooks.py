@@ -52,7 +52,9 @@ class Book:
         return [cell.source for cell in self.cells if cell.cell_type == kind]
 
 
+SWITCHED = ("01_captioning.ipynb", "02_v1_5_loading_failure.ipynb")  # may run the code beside Imp's weights
 BOOKS = [Book(path.name, path.read_text(encoding="utf-8")) for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+(SWITCH,) = (cell.source for cell in BOOKS[2].cells if cell.id == "pin-transformers")
 
 
 def parsed(source: str) -> ast.Module:
@@ -157,10 +159,11 @@ def first_code_cell_imports_nothing_heavy(book: Book):
     assert names <= {*sys.stdlib_module_names, "imp_kit"}
 
 
-def only_the_first_cell_installs(book: Book):
-    """Later, torch and transformers are imported; and `make resolve` knows only what the first cell installs."""
-    first, *others = book.sources("code")
-    assert re.search(r"^\s*%pip install ", first, flags=re.MULTILINE)
+def only_the_first_cell_and_the_switch_install(book: Book):
+    """Later, torch and transformers are imported; and `make resolve` knows only what these two install."""
+    first, *others = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert re.search(r"^\s*%pip install ", first.source, flags=re.MULTILINE)
+    others = [cell.source for cell in others if cell.source != SWITCH]
     assert [source for source in others if re.search(r"^\s*[%!].*\binstall\b", source, flags=re.MULTILINE)] == []
 
 
@@ -238,7 +241,7 @@ GATES = (
     has_no_widgets_and_known_tags,
     every_code_cell_parses,
     first_code_cell_imports_nothing_heavy,
-    only_the_first_cell_installs,
+    only_the_first_cell_and_the_switch_install,
     no_cell_replaces_what_the_kernel_has_loaded,
     plots_of_the_kit_are_shown,
     pins_are_those_of_the_requirements,
@@ -268,7 +271,18 @@ def first_code_cell_is_the_same_everywhere(books: list[Book]):
     assert len({json.dumps(first_code_cell(nbformat.reads(book.text, as_version=4))) for book in books}) == 1
 
 
-GATES_OF_ALL = (numbers_have_no_gap, first_code_cell_is_the_same_everywhere)
+def the_switch_of_transformers_is_the_second_code_cell_of_two(books: list[Book]):
+    for book in books:
+        places = [place for place, source in enumerate(book.sources("code")) if "PIN_TRANSFORMERS" in source]
+        assert places == ([1] if book.name in SWITCHED else []), book.name
+        assert not places or book.sources("code")[1] == SWITCH, book.name
+
+
+GATES_OF_ALL = (
+    numbers_have_no_gap,
+    first_code_cell_is_the_same_everywhere,
+    the_switch_of_transformers_is_the_second_code_cell_of_two,
+)
 
 
 def test_there_is_something_to_look_at():
@@ -371,9 +385,9 @@ SLIPS: tuple[tuple[Callable[[Book], None], Slip], ...] = (
     (first_code_cell_imports_nothing_heavy, adds("from transformers.utils import logging", place=0)),
     (first_code_cell_imports_nothing_heavy, adds('importlib.import_module("transformers")', place=0)),
     (first_code_cell_imports_nothing_heavy, swaps("import imp_kit", "pass")),
-    (only_the_first_cell_installs, adds("!pip install tqdm")),
-    (only_the_first_cell_installs, adds("    %pip install --quiet tqdm")),
-    (only_the_first_cell_installs, swaps("%pip install", "print")),
+    (only_the_first_cell_and_the_switch_install, adds("!pip install tqdm")),
+    (only_the_first_cell_and_the_switch_install, adds("    %pip install --quiet tqdm")),
+    (only_the_first_cell_and_the_switch_install, swaps("%pip install", "print")),
     (no_cell_replaces_what_the_kernel_has_loaded, adds("!pip install -U numpy", place=0)),
     (no_cell_replaces_what_the_kernel_has_loaded, adds("%pip install --force-reinstall transformers", place=0)),
     (pins_are_those_of_the_requirements, adds("Run `pip install transformers==4.36.0` first.", kind="markdown")),
@@ -441,6 +455,8 @@ def test_the_gates_of_all_can_fail():
         (numbers_have_no_gap, [BOOKS[0], *BOOKS[2:], replace(BOOKS[1], name="09_far.ipynb")]),
         (numbers_have_no_gap, [*BOOKS[:2], *BOOKS[1:]]),
         (first_code_cell_is_the_same_everywhere, [other, *BOOKS[1:]]),
+        (the_switch_of_transformers_is_the_second_code_cell_of_two, [slipped(adds(SWITCH)), *BOOKS[1:]]),
+        (the_switch_of_transformers_is_the_second_code_cell_of_two, [replace(GOOD, name=SWITCHED[1])]),
     ):
         with pytest.raises(AssertionError):
             gate(books)
@@ -463,11 +479,13 @@ def test_the_command_copies_the_first_cell(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_table_of_versions_is_shown_as_a_picture(tmp_path):
-    """Its cell must switch figures on by itself: nbmake does not notice if only their name is printed."""
-    book = nbformat.read(ROOT / "notebooks" / "02_v1_5_loading_failure.ipynb", as_version=4)
-    (cell,) = (cell for cell in book.cells if cell.cell_type == "code" and "draw(rows)" in cell.source)
-    imports = nbformat.v4.new_code_cell("from imp_kit.experiments.transformers_matrix.measure import read_table")
-    small = nbformat.v4.new_notebook(cells=[imports, nbformat.v4.new_code_cell(cell.source)])
+def test_the_table_of_versions_is_shown_as_pictures(tmp_path):
+    """nbmake does not notice if only a figure's name is printed."""
+    book = nbformat.read(NOTEBOOKS / "02_v1_5_loading_failure.ipynb", as_version=4)
+    drawing = [cell.source for cell in book.cells if cell.id in ("picture", "all")]
+    imports = "import imp_kit\nfrom imp_kit.experiments.transformers_matrix.measure import draw, read_table"
+    small = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (imports, *drawing)])
     NotebookClient(small, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-    assert any("image/png" in output.get("data", {}) for output in small.cells[1].outputs)
+    sizes = [len(output.data["image/png"]) for cell in small.cells for output in cell.outputs]
+    assert len(sizes) == 2
+    assert sizes[0] < sizes[1] < MAX_PICTURE

@@ -29,9 +29,7 @@ def safe_name(function: Callable[[str], str]) -> str:
     models: dict[str, str] = {}
     for name in NAMES:
         safe = result_of(function, name)
-        expect(
-            isinstance(safe, str) and safe.strip(), f"For {name!r} your function returns {safe!r}: not a name."
-        )
+        expect(isinstance(safe, str) and safe.strip(), f"For {name!r} your function returns {safe!r}: not a name.")
         expect("." not in safe, f"{name!r} becomes {safe!r}, which still has a dot.")
         expect("/" not in safe, f"{name!r} becomes {safe!r}: a slash ends the name of a folder.")
         expect(
