@@ -109,6 +109,7 @@ def test_a_folder_that_is_there_is_used_as_it_is(tmp_path, monkeypatch):
 
 def test_a_version_that_pip_cannot_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a notebook's kernel
     with pytest.raises(ImpKitError, match=r"pip could not install transformers==4\.0\.999 \(No matching distribution"):
         environment("4.0.999", tmp_path)
     assert not [folder for folder in tmp_path.iterdir() if "partial" not in folder.name]
@@ -359,7 +360,7 @@ def test_without_the_version_an_attempt_gives_what_was_recorded_and_says_so(caps
     attempt = attempts("4.36.2", tmp_path)
     assert attempt("model-hub") == recorded("4.36.2", "model-hub")
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert first == f"transformers 4.36.2 is put into the folder {tmp_path}; no installed package is replaced."
+    assert first == f"transformers 4.36.2 is put into the folder {tmp_path}, once; no installed package is replaced."
     assert last == "Until then you see what was recorded."
     with pytest.raises(ImpKitError, match=r"pip could not install transformers==4\.0\.999"):
         attempts("4.0.999", tmp_path)

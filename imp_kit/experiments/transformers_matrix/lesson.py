@@ -37,7 +37,7 @@ def attempts(version: str, folder: str | os.PathLike = RUNS) -> Callable[[str], 
     gives what the kit's table has recorded. A line is printed in both cases. Raises ImpKitError for what is no version.
     """
     if version != own_version():
-        print(f"transformers {version} is put into the folder {folder}; no installed package is replaced.")
+        print(f"transformers {version} is put into the folder {folder}, once; no installed package is replaced.")
     try:
         version_env = environment(version, folder)
     except ImpKitError as error:

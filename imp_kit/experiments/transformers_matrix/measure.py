@@ -191,7 +191,8 @@ def own_version() -> str | None:
 
 
 def _pip(*arguments: str) -> str:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    # A notebook's kernel asks programs for colors, whose codes would stand in the error.
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-color", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         messages = done.stderr.strip().splitlines() or ["it said nothing"]
