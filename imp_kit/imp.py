@@ -93,17 +93,17 @@ def identify(
     return {**found, "dtype": name, "device": device.type}
 
 
-def choose_checkpoint(device: torch.device) -> tuple[str, str]:
-    """The checkpoint for this machine, and the reason in words."""
+def choose_checkpoint(device: torch.device, large: str = DEFAULT) -> tuple[str, str]:
+    """`large`, a name of HUB_IDS, or imp-nano where this machine cannot run or get it; and the reason in words."""
     if device.type == "cpu":
         absent = not torch.cuda.is_available()
-        return NANO, f"there is no GPU here for {DEFAULT}" if absent else "you chose the CPU"
-    free, needed = free_memory(device), PUBLISHED[DEFAULT].needed_bytes
+        return NANO, f"there is no GPU here for {large}" if absent else "you chose the CPU"
+    free, needed = free_memory(device), PUBLISHED[large].needed_bytes
     if free < needed:
-        return NANO, f"{DEFAULT} needs {needed / 1e9:.1f} GB of the GPU's memory and {free / 1e9:.1f} GB are free"
-    if not is_available(HUB_IDS[DEFAULT]):
-        return NANO, f"the hub cannot be reached for {DEFAULT}"
-    return DEFAULT, "there is a GPU and the hub has it"
+        return NANO, f"{large} needs {needed / 1e9:.1f} GB of the GPU's memory and {free / 1e9:.1f} GB are free"
+    if not is_available(HUB_IDS[large]):
+        return NANO, f"the hub cannot be reached for {large}"
+    return large, "there is a GPU and the hub has it"
 
 
 Call = TypeVar("Call", bound=Callable)

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 import imp_kit
 from imp_kit.answers import Answer
 from imp_kit.errors import SettingError
@@ -21,6 +23,8 @@ from imp_kit.system.extras import require
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+    from imp_kit.imp import Imp
 
 SHOWN = ("torch", "transformers")  # beside the kit and Python itself
 REPLACED = ("transformers", "huggingface_hub", "tokenizers")  # what pip may have replaced under a running kernel
@@ -40,7 +44,7 @@ def start() -> None:
     check_restart()
     if shell := _shell():
         shell.run_line_magic("matplotlib", "inline")
-    parts = [f"{name} {_installed(name) or 'not installed'}" for name in SHOWN]
+    parts = [f"{name} {installed(name) or 'not installed'}" for name in SHOWN]
     print(f"imp-kit {imp_kit.__version__}, Python {platform.python_version()},", ", ".join(parts))
 
 
@@ -48,11 +52,32 @@ def check_restart() -> None:
     """Raise SettingError where this kernel imported another version of a package than the one on the disk."""
     for name in REPLACED:
         loaded = getattr(sys.modules.get(name), "__version__", None)
-        if loaded not in (None, _installed(name)):
+        if loaded not in (None, installed(name)):
             raise SettingError(
-                f"{name} {_installed(name)} is installed, but this kernel still uses {loaded}. Restart it (Colab: "
+                f"{name} {installed(name)} is installed, but this kernel still uses {loaded}. Restart it (Colab: "
                 "Runtime > Restart session; Jupyter: Kernel > Restart) and run all cells again."
             )
+
+
+def installed(package: str) -> str | None:
+    """The version of a package on the disk, None where it is not there; nothing is imported."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def load_or_nano(checkpoint: str) -> "Imp":
+    """Load a checkpoint, such as "imp-v1.5-3b-phi2", where a GPU and the hub are here for it, else imp-nano.
+
+    A line says which, and why. Raises as `imp_kit.load`.
+    """
+    from imp_kit.device import choose_device
+    from imp_kit.imp import choose_checkpoint, load
+
+    name, why = choose_checkpoint(choose_device("auto"), checkpoint)
+    print(f"imp-kit: {name}, because {why}.")
+    return load(name)
 
 
 def choose_image(choice: str | os.PathLike) -> Path:
@@ -137,6 +162,15 @@ def costs(answers: Sequence[Answer]) -> "DataFrame":
     return DataFrame(rows, columns=list(here)).round(3)
 
 
+def plot(figure: "Figure") -> None:
+    """Show a figure of few colors, such as a chart. With a palette its PNG has a third of the bytes."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    small = io.BytesIO()
+    Image.open(content).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    _display_png(small.getvalue())
+
+
 def _figure(width: float, height: float) -> "Figure":
     require("notebooks", "matplotlib", what="A picture with text")
     from matplotlib.figure import Figure
@@ -146,13 +180,17 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _display(figure: "Figure", axes: Sequence[Any] = ()) -> None:
     """Show a figure at once, also from the middle of a cell; of `axes` only what is drawn in them."""
-    from IPython.display import Image, display
-
     for axis in axes:
         axis.axis("off")
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    display(Image(content.getvalue()))
+    _display_png(content.getvalue())
+
+
+def _display_png(png: bytes) -> None:
+    from IPython import display
+
+    display.display(display.Image(png))
 
 
 def _shell() -> Any:
@@ -162,11 +200,3 @@ def _shell() -> Any:
     from IPython import get_ipython
 
     return get_ipython()
-
-
-def _installed(package: str) -> str | None:
-    """The version on the disk; nothing is imported."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
