@@ -319,7 +319,7 @@ class Engine:
         if not isinstance(begun, str):
             raise SettingError(f"begun is {begun!r:.80}; give the text that the answer begins with.")
         sampling = Sampling(temperature=temperature)
-        text = begun.strip()
+        text = begun.lstrip()
         ids = [*turn.ids, *(self.tokenizer.encode(self.template.answer + text, begins=False) if text else [])]
         end, limit = turn.prefix_length + len(ids), self.model.config.decoder.max_positions
         if end > limit:

@@ -287,10 +287,9 @@ class View:
     ) -> list[tuple[str, float]]:
         """The `count` likeliest next tokens of an answer that begins with the text `begun`, and their probabilities.
 
-        Most probable first, which is the one that a greedy answer takes. A text has the blank before its word, as the
-        tokenizer keeps it; a control token, such as the one that ends an answer, has its name ("</s>"). The
-        probabilities are softmax(logits / temperature) in fp32, over the whole vocabulary, with which `ask` draws at
-        this temperature. Blanks at the ends of `begun` are left out.
+        Most probable first, which is the one that a greedy answer takes. A text has the blank before its word, so
+        `begun` should not end in one; a control token, such as the one that ends an answer, has its name ("</s>").
+        The probabilities are softmax(logits / temperature) in fp32 over the whole vocabulary: `ask` draws with them.
         Raises PromptError, SettingError, CheckpointError or MemoryLimitError.
         """
         turn = Conversation(self.imp.engine, self.image, self.prefix).ask(question)
