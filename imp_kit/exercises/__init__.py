@@ -15,6 +15,18 @@ def expect(condition: object, hint: str) -> None:
         raise NotYet(hint)
 
 
+def result_of(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the reader's function returns. Raises NotYet where it is no function, raises, or returns nothing."""
+    expect(callable(function), f"The answer is a function here, not {type(function).__name__}.")
+    try:
+        result = function(*arguments)
+    except Exception as error:
+        raise NotYet(f"Your function ended in {type(error).__name__}: {error}") from error
+    expect(result is not ..., "Your function still returns `...`: write what it has to return there.")
+    expect(result is not None, "Your function returns nothing: end it with `return`.")
+    return result
+
+
 def exercise(check: Callable[[Any], str]) -> Callable[[Any], None]:
     """Make a check that prints "Right: ..." or "Not yet: ..." of a function that returns why an answer is right.
 

@@ -1,5 +1,6 @@
 """What the notebooks share: their first cell, pictures with text, the reader's own picture."""
 
+import csv
 import io
 import os
 import platform
@@ -8,21 +9,25 @@ import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import imp_kit
+from imp_kit.answers import Answer
 from imp_kit.errors import SettingError
 from imp_kit.images import open_image
 from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 SHOWN = ("torch", "transformers")  # beside the kit and Python itself
 REPLACED = ("transformers", "huggingface_hub", "tokenizers")  # what pip may have replaced under a running kernel
 DPI = 80
 LINE = 0.2  # inches
 LINE_LENGTH = 50  # characters
+MEASURED = Path(__file__).with_name("measured.csv")  # figures of docs/speed.md, which has their commands
 
 
 def start() -> None:
@@ -103,6 +108,33 @@ def grid(chosen: Sequence[tuple[str, Any]], columns: int = 4) -> None:
         axis.imshow(open_image(image))
         axis.set_title(title.replace("$", r"\$"), fontsize=9)
     _display(figure, axes)
+
+
+def costs(answers: Sequence[Answer]) -> "DataFrame":
+    """What answers about one image cost here, and what the same cost on other machines, as docs/speed.md has it.
+
+    A row for each machine: seconds to look at the image and to read a question (medians), tokens written a second, and
+    the most memory so far in GB (1e9 bytes; of the GPU, else of this process), which was not recorded elsewhere.
+    """
+    require("notebooks", "pandas", what="The table of costs")
+    from pandas import DataFrame
+
+    if not answers:
+        raise SettingError("There is no answer whose cost could be shown; give a list of answers.")
+    seconds, peaks = [answer.seconds for answer in answers], [answer.peak_memory or 0 for answer in answers]
+    first = answers[0]
+    here = {
+        "checkpoint": f"{first.checkpoint} {first.dtype}",
+        "machine": f"this one, {first.device}",
+        "look (s)": max(each.look for each in seconds),
+        "read a question (s)": median(each.prefill for each in seconds),
+        "tokens a second": median(answer.tokens_per_second for answer in answers),
+        "memory (GB)": max(peaks) / 1e9 or None,
+    }
+    with MEASURED.open(encoding="utf-8", newline="") as file:
+        texts, *others = csv.reader(file)
+    rows = [here, *(dict(zip(here, [*row[:2], *map(float, row[2:])], strict=False)) for row in others)]
+    return DataFrame(rows, columns=list(here)).round(3)
 
 
 def _figure(width: float, height: float) -> "Figure":
