@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -178,7 +178,7 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def _display(figure: "Figure", axes: Sequence[Any] = ()) -> None:
+def _display(figure: "Figure", axes: Iterable[Any] = ()) -> None:
     """Show a figure at once, also from the middle of a cell; of `axes` only what is drawn in them."""
     for axis in axes:
         axis.axis("off")
