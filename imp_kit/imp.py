@@ -282,6 +282,20 @@ class View:
         """The same answer as `ask`, piece by piece as it is made."""
         return Chat(self).stream(question, **settings)
 
+    def next_tokens(
+        self, question: str, count: int = 8, begun: str = "", *, temperature: float = 1.0
+    ) -> list[tuple[str, float]]:
+        """The `count` likeliest next tokens of an answer that begins with the text `begun`, and their probabilities.
+
+        Most probable first, which is the one that a greedy answer takes. A text has the blank before its word, so
+        `begun` should not end in one; a control token, such as the one that ends an answer, has its name ("</s>").
+        The probabilities are softmax(logits / temperature) in fp32 over the whole vocabulary: `ask` draws with them.
+        Raises PromptError, SettingError, CheckpointError or MemoryLimitError.
+        """
+        turn = Conversation(self.imp.engine, self.image, self.prefix).ask(question)
+        self.imp._warn_of_unknown_words(question)
+        return self.imp.engine.next_tokens(turn, count, begun, temperature)
+
 
 class Chat:
     """A conversation about one image. `turns` holds its questions and answers."""

@@ -17,7 +17,7 @@ from PIL import Image
 import imp_kit
 from imp_kit.answers import Answer
 from imp_kit.errors import SettingError
-from imp_kit.images import open_image
+from imp_kit.images import open_image, to_pixels
 from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ REPLACED = ("transformers", "huggingface_hub", "tokenizers")  # what pip may hav
 DPI = 80
 LINE = 0.2  # inches
 LINE_LENGTH = 50  # characters
+TITLE_LENGTH = 34  # characters of a line above bars
+BAR = "#1f77b4"
 MEASURED = Path(__file__).with_name("measured.csv")  # figures of docs/speed.md, which has their commands
 
 
@@ -135,6 +137,45 @@ def grid(chosen: Sequence[tuple[str, Any]], columns: int = 4) -> None:
     _display(figure, axes)
 
 
+def next_tokens_plot(chosen: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> None:
+    """Show probabilities as bars: a panel for each title, with the texts and probabilities of `View.next_tokens`."""
+    figure = _figure(2.9 * max(len(chosen), 2), 0.7 + 0.24 * max(len(tokens) for _, tokens in chosen))
+    for axis, (title, tokens) in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        shares = [probability for _, probability in tokens]
+        bars = axis.barh(range(len(tokens)), shares, color=BAR)
+        axis.bar_label(bars, [f"{share:.1%}" for share in shares], padding=3, fontsize=8)
+        axis.set_yticks(range(len(tokens)), [_label(text) for text, _ in tokens])
+        axis.set_title("\n".join(textwrap.wrap(title.replace("$", r"\$"), TITLE_LENGTH)), fontsize=9)
+        axis.set(xlim=(0, 1.25), xticks=[], ylim=(len(tokens) - 0.4, -0.6))
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+    _display(figure)
+
+
+def patches_plot(imp: "Imp", image: Any) -> None:
+    """Show an image, as `open_image` takes it: the file, the square that the vision tower gets, and its patches.
+
+    Pixels at the right and the lower edge that fill no patch are outside the lines: the model does not see them.
+    """
+    vision = imp.model.config.vision
+    opened, side = open_image(image), vision.image_size // vision.patch_size
+    square = ((to_pixels(opened, vision.image_size, imp.model.config.pad) + 1) / 2).permute(1, 2, 0).numpy()
+    edges = [vision.patch_size * number - 0.5 for number in range(side + 1)]  # matplotlib's first pixel is at -0.5
+    figure = _figure(9.5, 3.1)
+    axes = figure.subplots(1, 3, width_ratios=(opened.width / opened.height, 1, 1))
+    titles = (
+        f"the file: {opened.width} x {opened.height}",
+        f"the tower's square: {vision.image_size} x {vision.image_size}",
+        f"{side} x {side} = {side * side} patches",
+    )
+    for axis, shown, title in zip(axes, (opened, square, square), titles, strict=True):
+        axis.imshow(shown)
+        axis.set_title(title, fontsize=10)
+    for lines in (axes[2].hlines, axes[2].vlines):
+        lines(edges, edges[0], edges[-1], color="black", linewidth=0.6, clip_on=False)
+    _display(figure, axes)
+
+
 def costs(answers: Sequence[Answer]) -> "DataFrame":
     """What answers about one image cost here, and what the same cost on other machines, as docs/speed.md has it.
 
@@ -169,6 +210,11 @@ def plot(figure: "Figure") -> None:
     small = io.BytesIO()
     Image.open(content).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     _display_png(small.getvalue())
+
+
+def _label(text: str) -> str:
+    """A token's text without the blank before its word; one of blanks alone as Python writes it."""
+    return (text.strip() or repr(text)).replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> "Figure":
