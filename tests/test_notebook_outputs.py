@@ -197,6 +197,7 @@ def test_what_no_page_shows_is_dropped():
         ("File '/home/me/x/y.py', line 3", "File '…/y.py', line 3"),
         (r"C:\Users\me\a.png", "…/a.png"),
         ("~/kit/images/bus.png:", "…/bus.png:"),
+        ('File "…/lib/site-packages/a.py", line 3', 'File "…/a.py", line 3'),  # as the probe of transformers prints it
         ("https://github.com/a/b", "https://github.com/a/b"),
         ("runs/captcha-1, and/or, 24 km/h, 1/2", "runs/captcha-1, and/or, 24 km/h, 1/2"),
     ],

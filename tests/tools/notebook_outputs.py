@@ -41,7 +41,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1
 BUSY = re.compile(r"^.*This machine is busy: .*\n?", re.M)
 COLORS = re.compile(r"\x1b\[[0-9;]*m")
 # At least one folder: /home/me/a.png, C:\Users\a.png; but no address on the web, and no "and/or".
-PATH = re.compile(r"(?<![\w.:/~\\-])(?:~|[A-Za-z]:)?[\\/](?:[\w.+@ -]*[\w.+@-][\\/])+([\w.+@-]*)")
+PATH = re.compile(r"(?<![\w.:/~\\-])(?:~|…|[A-Za-z]:)?[\\/](?:[\w.+@ -]*[\w.+@-][\\/])+([\w.+@-]*)")
 
 NUMBER = r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
 MASKS = [
