@@ -67,12 +67,14 @@ class Book:
         return [cell.source for cell in self.cells if cell.cell_type == kind]
 
 
+SWITCHED = ("01_captioning.ipynb", "02_v1_5_loading_failure.ipynb")  # may run the code beside Imp's weights
 BOOKS = [Book(path.name, path.read_text(encoding="utf-8")) for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
 TRANSLATED = [
     Book(path.name, path.read_text(encoding="utf-8"), f"notebooks/{language}")
     for language in LANGUAGES
     for path in sorted((NOTEBOOKS / language).glob("*.ipynb"))
 ]
+(SWITCH,) = (cell.source for cell in BOOKS[2].cells if cell.id == "pin-transformers")
 
 
 def parsed(source: str) -> ast.Module:
@@ -245,10 +247,11 @@ def first_code_cell_imports_nothing_heavy(book: Book):
     assert names <= {*sys.stdlib_module_names, "imp_kit"}
 
 
-def only_the_first_cell_installs(book: Book):
-    """Later, torch and transformers are imported; and `make resolve` knows only what the first cell installs."""
-    first, *others = book.sources("code")
-    assert re.search(r"^\s*%pip install ", first, flags=re.MULTILINE)
+def only_the_first_cell_and_the_switch_install(book: Book):
+    """Later, torch and transformers are imported; and `make resolve` knows only what these two install."""
+    first, *others = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert re.search(r"^\s*%pip install ", first.source, flags=re.MULTILINE)
+    others = [cell.source for cell in others if cell.source != SWITCH]
     assert [source for source in others if re.search(r"^\s*[%!].*\binstall\b", source, flags=re.MULTILINE)] == []
 
 
@@ -326,7 +329,7 @@ GATES = (
     has_no_widgets_and_known_tags,
     every_code_cell_parses,
     first_code_cell_imports_nothing_heavy,
-    only_the_first_cell_installs,
+    only_the_first_cell_and_the_switch_install,
     no_cell_replaces_what_the_kernel_has_loaded,
     samples_are_those_of_the_kit,
     no_path_of_one_machine,
@@ -362,7 +365,17 @@ def first_code_cell_is_the_same_everywhere(books: list[Book]):
     assert len({(cell.id, cell.source, json.dumps(cell.metadata)) for cell in cells}) == 1
 
 
-GATES_OF_ALL = (numbers_have_no_gap, first_code_cell_is_the_same_everywhere)
+def the_switch_of_transformers_stands_once_in_two_of_them(books: list[Book]):
+    for book in books:
+        switches = [source for source in book.sources("code") if "PIN_TRANSFORMERS" in source]
+        assert switches == ([SWITCH] if book.name in SWITCHED else []), book.name
+
+
+GATES_OF_ALL = (
+    numbers_have_no_gap,
+    first_code_cell_is_the_same_everywhere,
+    the_switch_of_transformers_stands_once_in_two_of_them,
+)
 
 
 def test_there_is_something_to_look_at():
@@ -501,9 +514,9 @@ SLIPS: tuple[tuple[Callable[[Book], None], Slip], ...] = (
     (first_code_cell_imports_nothing_heavy, adds("from transformers.utils import logging", place=0)),
     (first_code_cell_imports_nothing_heavy, adds('importlib.import_module("transformers")', place=0)),
     (first_code_cell_imports_nothing_heavy, swaps("import imp_kit", "pass")),
-    (only_the_first_cell_installs, adds("!pip install tqdm")),
-    (only_the_first_cell_installs, adds("    %pip install --quiet tqdm")),
-    (only_the_first_cell_installs, swaps("%pip install", "print")),
+    (only_the_first_cell_and_the_switch_install, adds("!pip install tqdm")),
+    (only_the_first_cell_and_the_switch_install, adds("    %pip install --quiet tqdm")),
+    (only_the_first_cell_and_the_switch_install, swaps("%pip install", "print")),
     (no_cell_replaces_what_the_kernel_has_loaded, adds("!pip install -U numpy", place=0)),
     (no_cell_replaces_what_the_kernel_has_loaded, adds("%pip install --force-reinstall transformers", place=0)),
     (pins_are_those_of_the_requirements, adds("Run `pip install transformers==4.36.0` first.", kind="markdown")),
@@ -577,6 +590,8 @@ def test_the_gates_of_all_can_fail():
         (numbers_have_no_gap, [BOOKS[0], *BOOKS[2:], replace(BOOKS[1], name="09_far.ipynb")]),
         (numbers_have_no_gap, [*BOOKS[:2], *BOOKS[1:]]),
         (first_code_cell_is_the_same_everywhere, [other, *BOOKS[1:]]),
+        (the_switch_of_transformers_stands_once_in_two_of_them, [slipped(adds(SWITCH)), *BOOKS[1:]]),
+        (the_switch_of_transformers_stands_once_in_two_of_them, [replace(GOOD, name=SWITCHED[1])]),
     ):
         with pytest.raises(AssertionError):
             gate(books)
