@@ -49,7 +49,7 @@ MASKS = [
     for pattern, mask in (
         (r"[ \t]+", " "),
         (r"0x[0-9a-fA-F]{6,}", "<address>"),
-        (r"\b\d+(?:\.\d+){2,}[\w.+-]*", "<version>"),
+        (r"\b\d+(?:\.\d+){2,}[\w.+-]*|(?<=python)3\.\d+", "<version>"),
         (rf"{NUMBER} ?(?:ns|[µu]s|ms|s|sec|seconds?|min|minutes?|hours?)\b", "<time>"),
         (rf"{NUMBER} ?(?:[kKMGT]i?B|bytes)(?:/s)?\b", "<size>"),
         (rf"{NUMBER} ?(?:[GT]?FLOP/s|(?:tokens|questions|pictures|images)(?:/s| a second))", "<rate>"),
