@@ -19,6 +19,8 @@ EXTRAS = {
         "rapidfuzz": "rapidfuzz",
         "sacrebleu": "sacrebleu",
         "matplotlib-fontja": "matplotlib_fontja",
+        "sudachipy": "sudachipy",
+        "sudachidict-small": "sudachidict_small",
     },
     "notebooks": {"matplotlib": "matplotlib", "scipy": "scipy", "rapidfuzz": "rapidfuzz", "pandas": "pandas"},
     "ocr": {"rapidocr": "rapidocr", "onnxruntime": "onnxruntime"},
