@@ -17,32 +17,10 @@ Names = Mapping[str, Mapping[str, Sequence[str]]]  # each name's terms, lists "e
 
 JAPANESE = re.compile(r"[ぁ-ゖァ-ヺ一-鿿]")
 # What may follow a noun without making another thing of it: a color, a shape, a part of the picture, several of it.
-SAME_THING = set(
-    [
-        "色",
-        "系",
-        "ぽい",
-        "形",
-        "型",
-        "側",
-        "部",
-        "部分",
-        "隅",
-        "端",
-        "角",
-        "方",
-        "方向",
-        "方面",
-        "付近",
-        "辺り",
-        "寄り",
-        "達",
-        "等",
-        "さん",
-        "ちゃん",
-        "類",
-    ]
-)
+SAME_THING = {
+    "色", "系", "ぽい", "形", "型", "側", "部", "部分", "隅", "端", "角", "方", "方向", "方面", "付近", "辺り",
+    "寄り", "達", "等", "さん", "ちゃん", "類",
+}  # fmt: skip
 NO_NUMBER_OF_THINGS = {"目", "番", "番目", "位", "階"}  # the first, the second floor
 KANJI = {"〇": 0, "一": 1, "二": 2, "三": 3, "四": 4, "五": 5, "六": 6, "七": 7, "八": 8, "九": 9, "十": 10}
 PEOPLE = {"一人": 1, "二人": 2}
@@ -214,100 +192,17 @@ def _value(word: Word) -> int | None:
 
 
 # Words that say nothing about what is asked.
-EMPTY = set(
-    [
-        "a",
-        "an",
-        "the",
-        "is",
-        "are",
-        "am",
-        "was",
-        "be",
-        "do",
-        "does",
-        "did",
-        "can",
-        "could",
-        "has",
-        "have",
-        "there",
-        "here",
-        "it",
-        "this",
-        "that",
-        "they",
-        "he",
-        "she",
-        "you",
-        "i",
-        "we",
-        "one",
-        "doubt",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "by",
-        "with",
-        "for",
-        "and",
-        "or",
-        "so",
-        "also",
-        "see",
-        "seen",
-        "shows",
-        "show",
-        "any",
-        "some",
-        "no",
-        "not",
-        "none",
-        "nothing",
-        "nobody",
-        "picture",
-        "image",
-        "photo",
-        "photograph",
-        "isn",
-        "aren",
-        "don",
-        "doesn",
-        "t",
-        "s",
-        "re",
-    ]
-)
-EMPTY_JAPANESE = set(
-    [
-        "写真",
-        "画像",
-        "絵",
-        "中",
-        "何",
-        "誰",
-        "物",
-        "事",
-        "写る",
-        "映る",
-        "見える",
-        "見る",
-        "存在",
-        "居る",
-        "有る",
-        "無い",
-        "為る",
-        "成る",
-        "言う",
-        "思う",
-        "御座る",
-        "通り",
-        "沢山",
-        "間違い",
-    ]
-)
+EMPTY = {
+    "a", "an", "the", "is", "are", "am", "was", "be", "do", "does", "did", "can", "could", "has", "have", "there",
+    "here", "it", "this", "that", "they", "he", "she", "you", "i", "we", "one", "doubt", "of", "in", "on", "at",
+    "to", "by", "with", "for", "and", "or", "so", "also", "see", "seen", "shows", "show", "any", "some", "no",
+    "not", "none", "nothing", "nobody", "picture", "image", "photo", "photograph", "isn", "aren", "don", "doesn",
+    "t", "s", "re",
+}  # fmt: skip
+EMPTY_JAPANESE = {
+    "写真", "画像", "絵", "中", "何", "誰", "物", "事", "写る", "映る", "見える", "見る", "存在", "居る", "有る",
+    "無い", "為る", "成る", "言う", "思う", "御座る", "通り", "沢山", "間違い",
+}  # fmt: skip
 UNKNOWN = re.compile(r"(?:\bnot|n't|\bcannot) (?:know|sure|tell|say|clear|be determined)|\bunclear\b")
 NOT = re.compile(r"\b(?:no|not|none|nothing|nobody|cannot|never)\b|n't\b")
 STATES = re.compile(r"\b(?:is|are|am|has|have|does|do|can|see|shows?)\b|'(?:s|re)\b|n't\b")
