@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,7 @@ from imp_kit.experiments.japanese.words import mentioned, need_analyser, numbers
 from imp_kit.experiments.runs import Case, Subject
 from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, share_of
 from imp_kit.system.extras import require
+from imp_kit.system.faces import japanese_face
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -169,9 +169,7 @@ def photograph_cases() -> list[Case]:
 
 def written_cases() -> list[Case]:
     """Japanese words in black on white, in the face IPAexGothic. Raises SettingError where its package is missing."""
-    require("measure", "matplotlib-fontja", what="A picture of Japanese text")
-    # Found, not imported: importing it would change the face of every later plot.
-    (file,) = Path(find_spec("matplotlib_fontja").origin).parent.rglob("ipaexg.ttf")
+    file = japanese_face("A picture of Japanese text")
     font = ImageFont.truetype(str(file), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
     made, ask = [], data()["ask_written"]
     for number, word in enumerate(data()["written"]):
