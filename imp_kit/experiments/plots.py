@@ -229,6 +229,7 @@ def token_costs(cutters: Mapping[str, tokenized.Cutter], pairs: Sequence[Mapping
     for times, style in ((1, "-"), (2, "--"), (3, ":")):
         label = f"{times} times as many" if times > 1 else "as many"
         axes.plot([0, most], [0, times * most], style, color="#999999", linewidth=1, label=label)
+    axes.set_xticks(range(0, most, 5))
     axes.set(xlim=(0, most / 2), ylim=(0, most * 1.05), xlabel="tokens of the English question")
     axes.set(ylabel="tokens of the Japanese question", title=f"{len(pairs)} questions, each in two languages")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
