@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import io
 import re
 import sys
 import warnings
@@ -14,11 +15,15 @@ import pytest
 from planted import Planted, answered, check_calibration
 
 import imp_kit
-from imp_kit.experiments.frames import frame_of
+from imp_kit.exercises import japanese as check
+from imp_kit.experiments import plots
+from imp_kit.experiments.frames import frame_of, published_frame
 from imp_kit.experiments.japanese import probe as japanese
+from imp_kit.experiments.japanese import tokenized
 from imp_kit.experiments.japanese.probe import LANGUAGES, cases, chain, chance, data, mentioned, named, scene_cases
 from imp_kit.experiments.runs import Subject, read, run
 from imp_kit.experiments.stats import wilson
+from imp_kit.system.faces import families
 
 TERMS = data()["terms"]
 
@@ -378,3 +383,107 @@ def test_replies_are_rated_by_people_who_do_not_see_the_condition(tmp_path):
     form.write_text("sample_id,rating\na,3\n", "utf-8")
     with pytest.raises(imp_kit.SettingError, match="no columns reply_id and rating"):
         japanese.read_ratings(samples, form)
+
+
+# What notebook 04 shows ------------------------------------------------------------------------------------
+
+
+def texts_of(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_tokens_are_drawn_below_their_text():
+    """The characters, then the tokens in order; the bytes of those that are no text."""
+    figure = plots.pieces(tokenized.phi2_pieces, [data()["blog"]["en"], data()["blog"]["ja"]])
+    english, other = figure.axes
+    assert texts_of(english) == [*data()["blog"]["en"], "What", "is", "this", "man", "doing", "?"]
+    assert texts_of(other)[13:18] == ["こ", "E3\n81\nAE\nE7", "94", "B7", "は"]
+    assert other.get_title("left") == "13 characters, 37 bytes, 15 tokens"
+    bars = [bar.get_paths()[0].get_extents() for bar in other.collections]
+    assert [round(bar.width + 0.12) for bar in bars] == [
+        len(piece) for piece in tokenized.phi2_pieces(data()["blog"]["ja"])
+    ]
+
+
+def test_japanese_text_of_plots_has_its_letters(recwarn):
+    plots.pieces(tokenized.phi2_pieces, [data()["blog"]["ja"]]).canvas.print_png(io.BytesIO())
+    imp_kit.notebook.show(imp_kit.sample("door.png"), [(data()["blog"]["ja"], "は")])
+    assert [str(warning.message) for warning in recwarn if "missing from" in str(warning.message)] == []
+    assert families() == ["DejaVu Sans", "IPAexGothic"]
+
+
+def test_the_cost_of_questions_in_tokens():
+    pairs = [{"en": "ab", "ja": "abcd"}, {"en": "abc", "ja": "abcdef"}]
+    (axes,) = plots.token_costs({"letters": lambda text: list(text)}, pairs).axes
+    assert axes.collections[0].get_offsets().tolist() == [[2, 4], [3, 6]]
+    assert axes.get_legend().get_texts()[0].get_text() == "letters: 2.0 times as many"
+
+
+def test_each_language_is_drawn_beside_its_chance():
+    """One who sees all and reads English alone, and names the thing asked about whatever the language: shape 100 %."""
+    made = [each for seed in range(10) for skill in ("color", "shape") for each in scene_cases(skill, seed)]
+
+    def reply(case, rng):
+        reads = case.factors["language"] == "English" or case.factors["skill"] == "shape"
+        return f"It is {case.truth['answer']}." if reads else "I do not know."
+
+    frame = framed(answered(made, reply, 0))
+    (axes,) = plots.languages(frame, "planted").axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["color", "shape"]
+    english, other = ([y for _, y in container.lines[0].get_xydata()] for container in axes.containers)
+    assert (english, other) == ([1, 1], [0, 1])
+    bars = [tuple(each.get_offsets()[0]) for each in axes.collections if len(each.get_offsets()) == 1]
+    chances = {round(x, 2): y for x, y in bars}
+    for place, skill in enumerate(("color", "shape")):
+        rows = frame[frame.skill == skill]
+        assert chances[place - 0.12] == pytest.approx(chance(rows[rows.language == "English"]))
+        assert chances[place + 0.12] == pytest.approx(chance(rows[rows.language == "Japanese"]))
+
+
+def test_figures_of_the_language_are_folded_away_where_no_answer_is_japanese():
+    made = [each for seed in range(3) for each in scene_cases("color", seed)] + japanese.general_cases(0, 1)
+    assert plots.in_japanese(framed(answered(made, speaker(1.0, 0.0), 0)), "planted") == []
+    figures = plots.in_japanese(framed(answered(made, speaker(1.0, 1.0), 0)), "planted")
+    assert [figure.axes[0].get_title() for figure in figures] == [
+        "planted: the same questions about the same scenes",
+        "planted: replies in Japanese",
+    ]
+    drawn = framed(answered(made[:3], speaker(1.0, 1.0), 0))
+    assert len(plots.in_japanese(drawn, "planted")) == 1, "no questions without a picture"
+
+
+def test_published_results_are_text_as_published():
+    table = published_frame("japanese")
+    assert list(table.columns) == ["Model", "Questions", "English", "Japanese", "Source"]
+    assert table.set_index("Model").English["guessing"] == "24.6"
+    assert "34.00" in set(table.English)
+
+
+def decodes(piece):
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "printed"),
+    [
+        (check.most_tokens, 37, "Right: 37 bytes"),
+        (check.most_tokens, 13, "Not yet: That is one token a character"),
+        (check.most_tokens, 39, "Not yet: Almost"),
+        (check.most_tokens, "many", "Not yet: At most each byte"),
+        (check.is_text, decodes, "Right: "),
+        (check.is_text, lambda piece: True, "Not yet: b'\\x94' is not text"),
+        (check.is_text, lambda piece: len(piece) != 1, "Not yet: b'"),
+        (check.is_text, lambda piece: piece.decode() != "", "Not yet: Your function ended in UnicodeDecodeError"),
+        (check.without_looking, lambda question: "はい", "Right: 20 of 40"),
+        (check.without_looking, lambda question: "No.", "Right: 20 of 40"),
+        (check.without_looking, lambda question: "猫", "Not yet: It is right 0 times"),
+        (check.without_looking, "はい", "Not yet: The answer is a function"),
+    ],
+)
+def test_exercises(exercise, answer, printed, capsys):
+    exercise(answer)
+    assert capsys.readouterr().out.startswith(printed)

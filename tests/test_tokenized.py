@@ -14,11 +14,11 @@ from imp_kit.experiments.japanese.tokenized import (
     BYTE_LETTERS,
     TABLE,
     cutters,
+    known_texts,
     measure,
     phi2_pieces,
     phi2_tokenizer,
     pieces,
-    known_texts,
     write_table,
 )
 

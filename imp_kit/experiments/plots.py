@@ -266,7 +266,8 @@ def in_japanese(frame: "DataFrame", name: str) -> "list[Figure]":
     if not frame.japanese.any():
         return []
     parts = [part for part in ("scene", "photograph", "written") if (frame.part == part).any()]
-    return [*(chain(frame, name, part) for part in parts), fidelity(frame, name)]
+    figures = [chain(frame, name, part) for part in parts]
+    return figures + ([fidelity(frame, name)] if (frame.part == "general").any() else [])
 
 
 pictures = grid  # its earlier name
