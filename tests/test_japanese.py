@@ -406,7 +406,7 @@ def test_tokens_are_drawn_below_their_text():
 
 
 def test_japanese_text_of_plots_has_its_letters(recwarn):
-    plots.pieces(tokenized.phi2_pieces, [data()["blog"]["ja"]]).canvas.print_png(io.BytesIO())
+    plots.pieces(tokenized.phi2_pieces, [data()["blog"]["ja"]]).savefig(io.BytesIO())
     imp_kit.notebook.show(imp_kit.sample("door.png"), [(data()["blog"]["ja"], "は")])
     assert [str(warning.message) for warning in recwarn if "missing from" in str(warning.message)] == []
     assert families() == ["DejaVu Sans", "IPAexGothic"]

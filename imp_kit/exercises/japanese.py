@@ -37,7 +37,7 @@ def is_text(function: Callable[[bytes], bool]) -> str:
     for piece, whole in PIECES.items():
         found = result_of(function, piece)
         wanted = "text" if whole else "not text"
-        expect(bool(found) == whole, f"{piece} is {wanted}; your function returned {found!r}.")
+        expect(bool(found) == whole, f"{piece!r} is {wanted}; your function returned {found!r}.")
     return "the bytes of half a character cannot be decoded. A model that stops there leaves a � behind."
 
 

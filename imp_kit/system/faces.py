@@ -11,7 +11,10 @@ def japanese_face(what: str) -> Path:
     """The file of IPAexGothic. Raises SettingError, which begins with `what`, where its package is missing."""
     require("measure", "matplotlib-fontja", what=what)
     # Found, not imported: importing it would change the face of every later plot.
-    (file,) = Path(find_spec("matplotlib_fontja").origin).parent.rglob("ipaexg.ttf")
+    spec = find_spec("matplotlib_fontja")
+    assert spec is not None
+    assert spec.origin is not None
+    (file,) = Path(spec.origin).parent.rglob("ipaexg.ttf")
     return file
 
 
