@@ -403,6 +403,9 @@ def probe_answers(args: argparse.Namespace) -> None:
         print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}: {asked}.")
         if failed:
             print(f"{failed} samples failed; the same command asks them again.")
+        if experiment is reading:
+            levels = {sample.cell.level for sample in samples if sample.cell.codes == "captions"}
+            print(*(f"Captions were compared at L{level}: {reading.RULE}." for level in sorted(levels)))
         print(f"Tables and pictures: python -m imp_kit report {args.out}")
 
 
