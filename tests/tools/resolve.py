@@ -10,6 +10,7 @@ pip judges markers such as `python_version < "3.12"` by the Python it runs on, e
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,6 @@ from pathlib import Path
 
 import nbformat
 from first_cell import NOTEBOOKS, first_code_cell
-from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -104,24 +104,13 @@ def stand_in(folder: Path, python: str, *arguments: str) -> tuple[Path, Packages
     return inside, packages
 
 
-def first_cell_installs(python: Path, pin: bool) -> list[str]:
-    """What the first cell of the notebooks would have pip install: the cell itself is run, without its `%pip`."""
+def first_cell_installs() -> str:
+    """What the first cell of the notebooks has pip install, from this checkout instead of the published kit."""
     source = first_code_cell(nbformat.read(NOTEBOOKS / "00_setup.ipynb", as_version=4)).source
-    switched = source.replace("PIN_TRANSFORMERS = False", "PIN_TRANSFORMERS = True")
-    if source == switched:
-        raise ValueError("The first cell has no switch PIN_TRANSFORMERS.")
-    cell = TransformerManager().transform_cell(switched if pin else source)
-    code = f"""
-import builtins, json
-class Shell:
-    def run_line_magic(self, *_): pass
-builtins.get_ipython = Shell
-names = {{}}
-exec({cell!r}, names)
-print(json.dumps(names["missing"]))
-"""
-    done = subprocess.run([python, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    found = re.search(r'%pip install "imp-kit(\[\w+\]) @ git\+https:', source)
+    if found is None:
+        raise ValueError("The first cell does not install the kit.")
+    return KIT + found[1]
 
 
 def changes(stock: Packages, planned: Packages) -> dict[str, str]:
@@ -187,8 +176,8 @@ def colab_table(python: str, also: Sequence[str] = ()) -> bool:
         if absent := LOADED - stock.keys():
             raise ValueError(f"{STOCK} lacks {', '.join(sorted(absent))}: that they stay would prove nothing.")
         ways = {
-            "first cell": (first_cell_installs(inside, pin=False), set()),
-            "first cell, PIN_TRANSFORMERS = True": (first_cell_installs(inside, pin=True), PINNED),
+            "first cell": ([first_cell_installs()], set()),
+            "first cell, PIN_TRANSFORMERS = True": ([first_cell_installs(), pin, "accelerate"], PINNED),
             "pip install imp-kit": ([KIT], set()),
             f"pip install imp-kit {pin}": ([KIT, pin], PINNED),
         }

@@ -1,6 +1,6 @@
 """Draws images/readme.png: sample drawings with questions, and the answers that imp-nano gives to them.
 
-python images/make_readme.py
+python tests/tools/make_readme.py
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 
 import imp_kit
 
-HERE = Path(__file__).parent
+IMAGES = Path(__file__).parents[2] / "images"
 CHATS = {
     "bus.png": ("What are the colors of the bus in the image?", "Is there a cat?"),
     "door.png": ("What is the person holding?", "Where is the door?", "What color is it?"),
@@ -20,7 +20,7 @@ def main() -> None:
     imp = imp_kit.load("imp-nano", device="cpu", dtype="fp32")
     figure, rows = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
     for axes, (name, questions) in zip(rows, CHATS.items(), strict=True):
-        chat = imp.chat(HERE / name)
+        chat = imp.chat(IMAGES / name)
         for question in questions:
             chat.say(question)
         axes.imshow(chat.view.picture, extent=(0, 4, 0, 3), aspect="auto")
@@ -32,7 +32,7 @@ def main() -> None:
     figure.supxlabel(
         f"greedy answers of {imp.name}, the checkpoint that comes with the kit", fontsize=8, color="#999999"
     )
-    figure.savefig(HERE / "readme.png", dpi=110)
+    figure.savefig(IMAGES / "readme.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make every picture of this folder again: `python images/make_samples.py`.
+"""Make the sample images again: `python tests/tools/make_samples.py`.
 
 The photographs come out of scikit-image's wheel; matplotlib only lends its DejaVu fonts. Nothing is random.
 """
@@ -9,7 +9,7 @@ import matplotlib
 import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[2] / "images"
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 SCALE = 4  # drawings are made this much larger and then reduced, which smooths their edges
 
