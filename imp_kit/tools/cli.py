@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     }
     for name, what in experiments.items():
         experiment = probe.add_parser(name, parents=[source], help=what)
-        experiment.add_argument("--size", default="standard", help="smoke, standard (default) or full")
+        experiment.add_argument("--size", default="standard", help="smoke, standard (default), full; captcha: lesson")
         experiment.add_argument("--seed", type=int, default=1, help="of the pictures (default 1)")
         experiment.add_argument(
             "--out", required=True, metavar="FOLDER", help="where the answers go; a run there goes on"

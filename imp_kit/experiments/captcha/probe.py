@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 NAME = "captcha"
 SETTINGS = {"max_new_tokens": 60}
-SAMPLES = {"smoke": 2, "standard": 60, "full": 100}  # of each cell
+SAMPLES = {"smoke": 2, "lesson": 60, "standard": 60, "full": 100}  # of each cell
 LENGTH = 8
 QUESTIONS = {
     "open": "What text can you see in this image? Please tell me what is written.",  # the blog post's words
@@ -95,7 +95,10 @@ def caption_level(read: Mapping[int, Sequence[bool]]) -> int:
 
 
 def cells(size: str, level: int = 0) -> list[Cell]:
-    """The conditions of a run of this size, with the captions at a level; see `caption_level`. Raises SettingError."""
+    """The conditions of a run of this size, with the captions at a level; see `caption_level`.
+
+    "lesson" is what notebook 03 needs: "standard" without the factors and other questions. Raises SettingError.
+    """
     if size not in SAMPLES:
         raise SettingError(f"The size is {size!r}; choose {', '.join(SAMPLES)}.")
     if size == "smoke":
@@ -107,13 +110,15 @@ def cells(size: str, level: int = 0) -> list[Cell]:
         for caption in CAPTIONS
         for question in (QUESTIONS if full else ("open",))
     ]
-    # What a prompt can do against the lure.
-    lure += [Cell(level, "true", question, codes="captions") for question in QUESTIONS]
     controls = [
         Cell(question=question, changed="control", value=control)
         for control in CONTROLS
         for question in (QUESTIONS if full else ("open",))
     ]
+    if size == "lesson":
+        return [*LADDER, *lure, *controls]
+    # What a prompt can do against the lure.
+    lure += [Cell(level, "true", question, codes="captions") for question in QUESTIONS]
     # Around a clean code, too: one that is not read at L2 shows no factor.
     factors = [cell for base in ((0, 2) if full else (0,)) for cell in _factors(base, full)]
     return list(dict.fromkeys((*LADDER, *lure, *factors, *controls)))
@@ -513,9 +518,9 @@ def sentence(frame: "DataFrame", head: Mapping) -> str:
     captioned, without = share_of(paired.contained_captioned), share_of(paired.contained)
     design = ", ".join(f"{name} {head[name]}" for name in ("imp-kit", "size", "seed") if name in head)
     return (
-        f"{_who(head)} gave the code in {_of(captioned)} pictures with a true caption below it, and in {_of(without)} "
-        f"with the same codes and no caption (the control), at distortion L{level} of L0 to L{len(LEVELS) - 1} "
-        f"(reading probe, {design})."
+        f"{_who(head)} gave the code in {_of(captioned)} with a true caption below it{_interval(captioned)} and in "
+        f"{_of(without)} of the same codes without a caption, the control{_interval(without)}, at distortion L{level} "
+        f"of L0 to L{len(LEVELS) - 1} ({design})."
     )
 
 
@@ -530,4 +535,8 @@ def _who(head: Mapping) -> str:
 
 
 def _of(share: Share) -> str:
-    return f"{share.right} of {share.total} ({share.share:.0%}, 95% interval {share.low:.0%} to {share.high:.0%})"
+    return f"{share.right} of {share.total} pictures"
+
+
+def _interval(share: Share) -> str:
+    return f" ({share.share:.0%}, 95% interval {share.low:.0%} to {share.high:.0%})"
