@@ -1,7 +1,8 @@
 # make run      sets up, asks Imp about the sample pictures, executes every notebook; CPU=1 takes torch's build without CUDA
 # make test     sets up, checks style, layers and types, runs the quick tests and one notebook, on all CPUs with one thread each
-# make test-all the same with all tests and every notebook
-# make matrix   runs the tests and every notebook on the pinned stack and on the newest one, each with its own Python
+# make test-all the same with all tests, and every notebook in three languages
+# make outputs  runs the English notebooks, keeps what they show in their files, and makes the translated ones anew
+# make matrix   runs all tests on the pinned stack and on the newest one, each with its own Python
 # make resolve  asks pip what it would install: on each Python, and in Google Colab (needs the network)
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,10 +14,9 @@ VENV_NEWEST ?= .venv-newest
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 # Seconds for one cell of a notebook: a busy machine takes many times as long as a quiet one.
 CELL := 1800
-NOTEBOOKS := notebooks
 READY_NEWEST := $(VENV_NEWEST)/.ready
 
-.PHONY: run test test-all matrix resolve parity verify-real clean
+.PHONY: run test test-all outputs matrix resolve parity verify-real clean
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imp-kit: the pinned packages are for Python 3.11 to 3.13; try: make run PYTHON=python3.12")'
@@ -34,9 +34,8 @@ run: $(READY)
 	$(BIN)/python -m imp_kit ask images/bus.png "What are the colors of the bus in the image?"
 	$(BIN)/python -m imp_kit caption images/door.png
 	$(BIN)/python -m imp_kit ask images/door.png "What is the person holding?"
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=$(CELL) notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=$(CELL) notebooks/*.ipynb
 
-test: NOTEBOOKS := notebooks/01_captioning.ipynb
 test: QUICK := -m "not slow"
 test: test-all
 
@@ -46,9 +45,12 @@ test-all: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy > $(VENV)/types.log 2>&1 & types=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(QUICK) --nbmake --nbmake-timeout=$(CELL) \
-		tests $(NOTEBOOKS); tests=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(QUICK) tests; tests=$$?; \
 	wait $$types || { cat $(VENV)/types.log; exit 1; }; exit $$tests
+
+outputs: $(READY)
+	$(BIN)/python tests/tools/notebook_outputs.py
+	$(BIN)/python tests/tools/translate.py
 
 matrix: PYTHON := python3.11
 matrix: $(READY) $(READY_NEWEST)

@@ -23,7 +23,7 @@ from imp_kit.device import Threads
 from imp_kit.errors import CheckpointError, ImpKitError, MemoryLimitError, PromptError, SettingError
 from imp_kit.images import check_order, check_square, open_image, to_pixels
 from imp_kit.model.decoder import KVCache, Padding
-from imp_kit.model.generate import generate
+from imp_kit.model.generate import check_scores, generate
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.memory import free_memory, out_of_memory_errors, peak_memory
 from imp_kit.model.sampling import Sampling
@@ -308,6 +308,36 @@ class Engine:
             rows = [row for row, turn in enumerate(turns) if turn.prefix_length == length]
             for _ in self.stream([turns[row] for row in rows], sampling, [indices[row] for row in rows]):
                 pass
+
+    @torch.inference_mode()
+    def next_tokens(self, turn: Turn, count: int, begun: str, temperature: float) -> list[tuple[str, float]]:
+        """The likeliest tokens of a turn's answer after the text `begun`; see `View.next_tokens`."""
+        vocabulary = self.model.config.decoder.vocab_size
+        whole = isinstance(count, Integral) and not isinstance(count, bool)
+        if not whole or not 1 <= count <= vocabulary:
+            raise SettingError(f"count is {count!r}; give a whole number from 1 to {vocabulary}.")
+        if not isinstance(begun, str):
+            raise SettingError(f"begun is {begun!r:.80}; give the text that the answer begins with.")
+        sampling = Sampling(temperature=temperature)
+        text = begun.lstrip()
+        ids = [*turn.ids, *(self.tokenizer.encode(self.template.answer + text, begins=False) if text else [])]
+        end, limit = turn.prefix_length + len(ids), self.model.config.decoder.max_positions
+        if end > limit:
+            raise PromptError(
+                f"Question and begun answer make the prompt {end} tokens long, and {self.name} reads {limit}. "
+                "Begin the answer with a shorter text."
+            )
+        with out_of_memory_errors("This question"), self.threads.use(self.threads.count()):
+            hidden = self.model.decoder(self.model.splice([ids]), turn.conversation.prefix().fork(end))
+            scores = self.model.decoder.logits(hidden[0, -1])
+        check_scores(scores, self.model.dtype)
+        # By the scores: probabilities may be equal where scores are not. Of equal ones greedy takes the first, too.
+        order = scores.argsort(descending=True, stable=True)[: int(count)]
+        names = {id: token for token, id in self.tokenizer.control.items()}
+        return [
+            (names.get(id) or self.tokenizer.decode([id]), probability)
+            for id, probability in zip(order.tolist(), sampling.probabilities(scores)[order].tolist(), strict=True)
+        ]
 
     def _room(self, turn: Turn) -> int:
         """Positions that the checkpoint has after a turn's prompt."""

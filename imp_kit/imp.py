@@ -93,17 +93,17 @@ def identify(
     return {**found, "dtype": name, "device": device.type}
 
 
-def choose_checkpoint(device: torch.device) -> tuple[str, str]:
-    """The checkpoint for this machine, and the reason in words."""
+def choose_checkpoint(device: torch.device, large: str = DEFAULT) -> tuple[str, str]:
+    """`large`, a name of HUB_IDS, or imp-nano where this machine cannot run or get it; and the reason in words."""
     if device.type == "cpu":
         absent = not torch.cuda.is_available()
-        return NANO, f"there is no GPU here for {DEFAULT}" if absent else "you chose the CPU"
-    free, needed = free_memory(device), PUBLISHED[DEFAULT].needed_bytes
+        return NANO, f"there is no GPU here for {large}" if absent else "you chose the CPU"
+    free, needed = free_memory(device), PUBLISHED[large].needed_bytes
     if free < needed:
-        return NANO, f"{DEFAULT} needs {needed / 1e9:.1f} GB of the GPU's memory and {free / 1e9:.1f} GB are free"
-    if not is_available(HUB_IDS[DEFAULT]):
-        return NANO, f"the hub cannot be reached for {DEFAULT}"
-    return DEFAULT, "there is a GPU and the hub has it"
+        return NANO, f"{large} needs {needed / 1e9:.1f} GB of the GPU's memory and {free / 1e9:.1f} GB are free"
+    if not is_available(HUB_IDS[large]):
+        return NANO, f"the hub cannot be reached for {large}"
+    return large, "there is a GPU and the hub has it"
 
 
 Call = TypeVar("Call", bound=Callable)
@@ -281,6 +281,20 @@ class View:
     def stream(self, question: str, **settings: Unpack[Settings]) -> Generator[str, None, Answer]:
         """The same answer as `ask`, piece by piece as it is made."""
         return Chat(self).stream(question, **settings)
+
+    def next_tokens(
+        self, question: str, count: int = 8, begun: str = "", *, temperature: float = 1.0
+    ) -> list[tuple[str, float]]:
+        """The `count` likeliest next tokens of an answer that begins with the text `begun`, and their probabilities.
+
+        Most probable first, which is the one that a greedy answer takes. A text has the blank before its word, so
+        `begun` should not end in one; a control token, such as the one that ends an answer, has its name ("</s>").
+        The probabilities are softmax(logits / temperature) in fp32 over the whole vocabulary: `ask` draws with them.
+        Raises PromptError, SettingError, CheckpointError or MemoryLimitError.
+        """
+        turn = Conversation(self.imp.engine, self.image, self.prefix).ask(question)
+        self.imp._warn_of_unknown_words(question)
+        return self.imp.engine.next_tokens(turn, count, begun, temperature)
 
 
 class Chat:

@@ -1,4 +1,4 @@
-"""The first cell of every notebook, run by a real kernel: what it finds, fetches and installs.
+"""The first cell of every notebook and the switch that pins transformers, run by a real kernel: what they install.
 
 The kernel has an environment of its own on top of the present one, in which the kit itself is missing, so that pip may
 write; pip is given a folder of tiny wheels instead of the network, and git a repository on this machine instead of the
@@ -7,6 +7,7 @@ published one.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -126,3 +127,60 @@ def test_without_kit_and_network_the_reason_is_seen(run, tmp_path):
         run(tmp_path)
     assert "pip installs it now" in run.printed
     assert "git clone" in run.printed
+
+
+# The switch of 01 and 02 ---------------------------------------------------------------------------------------
+
+(PIN,) = (
+    cell.source
+    for cell in nbformat.read(NOTEBOOKS / "02_v1_5_loading_failure.ipynb", as_version=4).cells
+    if cell.id == "pin-transformers"
+)
+# Another version than either stack has.
+SWITCHED = PIN.replace("PIN_TRANSFORMERS = False", "PIN_TRANSFORMERS = True").replace("4.37.2", "9.9.9")
+KIT = f"import sys\nsys.path.insert(0, {str(ROOT)!r})"
+
+
+@pytest.fixture
+def wanted(run):
+    """Wheels of a transformers that is not here, and of the hub client that it wants."""
+    write_wheel(run.wheels, "transformers", "9.9.9", "huggingface_hub==999.0")
+    write_wheel(run.wheels, "huggingface_hub", "999.0")
+
+
+def test_the_switch_is_off_and_short(run, wanted, tmp_path):
+    assert len(PIN.splitlines()) <= 8
+    assert (SWITCHED.count("= True"), SWITCHED.count("9.9.9"), SWITCHED.count("4.37.2")) == (1, 2, 0)
+    (line,) = run(tmp_path, before=[KIT], after=[PIN]).splitlines()
+    assert line.startswith("imp-kit ")
+
+
+@pytest.mark.slow
+def test_the_switch_installs_the_pinned_transformers_before_it_is_imported(run, wanted, tmp_path):
+    imported = "import transformers\nprint('imported', transformers.__version__)"
+    printed = run(tmp_path, before=[KIT], after=[SWITCHED, imported])
+    assert re.search(r"Successfully installed huggingface.hub-999\.0 transformers-9\.9\.9\n", printed)
+    assert "imported 9.9.9\n" in printed
+    again = run(tmp_path, before=[KIT], after=[SWITCHED, SWITCHED])  # run all, after a restart
+    assert "transformers 9.9.9\n" in again
+    assert "Successfully" not in again
+
+
+@pytest.mark.slow
+def test_the_switch_asks_for_a_restart_where_another_version_is_loaded(run, wanted, tmp_path):
+    loaded = [KIT, "import huggingface_hub"]
+    asked = "SettingError.*huggingface_hub 999.0 is installed, but this kernel still uses .*Restart"
+    with pytest.raises(CellExecutionError, match=asked):
+        run(tmp_path, before=loaded, after=[SWITCHED])
+    assert "transformers 9.9.9\n" in run(tmp_path, before=[KIT], after=[SWITCHED])
+
+
+@pytest.mark.slow
+def test_the_switch_is_content_with_what_is_loaded_where_that_is_installed(run, tmp_path):
+    run(tmp_path, before=[KIT, "import huggingface_hub, tokenizers, transformers"], after=[PIN])
+
+
+@pytest.mark.slow
+def test_a_pip_that_fails_is_seen(run, tmp_path):
+    printed = run(tmp_path, before=[KIT], after=[SWITCHED])
+    assert "No matching distribution found for transformers==9.9.9" in printed

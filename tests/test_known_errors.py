@@ -38,6 +38,7 @@ GENERAL = (
     "The installed transformers does not know this kind of model",
     "A package that transformers imports is broken",
     "The installed huggingface_hub is too old",
+    "This is neither a folder on this machine nor a hub id",
     "This Python does not have the package",
     "pip finds no version of this package",
     "The hub, or the server of a package, cannot be reached",

@@ -1,6 +1,8 @@
 """The loading experiment: real calls in processes of their own, and the table and picture that come with the kit."""
 
 import ast
+import importlib
+import os
 import re
 import sys
 from collections import Counter
@@ -10,8 +12,12 @@ from importlib import metadata
 
 import pytest
 
+import imp_kit
+from imp_kit.checkpoints.hub import NANO_FOLDER
 from imp_kit.errors import ImpKitError
+from imp_kit.exercises import loading as exercises
 from imp_kit.experiments.transformers_matrix.calls import CALLS, ERROR, NOT_RUN, SILENT, WORKS
+from imp_kit.experiments.transformers_matrix.lesson import attempts, copy_with_code, recorded
 from imp_kit.experiments.transformers_matrix.measure import (
     COLORS,
     COLUMNS,
@@ -65,6 +71,7 @@ def test_a_call_does_here_what_the_table_says(rows, call):
         assert CALLS[call].line in row.traceback
         assert row.message.split()[0] in row.traceback
         assert sys.prefix not in row.traceback
+        assert not re.search(r'File "[^"]*importlib', row.traceback)
 
 
 def test_a_version_that_cannot_be_imported_is_not_blamed_on_the_call(tmp_path):
@@ -102,6 +109,7 @@ def test_a_folder_that_is_there_is_used_as_it_is(tmp_path, monkeypatch):
 
 def test_a_version_that_pip_cannot_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a notebook's kernel
     with pytest.raises(ImpKitError, match=r"pip could not install transformers==4\.0\.999 \(No matching distribution"):
         environment("4.0.999", tmp_path)
     assert not [folder for folder in tmp_path.iterdir() if "partial" not in folder.name]
@@ -226,6 +234,10 @@ def test_the_failure_by_name(rows):
     assert find(rows, "4.37.2", "model-folder-slash").outcome == WORKS
     assert "'MILVLG/Imp-v1.5-3B-Phi2/'" in find(rows, "4.37.2", "model-hub-slash").message
     assert find(rows, "4.37.2", "model-two-slashes").outcome == SILENT
+    # September 2025, when a post installed transformers without a version and wrote the slash.
+    assert find(rows, "4.56.2", "model-hub-slash").error_type == "HFValidationError"
+    assert find(rows, "4.56.2", "tokenizer-hub").outcome == WORKS
+    assert find(rows, "4.56.2", "model-hub").error_type == "ModuleNotFoundError"
     assert last_working(rows, "model-hub-slash") is None
 
 
@@ -309,6 +321,143 @@ def test_a_picture_that_cannot_be_drawn(rows, tmp_path):
         draw([])
     with pytest.raises(ImpKitError, match=r"table\.nothing cannot be written"):
         save_plot(rows, tmp_path / "table.nothing")
+
+
+# ----------------------------------------------------------------------------------------------- the lesson about it
+
+
+def test_a_row_as_text_says_what_was_typed_and_what_came():
+    assert str(recorded("4.56.2", "model-hub-slash")) == (
+        '>>> AutoModelForCausalLM.from_pretrained("MILVLG/Imp-v1.5-3B-Phi2/", trust_remote_code=True)\n'
+        "    transformers 4.56.2: HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': "
+        "'MILVLG/Imp-v1.5-3B-Phi2/'. Use `repo_type` argument if needed."
+    )
+    assert str(recorded("4.56.2", "tokenizer-hub")).endswith(
+        "\n    transformers 4.56.2: works: PreTrainedTokenizerFast"
+    )
+    assert "4.37.2: silently wrong: the class of A.1 came" in str(recorded("4.37.2", "model-two-slashes"))
+
+
+def test_a_version_that_was_not_recorded():
+    with pytest.raises(ImpKitError, match=r"no call 'model-hub' in 4\.56\.9\. Its versions are 4\.36\.2, 4\.37\.2, "):
+        recorded("4.56.9", "model-hub")
+
+
+@pytest.mark.slow
+def test_an_attempt_is_a_live_call_and_is_made_once(capsys):
+    attempt = attempts(OWN)
+    row = attempt("model-hub-slash")
+    assert row.outcome == ERROR
+    assert row.traceback
+    assert attempt("model-hub-slash") is row
+    assert capsys.readouterr().out == ""
+
+
+def test_without_the_version_an_attempt_gives_what_was_recorded_and_says_so(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    attempt = attempts("4.36.2", tmp_path)
+    assert attempt("model-hub") == recorded("4.36.2", "model-hub")
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == f"transformers 4.36.2 is put into the folder {tmp_path}, once; no installed package is replaced."
+    assert last == "Until then you see what was recorded."
+    with pytest.raises(ImpKitError, match=r"pip could not install transformers==4\.0\.999"):
+        attempts("4.0.999", tmp_path)
+
+
+def test_a_copy_with_code_answers_as_imp_nano_and_its_code_does_not_run(tmp_path):
+    for _ in range(2):  # a cell may run twice
+        folder = copy_with_code(tmp_path / "imp-nano.with.dots")
+    with pytest.raises(SystemExit, match="This code was run"):
+        exec((folder / "modeling_imp.py").read_text("utf-8"))
+    assert '"modeling_imp.ImpForCausalLM"' in (folder / "config.json").read_text("utf-8")
+    answers = [
+        imp_kit.load(place, device="cpu").ask(imp_kit.sample("bus.png"), "What is this?")
+        for place in (f"{folder}/", NANO_FOLDER)
+    ]
+    assert str(answers[0]) == str(answers[1])
+
+
+def says(capsys, check, answer):
+    check(answer)
+    return capsys.readouterr().out
+
+
+def test_exercise_missing_module(capsys):
+    check = exercises.missing_module
+    assert says(capsys, check, "transformers_modules.someone.tiny").startswith("Right")
+    for answer, hint in {
+        "tiny": "begin with `transformers_modules`",
+        "transformers_modules.someone/tiny": "a dot for each slash",
+        "transformers_modules.tiny": "folder of the owner",
+        "transformers_modules.someone.model": "before the dot",
+        "transformers_modules.someone.tiny.model": "before 'model'",
+        7: "begin with",
+    }.items():
+        assert re.match(f"Not yet: .*{hint}", says(capsys, check, answer))
+
+
+def test_exercise_missing_module_is_what_python_says(tmp_path, monkeypatch):
+    """With the folders as transformers 4.37.2 makes them."""
+    folder = tmp_path / "transformers_modules" / "someone" / "tiny.model"
+    folder.mkdir(parents=True)
+    (folder / "modeling_tiny.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "transformers_modules", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'transformers_modules\.someone\.tiny'$"):
+        importlib.import_module("transformers_modules.someone.tiny.model.modeling_tiny")
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_exercise_safe_name(capsys):
+    check, numbers = exercises.safe_name, iter(range(1000))
+    assert says(capsys, check, lambda name: name.replace(".", "_dot_")).startswith("Right")
+    assert says(capsys, check, lambda name: name.encode().hex()).startswith("Right")
+    for function, hint in (
+        (lambda name: name, "still has a dot"),
+        (
+            lambda name: name.replace(".", "_"),
+            "'Imp-v1.5-3B-Phi2' and 'Imp-v1_5-3B-Phi2' both become 'Imp-v1_5-3B-Phi2'",
+        ),
+        (lambda name: name.replace(".", ""), "one would get the code of the other"),
+        (lambda name: name.replace(".", "/"), "a slash ends the name of a folder"),
+        (lambda name: "", "not a name"),
+        (lambda name: 7, "not a name"),
+        (lambda name: f"model{next(numbers)}", "another name each time"),
+        (lambda name: ..., "still returns"),
+    ):
+        said = says(capsys, check, function)
+        assert said.startswith("Not yet: ")
+        assert hint in said
+
+
+def test_exercise_versions_that_work(capsys):
+    check = exercises.versions_that_work
+
+    def right(rows, calls):
+        works = {(row.version, row.call) for row in rows if row.outcome == WORKS}
+        return {row.version for row in rows if all((row.version, call) in works for call in calls)}
+
+    said = says(capsys, check, right)
+    assert said == (
+        "Right: all of Imp's code runs by its name in 0 versions, from the folder in 4.36.2, 4.37.2, 4.39.3, 4.41.2.\n"
+    )
+    for function, hint in (
+        (
+            lambda rows, calls: {row.version for row in rows if row.call in calls and row.outcome == WORKS},
+            "one of them",
+        ),
+        (lambda rows, calls: right(rows, calls[:1]), "one of them does not work there"),
+        (lambda rows, calls: right(rows, calls[1:]), "one of them does not work there"),
+        (lambda rows, calls: [], "model-hub: 4.57.6 is missing"),
+        (lambda rows, calls: right(rows, calls) | {"6.0.0"}, "no versions of the table"),
+        (lambda rows, calls: "4.37.2", "not one text"),
+    ):
+        said = says(capsys, check, function)
+        assert said.startswith("Not yet: ")
+        assert hint in said
 
 
 # ----------------------------------------------------------------------------------------------------------- the script

@@ -1,25 +1,24 @@
-"""The table of the stacks, made from a project of one test and one notebook."""
+"""The table of the stacks, made from a project of two tests, one of which stands for a notebook."""
 
 import platform
 import sys
 
 import matrix
-import nbformat
 import pytest
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     monkeypatch.setattr(matrix, "ROOT", tmp_path)
-    for folder in ("tests", "notebooks"):
-        (tmp_path / folder).mkdir()
+    (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_it.py").write_text(
         "import os\ndef test_offline(): assert os.environ['HF_HUB_OFFLINE'] == '1'\n"
     )
 
     def write_notebook(code):
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-        nbformat.write(notebook, tmp_path / "notebooks" / "00_it.ipynb")
+        (tmp_path / "tests" / "test_notebook_outputs.py").write_text(
+            f"import pytest\n@pytest.mark.parametrize('name', ['00_it.ipynb'])\ndef test_outputs(name): {code}\n"
+        )
 
     return write_notebook
 

@@ -9,13 +9,17 @@ import tomllib
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from IPython.display import Image as Shown
 from PIL import Image
 
 import imp_kit
 from imp_kit.exercises import NotYet, exercise, expect, result_of
 from imp_kit.exercises import setup as setup_exercises
+from imp_kit.experiments.transformers_matrix.measure import draw, read_table
+from imp_kit.imp import choose_checkpoint
 from imp_kit.samples import NAMES
 from imp_kit.tools import notebook
 
@@ -170,6 +174,47 @@ def test_grid_draws_each_image(shown):
     seen = {"#{:02x}{:02x}{:02x}".format(*color) for _, color in sheet.getcolors(100_000)}
     assert set(colors) <= seen
     assert sheet.height > sheet.width
+
+
+def test_a_chart_is_shown_as_drawn_in_half_the_bytes_or_less(monkeypatch):
+    pngs = []
+    monkeypatch.setattr("IPython.display.display", lambda shown: pngs.append(shown.data))
+    figure, whole = draw(read_table()), io.BytesIO()
+    figure.savefig(whole, format="png")
+    notebook.plot(figure)
+    before, after = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int) for png in (whole.getvalue(), *pngs))
+    assert np.abs(before - after).mean() < 0.5  # of 255
+    assert len(pngs[0]) < len(whole.getvalue()) / 2
+
+
+# The model of a lesson ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_a_lesson_about_a_large_checkpoint_has_imp_nano_and_says_why(capsys):
+    assert notebook.load_or_nano("imp-v1.5-3b-phi2").name == "imp-nano"
+    assert capsys.readouterr().out == "imp-kit: imp-nano, because there is no GPU here for imp-v1.5-3b-phi2.\n"
+
+
+@pytest.mark.parametrize(
+    ("free", "reachable", "chosen", "why"),
+    [
+        (16e9, True, "imp-v1.5-4b-phi3", "there is a GPU and the hub has it"),
+        (8e9, True, "imp-nano", "imp-v1.5-4b-phi3 needs 9.6 GB of the GPU's memory and 8.0 GB are free"),
+        (16e9, False, "imp-nano", "the hub cannot be reached for imp-v1.5-4b-phi3"),
+    ],
+)
+def test_a_lesson_has_its_large_checkpoint_where_it_fits_and_can_be_had(monkeypatch, free, reachable, chosen, why):
+    asked = []
+    monkeypatch.setattr("imp_kit.imp.free_memory", lambda device: free)
+    monkeypatch.setattr("imp_kit.imp.is_available", lambda hub_id: asked.append(hub_id) or reachable)
+    assert choose_checkpoint(torch.device("cuda"), "imp-v1.5-4b-phi3") == (chosen, why)
+    assert asked in ([], ["MILVLG/Imp-v1.5-4B-Phi3"])
+
+
+def test_the_installed_version_is_the_one_on_the_disk():
+    assert notebook.installed("pip-that-nobody-has") is None
+    assert notebook.installed("torch") == torch.__version__
 
 
 # Costs -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from first_cell import NOTEBOOKS
 from remote_code import COMMIT, HUB_ID, INSTALLED, REFUSED, put, route
 from test_hub import hub as web  # noqa: F401 - a fixture
 
@@ -74,6 +76,23 @@ def test_both_routes_give_the_same_tokens(cache):
             assert (their.prompt, their.finish, their.tokens) == (our.prompt, "length", 40)
             seen.add(their.token_ids)
     assert len(seen) == 6  # neither the picture nor the question is lost on the way
+
+
+@route
+@pytest.mark.slow
+def test_the_cell_of_notebook_01_gives_the_kits_answer(cache, capsys):
+    """The code as posts about Imp have it, with the switch on; for a CPU, and for files that lie here."""
+    cells = nbformat.read(NOTEBOOKS / "01_captioning.ipynb", as_version=4).cells
+    (source,) = (cell.source for cell in cells if cell.id == "hub")
+    here = {'"MILVLG/imp-v1-3b"': repr(str(put(cache))), '"cuda"': '"cpu"', "float16": "float32", '"auto"': "None"}
+    for old, new in {"RUN_HUB_CODE = False": "RUN_HUB_CODE = True", **here}.items():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    imp = imp_kit.load(HUB_ID, device="cpu", dtype="fp32")
+    exec(source, {"imp_kit": imp_kit, "imp": imp, "bus": BUS})
+    ours, theirs = capsys.readouterr().out.partition("The kit: ")[2].split("The hub's code: ")
+    assert theirs.strip() == ours.strip()
+    assert len(ours.strip()) > 50
 
 
 @route

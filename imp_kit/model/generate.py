@@ -42,11 +42,8 @@ def generate(
     step, made, waiting = None, 0, []
     while True:
         scores = model.decoder.logits(hidden[:, -1])
-        if made == 0 and not scores.isfinite().all():
-            raise CheckpointError(
-                "The network's scores are no numbers: the checkpoint's weights are damaged, or too large for "
-                f"{str(model.dtype).removeprefix('torch.')}. Download them again, or choose another dtype."
-            )
+        if made == 0:
+            check_scores(scores, model.dtype)
         ids = sampling.pick(scores, generators)
         waiting.append(ids)
         made += 1
@@ -75,3 +72,12 @@ def generate(
             hidden = step(ids, cache)
         else:
             hidden = model.decoder(model.decoder.embed_tokens(ids)[:, None], cache, padding)
+
+
+def check_scores(scores: Tensor, dtype: torch.dtype) -> None:
+    """Raise CheckpointError where the scores of a model in `dtype` are no numbers."""
+    if not scores.isfinite().all():
+        raise CheckpointError(
+            "The network's scores are no numbers: the checkpoint's weights are damaged, or too large for "
+            f"{str(dtype).removeprefix('torch.')}. Download them again, or choose another dtype."
+        )

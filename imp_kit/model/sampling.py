@@ -57,13 +57,17 @@ class Sampling:
                 generator.manual_seed(int(mixed))
         return generators
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (..., vocab) -> softmax(logits / temperature), of the same shape and dtype; top_p cuts nothing yet."""
+        # From the largest score down, and not below a millionth, so that no small temperature overflows.
+        scores = (logits - logits.amax(dim=-1, keepdim=True)) / max(self.temperature, 1e-6)
+        return torch.softmax(scores, dim=-1)
+
     def pick(self, logits: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
         """Logits (batch, vocab) -> chosen ids, int64 (batch,); each row is drawn with its own generator."""
         if generators is None:
             return logits.argmax(dim=-1)
-        # From the largest score down, and not below a millionth, so that no small temperature overflows.
-        scores = (logits - logits.amax(dim=-1, keepdim=True)) / max(self.temperature, 1e-6)
-        probabilities, order = torch.softmax(scores, dim=-1).sort(dim=-1, descending=True)
+        probabilities, order = self.probabilities(logits).sort(dim=-1, descending=True)
         before = probabilities.cumsum(dim=-1) - probabilities
         # The likeliest token stays whatever rounding does, so there is always one to draw.
         before[..., 0] = -1

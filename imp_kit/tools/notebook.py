@@ -12,21 +12,27 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 import imp_kit
 from imp_kit.answers import Answer
 from imp_kit.errors import SettingError
-from imp_kit.images import open_image
+from imp_kit.images import open_image, to_pixels
 from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from imp_kit.imp import Imp
+
 SHOWN = ("torch", "transformers")  # beside the kit and Python itself
 REPLACED = ("transformers", "huggingface_hub", "tokenizers")  # what pip may have replaced under a running kernel
 DPI = 80
 LINE = 0.2  # inches
 LINE_LENGTH = 50  # characters
+TITLE_LENGTH = 34  # characters of a line above bars
+BAR = "#1f77b4"
 MEASURED = Path(__file__).with_name("measured.csv")  # figures of docs/speed.md, which has their commands
 
 
@@ -40,7 +46,7 @@ def start() -> None:
     check_restart()
     if shell := _shell():
         shell.run_line_magic("matplotlib", "inline")
-    parts = [f"{name} {_installed(name) or 'not installed'}" for name in SHOWN]
+    parts = [f"{name} {installed(name) or 'not installed'}" for name in SHOWN]
     print(f"imp-kit {imp_kit.__version__}, Python {platform.python_version()},", ", ".join(parts))
 
 
@@ -48,11 +54,32 @@ def check_restart() -> None:
     """Raise SettingError where this kernel imported another version of a package than the one on the disk."""
     for name in REPLACED:
         loaded = getattr(sys.modules.get(name), "__version__", None)
-        if loaded not in (None, _installed(name)):
+        if loaded not in (None, installed(name)):
             raise SettingError(
-                f"{name} {_installed(name)} is installed, but this kernel still uses {loaded}. Restart it (Colab: "
+                f"{name} {installed(name)} is installed, but this kernel still uses {loaded}. Restart it (Colab: "
                 "Runtime > Restart session; Jupyter: Kernel > Restart) and run all cells again."
             )
+
+
+def installed(package: str) -> str | None:
+    """The version of a package on the disk, None where it is not there; nothing is imported."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def load_or_nano(checkpoint: str) -> "Imp":
+    """Load a checkpoint, such as "imp-v1.5-3b-phi2", where a GPU and the hub are here for it, else imp-nano.
+
+    A line says which, and why. Raises as `imp_kit.load`.
+    """
+    from imp_kit.device import choose_device
+    from imp_kit.imp import choose_checkpoint, load
+
+    name, why = choose_checkpoint(choose_device("auto"), checkpoint)
+    print(f"imp-kit: {name}, because {why}.")
+    return load(name)
 
 
 def choose_image(choice: str | os.PathLike) -> Path:
@@ -110,6 +137,45 @@ def grid(chosen: Sequence[tuple[str, Any]], columns: int = 4) -> None:
     _display(figure, axes)
 
 
+def next_tokens_plot(chosen: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> None:
+    """Show probabilities as bars: a panel for each title, with the texts and probabilities of `View.next_tokens`."""
+    figure = _figure(2.9 * max(len(chosen), 2), 0.7 + 0.24 * max(len(tokens) for _, tokens in chosen))
+    for axis, (title, tokens) in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        shares = [probability for _, probability in tokens]
+        bars = axis.barh(range(len(tokens)), shares, color=BAR)
+        axis.bar_label(bars, [f"{share:.1%}" for share in shares], padding=3, fontsize=8)
+        axis.set_yticks(range(len(tokens)), [_label(text) for text, _ in tokens])
+        axis.set_title("\n".join(textwrap.wrap(title.replace("$", r"\$"), TITLE_LENGTH)), fontsize=9)
+        axis.set(xlim=(0, 1.25), xticks=[], ylim=(len(tokens) - 0.4, -0.6))
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+    _display(figure)
+
+
+def patches_plot(imp: "Imp", image: Any) -> None:
+    """Show an image, as `open_image` takes it: the file, the square that the vision tower gets, and its patches.
+
+    Pixels at the right and the lower edge that fill no patch are outside the lines: the model does not see them.
+    """
+    vision = imp.model.config.vision
+    opened, side = open_image(image), vision.image_size // vision.patch_size
+    square = ((to_pixels(opened, vision.image_size, imp.model.config.pad) + 1) / 2).permute(1, 2, 0).numpy()
+    edges = [vision.patch_size * number - 0.5 for number in range(side + 1)]  # matplotlib's first pixel is at -0.5
+    figure = _figure(9.5, 3.1)
+    axes = figure.subplots(1, 3, width_ratios=(opened.width / opened.height, 1, 1))
+    titles = (
+        f"the file: {opened.width} x {opened.height}",
+        f"the tower's square: {vision.image_size} x {vision.image_size}",
+        f"{side} x {side} = {side * side} patches",
+    )
+    for axis, shown, title in zip(axes, (opened, square, square), titles, strict=True):
+        axis.imshow(shown)
+        axis.set_title(title, fontsize=10)
+    for lines in (axes[2].hlines, axes[2].vlines):
+        lines(edges, edges[0], edges[-1], color="black", linewidth=0.6, clip_on=False)
+    _display(figure, axes)
+
+
 def costs(answers: Sequence[Answer]) -> "DataFrame":
     """What answers about one image cost here, and what the same cost on other machines, as docs/speed.md has it.
 
@@ -137,6 +203,20 @@ def costs(answers: Sequence[Answer]) -> "DataFrame":
     return DataFrame(rows, columns=list(here)).round(3)
 
 
+def plot(figure: "Figure") -> None:
+    """Show a figure of few colors, such as a chart. With a palette its PNG has a third of the bytes."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    small = io.BytesIO()
+    Image.open(content).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    _display_png(small.getvalue())
+
+
+def _label(text: str) -> str:
+    """A token's text without the blank before its word; one of blanks alone as Python writes it."""
+    return (text.strip() or repr(text)).replace("$", r"\$")
+
+
 def _figure(width: float, height: float) -> "Figure":
     require("notebooks", "matplotlib", what="A picture with text")
     from matplotlib.figure import Figure
@@ -146,13 +226,17 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _display(figure: "Figure", axes: Sequence[Any] = ()) -> None:
     """Show a figure at once, also from the middle of a cell; of `axes` only what is drawn in them."""
-    from IPython.display import Image, display
-
     for axis in axes:
         axis.axis("off")
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    display(Image(content.getvalue()))
+    _display_png(content.getvalue())
+
+
+def _display_png(png: bytes) -> None:
+    from IPython import display
+
+    display.display(display.Image(png))
 
 
 def _shell() -> Any:
@@ -162,11 +246,3 @@ def _shell() -> Any:
     from IPython import get_ipython
 
     return get_ipython()
-
-
-def _installed(package: str) -> str | None:
-    """The version on the disk; nothing is imported."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,8 @@ class Row:
     `outcome` is "works", "error" (the call's line raised `error_type`: `message`), "silently wrong" (no error and a
     wrong result) or "not run" (something else went wrong before the line was reached). `what` says what came: the
     module of the class, the module that was asked for, the state of a cache, what is wrong with a result.
-    `digest` names the state of calls.py. `traceback` is not part of the table.
+    `digest` names the state of calls.py. `traceback` is not part of the table. As text, a row is the line that was run,
+    the version, and what came.
     """
 
     version: str
@@ -75,6 +77,10 @@ class Row:
     date: str
     digest: str
     traceback: str = ""
+
+    def __str__(self) -> str:
+        came = f"{self.error_type}: {self.message}" if self.error_type else f"{self.outcome}: {self.what}"
+        return f">>> {CALLS[self.call].line}\n    transformers {self.version}: {came}"
 
 
 COLUMNS = [field.name for field in fields(Row) if field.name != "traceback"]
@@ -142,7 +148,7 @@ def environment(version: str, folder: str | os.PathLike = RUNS) -> Environment:
     if version == NEWEST:
         version = newest()
     version = str(_parsed(version))
-    if version == _own_version():
+    if version == own_version():
         return Environment(version, None)
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     target = Path(folder).absolute() / f"transformers-{version}-{python}"
@@ -176,7 +182,8 @@ def _is_version(text: str) -> bool:
     return True
 
 
-def _own_version() -> str | None:
+def own_version() -> str | None:
+    """The version of transformers that the running interpreter has, None without one; nothing is imported."""
     try:
         return metadata.version("transformers")
     except metadata.PackageNotFoundError:
@@ -184,7 +191,8 @@ def _own_version() -> str | None:
 
 
 def _pip(*arguments: str) -> str:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    # A notebook's kernel asks programs for colors, whose codes would stand in the error.
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-color", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         messages = done.stderr.strip().splitlines() or ["it said nothing"]
@@ -247,8 +255,13 @@ def run_call(call: str, version_env: Environment) -> Row:
         **{name: packages.get(name, "") for name in ("python", "torch", "huggingface_hub", "tokenizers", "accelerate")},
         date=datetime.now(UTC).date().isoformat(),
         digest=script_digest(),
-        traceback=found["traceback"],
+        traceback=_without_importlib(found["traceback"]),
     )
+
+
+def _without_importlib(traceback: str) -> str:
+    """A traceback without the frames of Python's own import, which say nothing about what was imported."""
+    return re.sub(r'^  File "[^"\n]*\bimportlib\b[^\n]*\n(?:    .*\n)*', "", traceback, flags=re.MULTILINE)
 
 
 def _variables(packages: Path | None, cache: Path) -> dict[str, str]:
