@@ -87,6 +87,7 @@ def test_a_run_is_kept_and_found_the_same_and_a_change_is_named(written):
     assert "\x1b" not in text
     assert 'execution_count": 1' not in text
     assert os.path.expanduser("~") + "/" not in text
+    assert nbformat.reads(text, 4).metadata == {}
     assert check(path) == []
     assert update(path) == []
     assert path.read_text("utf-8") == text  # the time of the first run stays: one run made all outputs
@@ -199,7 +200,7 @@ def test_what_no_page_shows_is_dropped():
         ("~/kit/images/bus.png:", "…/bus.png:"),
         ('File "…/lib/site-packages/a.py", line 3', 'File "…/a.py", line 3'),  # as the probe of transformers prints it
         ("https://github.com/a/b", "https://github.com/a/b"),
-        ("File …/models/auto_factory.py", "File …/models/auto_factory.py"),
+        ("File …/models/auto_factory.py", "File …/auto_factory.py"),
         ("runs/captcha-1, and/or, 24 km/h, 1/2", "runs/captcha-1, and/or, 24 km/h, 1/2"),
     ],
 )
@@ -219,7 +220,6 @@ def test_of_a_path_the_last_name_is_kept(text, shown):
         ("6.4 GB of 8 GiB free", "12 GB of 1.5 GiB free"),
         ("torch 2.13.0+cpu, Python 3.11.7", "torch 2.15.1, Python 3.13.0"),
         ("54.9 tokens a second, 3 GB/s", "9 tokens a second, 40.5 GB/s"),
-        ("…/lib/python3.11/site-packages", "…/lib/python3.13/site-packages"),
         ("<f at 0x7f12ab34>", "<f at 0x55aa0011>"),
         ("on cpu fp32 with 2 threads", "on cpu bf16 with 16 threads"),
         ("| a |\n|-----|", "| a |\n|---|"),
