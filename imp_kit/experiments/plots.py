@@ -11,8 +11,10 @@ from PIL import Image, ImageDraw
 from imp_kit.experiments import scores
 from imp_kit.experiments.captcha import probe as reading
 from imp_kit.experiments.japanese import probe as japanese
+from imp_kit.experiments.japanese import tokenized
 from imp_kit.experiments.stats import Share, share_of
 from imp_kit.system.extras import require
+from imp_kit.system.faces import families
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +26,10 @@ OUTCOMES = {"code": "#1b9e77", "both": "#7570b3", "caption only": "#d95f02", "ne
 UNITS = {"glyph height": " (pixels)", "rotation": " (degrees)", "warp": " (pixels)"}
 CHAIN = {"right": "#7570b3", "japanese": "#d95f02", "both": "#1b9e77"}
 CHAIN_LABELS = {"right": "right, in any language", "japanese": "in Japanese", "both": "right and in Japanese"}
+
+
+WHOLE, PART = "#9ecae1", "#fdae6b"  # tokens that are text, and that hold a part of a character
+ENGLISH, JAPANESE = "#1f77b4", "#d62728"
 
 
 def _figure(columns: int = 1, height: float = 3.6):
@@ -66,9 +72,14 @@ def grid(chosen: Sequence[tuple[str, Image.Image]], columns: int = 2) -> Image.I
     return sheet
 
 
-def ladder(runs: "Mapping[str, DataFrame]") -> "Figure":
-    """Codes that stand in the answer, by level of distortion, a line for each checkpoint or reader."""
+def ladder(runs: "Mapping[str, DataFrame]", guess: Sequence[float] = ()) -> "Figure":
+    """Codes that stand in the answer, by level of distortion, a line for each checkpoint or reader.
+
+    `guess` is what the viewer expected, in percent from L0 on, as a dashed line.
+    """
     figure, (axes,) = _figure()
+    if guess:
+        axes.plot(range(len(guess)), [share / 100 for share in guess], "s--", color="#999999", label="your guess")
     for offset, (name, frame) in enumerate(runs.items()):
         by_level = reading.ladder(frame)
         shares = [share_of(rows.contained) for rows in by_level.values()]
@@ -173,6 +184,95 @@ def fidelity(frame: "DataFrame", name: str) -> "Figure":
     axes.set(title=f"{_label(name)}: replies in Japanese")
     _percent(axes, "in Japanese")
     return figure
+
+
+def pieces(cutter: tokenized.Cutter, texts: Sequence[str]) -> "Figure":
+    """Texts above the tokens that each falls into, as wide as their bytes; those that cut a character are orange.
+
+    A token that is no text shows its bytes as hexadecimal numbers.
+    """
+    figure, every = _figure(height=1.3 * len(texts))
+    every[0].remove()
+    longest = max(len(text.encode()) for text in texts)
+    for row, text in enumerate(texts):
+        axes = figure.add_subplot(len(texts), 1, row + 1)
+        axes.set(xlim=(0, longest), ylim=(0, 2.3))
+        axes.axis("off")
+        cut, at = cutter(text), 0
+        axes.set_title(f"{len(text)} characters, {len(text.encode())} bytes, {len(cut)} tokens", fontsize=9, loc="left")
+        for character in text:
+            width = len(character.encode())
+            axes.text(at + width / 2, 1.6, character, ha="center", va="center", family=families(), fontsize=11)
+            at += width
+        at = 0
+        for piece in cut:
+            shown, color = _shown(piece)
+            axes.broken_barh([(at + 0.06, len(piece) - 0.12)], (0.1, 1), color=color)
+            small = 11 if color == WHOLE else 6.5
+            axes.text(at + len(piece) / 2, 0.6, shown, ha="center", va="center", family=families(), fontsize=small)
+            at += len(piece)
+    return figure
+
+
+def _shown(piece: bytes) -> tuple[str, str]:
+    """A token's text, or else its bytes, and the color for it."""
+    try:
+        return _label(piece.decode().strip()), WHOLE
+    except UnicodeDecodeError:
+        return piece.hex("\n").upper(), PART
+
+
+def token_costs(cutters: Mapping[str, tokenized.Cutter], pairs: Sequence[Mapping[str, str]]) -> "Figure":
+    """Tokens of the same questions in English ("en") and in Japanese ("ja"): a point for each, a color a tokenizer."""
+    figure, (axes,) = _figure(height=4.2)
+    most = 0
+    for number, (name, cutter) in enumerate(cutters.items()):
+        english, other = ([len(cutter(pair[key])) for pair in pairs] for key in ("en", "ja"))
+        times = sum(other) / sum(english)
+        axes.scatter(english, other, color=f"C{number}", alpha=0.7, label=f"{_label(name)}: {times:.1f} times as many")
+        most = max(most, *english, *other)
+    for times, style in ((1, "-"), (2, "--"), (3, ":")):
+        label = f"{times} times as many" if times > 1 else "as many"
+        axes.plot([0, most], [0, times * most], style, color="#999999", linewidth=1, label=label)
+    axes.set_xticks(range(0, most, 5))
+    axes.set(xlim=(0, most / 2), ylim=(0, most * 1.05), xlabel="tokens of the English question")
+    axes.set(ylabel="tokens of the Japanese question", title=f"{len(pairs)} questions, each in two languages")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def languages(frame: "DataFrame", name: str) -> "Figure":
+    """Right answers by skill, asked in English and in Japanese about the same drawings, each beside its chance."""
+    figure, (axes,) = _figure()
+    skills = list(frame[frame.part == "scene"].skill.unique())
+    by_language = japanese.by_language(frame[frame.part == "scene"])
+    for offset, language, color in ((-0.12, japanese.LANGUAGES[0], ENGLISH), (0.12, japanese.LANGUAGES[1], JAPANESE)):
+        rows = by_language[language]
+        groups = [rows[rows.skill == skill] for skill in skills]
+        xs = [number + offset for number in range(len(groups))]
+        _points(
+            axes, xs, [share_of(group.right) for group in groups], f"asked in {language}", color=color, linestyle=""
+        )
+        for x, group in zip(xs, groups, strict=True):
+            axes.scatter(x, japanese.chance(group) or 0, s=260, marker="_", color=color, alpha=0.5)
+    axes.scatter([], [], s=260, marker="_", color="#777777", label="by chance")
+    axes.set_xticks(range(len(skills)), [skill.replace("_", " or ") for skill in skills])
+    axes.set(title=f"{_label(name)}: the same questions about the same drawings")
+    _percent(axes, "right, in any language")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def in_japanese(frame: "DataFrame", name: str) -> "list[Figure]":
+    """What there is to see of the answers' language: nothing where none is in Japanese.
+
+    The chain of scores of each part that was asked, and the language of replies with an image and without.
+    """
+    if not frame.japanese.any():
+        return []
+    parts = [part for part in ("scene", "photograph", "written") if (frame.part == part).any()]
+    figures = [chain(frame, name, part) for part in parts]
+    return figures + ([fidelity(frame, name)] if (frame.part == "general").any() else [])
 
 
 pictures = grid  # its earlier name

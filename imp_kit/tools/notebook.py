@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -19,6 +19,7 @@ from imp_kit.answers import Answer
 from imp_kit.errors import SettingError
 from imp_kit.images import open_image, to_pixels
 from imp_kit.system.extras import require
+from imp_kit.system.faces import families
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +125,7 @@ def show(image: Any, turns: Sequence[tuple[str, object]] = ()) -> None:
         for row, (line, color) in enumerate(lines):
             # A dollar would begin a formula.
             text = line.replace("$", r"\$")
-            axes[1].text(0.02, 0.1 + LINE * row, text, color=color, va="top", fontsize=10.5)
+            axes[1].text(0.02, 0.1 + LINE * row, text, color=color, va="top", fontsize=10.5, family=families())
     _display(figure, axes)
 
 
@@ -227,7 +228,7 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def _display(figure: "Figure", axes: Sequence[Any] = ()) -> None:
+def _display(figure: "Figure", axes: Iterable[Any] = ()) -> None:
     """Show a figure at once, also from the middle of a cell; of `axes` only what is drawn in them."""
     for axis in axes:
         axis.axis("off")

@@ -44,6 +44,7 @@ def fault(name: str, file: str, old: str, new: str, *tests: str) -> Fault:
 
 LOGITS, TOKENS = "parity::same_logits", "parity::same_greedy_tokens"
 ROWS = "parity::a_stop_id_ends_its_row_only"
+SCORED = "japanese::answers_are_scored_as_a_reader_of_japanese_judges_them"
 BATCH, RANDOM = "batches::many_answers_equal_those_of_ask", "fast::random_requests"
 
 NETWORK = (
@@ -278,10 +279,25 @@ EXPERIMENTS = (
           "GROUND * distortion.contrast", "captcha::contrast_is_the_tone_of_the_ink"),
     fault("another code at each level", "experiments/captcha/probe.py", "sample_code(seed)",
           "sample_code(seed + cell.level)", "reading::the_same_seed_shows_the_same_code_in_every_condition"),
-    fault("short names found in long ones", "experiments/japanese/probe.py",
-          "sorted(terms, key=lambda pair: -len(pair[0]))", "sorted(terms)", "japanese::what_a_reply_names"),
+    fault("short names found in long ones", "experiments/japanese/words.py",
+          "sorted(terms, key=lambda pair: -len(pair[0]))", "sorted(terms)", SCORED),
+    fault("parts of compounds are words", "experiments/japanese/words.py",
+          "return not compound or", "return True or", SCORED),
+    fault("what a reply denies is named", "experiments/japanese/words.py",
+          "(denied or not _is_denied(reply[end:]))", "True", SCORED),
+    fault("a reply about another thing is yes", "experiments/japanese/words.py",
+          "if not states or (about and not _is_about(clause, about, question, names)):", "if not states:", SCORED),
     fault("letters of other bytes", "experiments/japanese/tokenized.py", "chr(256 + i)", "chr(257 + i)",
           "tokenized::the_letters_of_bytes_are_those_of_the_library"),
+    fault("two models with one name", "exercises/loading.py", "safe not in models,\n", "True,\n",
+          "loading::exercise_safe_name"),
+    fault("any of the calls is enough", "exercises/loading.py", "version in found & failing", "version in ()",
+          "loading::exercise_versions_that_work"),
+    fault("recorded calls without a word", "experiments/transformers_matrix/lesson.py",
+          """        print(f"{error}\\nUntil then you see what was recorded.")\n""", "",
+          "loading::without_the_version_an_attempt_gives_what_was_recorded_and_says_so"),
+    fault("pip's colors in an error", "experiments/transformers_matrix/measure.py", """, "--no-color", """, ", ",
+          "loading::a_version_that_pip_cannot_fetch"),
     fault("a call that never worked has a version", "experiments/transformers_matrix/measure.py",
           "if run[0].outcome == WORKS)", "if True)", "loading::spans_and_the_last_version_that_works"),
     fault("a resumed run forgets its optimizer", "nano/training/train.py",

@@ -10,13 +10,11 @@ import io
 import json
 import os
 import re
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +27,11 @@ from imp_kit.experiments import runs as record
 from imp_kit.experiments import scores
 from imp_kit.experiments.drawings import KINDS, Scene, draw, sample_scene
 from imp_kit.experiments.files import write_whole
+from imp_kit.experiments.japanese.words import mentioned, need_analyser, numbers, yes_or_no
 from imp_kit.experiments.runs import Case, Subject
 from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, share_of
 from imp_kit.system.extras import require
+from imp_kit.system.faces import japanese_face
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,6 +46,9 @@ LANGUAGES = ("English", "Japanese", "Japanese + request")
 ALTERNATIVE = " | "  # between accepted answers, or references, in a frame
 FONT_SIZE = 64  # pixels, of Japanese text in a picture
 CANVAS = (512, 256)
+NUMBER = re.compile("[0-9一二三四五六七八九十]+[一-鿿]|[一二三四五六七八九十]+")  # without kana: 一個, 2匹, 三
+NUMBER_OR_DIGITS = re.compile(f"{NUMBER.pattern}|[0-9]+")
+WOODEN = re.compile("木の(?!上|下|左|右|横|隣|そば|前|後ろ)")  # 木の箱 is a box of wood
 
 
 @lru_cache(maxsize=1)
@@ -158,16 +161,15 @@ def photograph_cases() -> list[Case]:
     for name, questions in data()["photographs"].items():
         picture = Image.fromarray(getattr(photographs, name)()).convert("RGB")
         for number, entry in enumerate(questions):
-            truth = {"accept": entry["accept"], "references": entry["references"], "picture": name}
+            answer = {key: entry[key] for key in ("accept", "set", "answer") if key in entry}
+            truth = answer | {"references": entry["references"], "picture": name}
             made += _in_each_language("photograph", name, entry["en"], entry["ja"], picture, truth, number)
     return made
 
 
 def written_cases() -> list[Case]:
     """Japanese words in black on white, in the face IPAexGothic. Raises SettingError where its package is missing."""
-    require("measure", "matplotlib-fontja", what="A picture of Japanese text")
-    # Found, not imported: importing it would change the face of every later plot.
-    (file,) = Path(find_spec("matplotlib_fontja").origin).parent.rglob("ipaexg.ttf")
+    file = japanese_face("A picture of Japanese text")
     font = ImageFont.truetype(str(file), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
     made, ask = [], data()["ask_written"]
     for number, word in enumerate(data()["written"]):
@@ -187,72 +189,28 @@ def _in_each_language(part, skill, english: str, japanese: str, picture, truth: 
     return made
 
 
-def named(reply: str, topic: str) -> set[str]:
-    """Which members of a closed set of questions.json a reply names, in English or Japanese."""
-    if topic == "truth":
-        return _yes_or_no(_plain(reply))
-    terms = data()["terms"]
-    # What a thing is like or made of is not the thing; and the 三 of 三角, which was asked about, is no number.
-    aside = ["四角い", "丸い", "木の"]
-    if topic != "kinds":
-        aside = [term for forms in terms["kinds"].values() for term in forms["ja"]]
-    return mentioned(reply, terms[topic], aside)
+def named(reply: str, topic: str, question: str = "") -> set[str]:
+    """Which members of a closed set of questions.json a reply gives, in English or Japanese, and does not deny.
 
-
-def mentioned(reply: str, names: dict[str, dict], aside: Sequence[str] = ()) -> set[str]:
-    """Which names have one of their terms in a reply, in English or Japanese, once what is `aside` is taken out.
-
-    Longer terms are looked for first and taken out, so that "top left" names no "left" and 左上 no 左.
+    Of numbers, any. "truth" is yes or no, and needs the question, whose subject a reply without such a word repeats.
+    Raises SettingError where the analyser of Japanese is missing.
     """
-    text, found = _plain(reply), set()
-    for term in sorted(aside, key=len, reverse=True):
-        text = text.replace(term, " " * len(term))
-    terms = [(term, name) for name, forms in names.items() for key in ("en", "ja") for term in forms[key]]
-    for term, name in sorted(terms, key=lambda pair: -len(pair[0])):
-        at = _find(text, term)
-        while at >= 0:
-            found.add(name)
-            text = text[:at] + " " * len(term) + text[at + len(term) :]
-            at = _find(text, term)
-    return found
+    return set(_named(reply, topic, question))
 
 
-def _plain(reply: str) -> str:
-    return f" {unicodedata.normalize('NFKC', reply).lower().replace('-', ' ')} "
-
-
-YES = re.compile(r"^\W*(?:yes\b|はい(?:\W|$))")
-NO = re.compile(r"^\W*(?:no\b|いいえ(?:\W|$))")
-# Without such a word: that something is there or is as asked, or that it is not.
-IS = re.compile(r"\b(?:is|are)\b(?! no\b| not\b|n't)|[がはも] ?(?:あります|います|ある|いる)|て(?:います|いる)")
-IS_NOT = re.compile(
-    r"\b(?:is|are|do|does|can) ?(?:no|not)\b|\b(?:is|are|do|does|ca)n['’]t\b|\bcannot\b"
-    r"|[がはもて] ?(?:ありません|いません|いない|ない|見えません|写っていません|写っていない)"
-)
-
-
-def _yes_or_no(text: str) -> set[str]:
-    """What a reply to a yes-or-no question says: by its first word, or else by what it says of being there."""
-    for word, pattern in (("yes", YES), ("no", NO)):
-        if pattern.search(text):
-            return {word}
-    if IS_NOT.search(text):
-        return {"no"}
-    return {"yes"} if IS.search(text) else set()
-
-
-def _find(text: str, term: str) -> int:
-    """Where a term stands; one in Latin letters or digits must be a word, with an English plural allowed."""
-    at = text.find(term)
-    while at >= 0 and term.isascii():
-        before, after = text[at - 1], text[at + len(term) :]
-        if not (before.isascii() and before.isalnum()):
-            for ending in ("", "s", "es"):
-                rest = after[len(ending) : len(ending) + 1]
-                if after.startswith(ending) and not (rest.isascii() and rest.isalnum()):
-                    return at
-        at = text.find(term, at + 1)
-    return at
+@lru_cache(maxsize=20_000)  # a chance level compares each answer with every other truth
+def _named(reply: str, topic: str, question: str) -> frozenset[str]:
+    terms = data()["terms"]
+    if topic == "truth":
+        return frozenset(yes_or_no(reply, question, terms["kinds"] | terms["others"]))
+    if topic == "numbers":
+        return frozenset(numbers(reply))
+    # Other things come along, so that お茶 (tea) is not taken for 茶 (brown).
+    found = mentioned(reply, terms["others"] | terms[topic], beside=terms["kinds"] if topic == "places" else None)
+    found &= terms[topic].keys()
+    if topic == "kinds" and len(found) > 1 and WOODEN.search(reply):
+        found -= {"tree"}
+    return frozenset(found)
 
 
 def run(
@@ -267,21 +225,31 @@ def run(
 ) -> "list[Sample]":
     """Ask a checkpoint, or any object with `ask`, what the folder `out` does not hold yet; all answered samples.
 
-    imp-nano is asked about drawings only. Raises RunError, SettingError, and what loading a checkpoint raises.
+    imp-nano is asked about drawings only. Raises RunError, SettingError (also where the analyser of Japanese is
+    missing), and what loading a checkpoint raises.
     """
+    need_analyser()  # before the model is asked
     subject = Subject.of(who, device=device, dtype=dtype, revision=revision)
     chosen = cases(size, seed, real=subject.identity["checkpoint"] != NANO)
     design = {"size": size, "seed": seed}
     return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design, score=score))
 
 
-def is_right(reply: str, answer_kind: str, expected: str) -> bool:
+def is_right(reply: str, answer_kind: str, expected: str, question: str = "") -> bool:
     """Whether a reply gives the expected answer: that of a closed set and no other, or one that is accepted."""
     if answer_kind == "written":
         return scores.contains(reply, expected)
     if answer_kind == "accepted":
-        return bool(mentioned(reply, {"right": {"en": expected.split(ALTERNATIVE), "ja": []}}))
-    return named(reply, answer_kind) == {expected}
+        terms = expected.split(ALTERNATIVE)
+        latin = [term for term in terms if term.isascii()]
+        return bool(mentioned(reply, {"right": {"en": latin, "ja": [term for term in terms if term not in latin]}}))
+    return _named(reply, answer_kind, question) == {expected}
+
+
+@lru_cache(maxsize=100)
+def _alone(terms: tuple[str, ...]) -> frozenset[str]:
+    """What is a Japanese answer without kana: one of the terms alone, or 色 and the like after it."""
+    return frozenset(scores.normalise(term + ending) for term in terms for ending in ("", "側", "部", "色"))
 
 
 @dataclass(frozen=True)
@@ -301,9 +269,11 @@ class Sample:
     @property
     def answer_kind(self) -> str | None:
         """What the true answer is: a member of a closed set, named by it, "written" or "accepted"; None without one."""
-        if self.cell.part == "photograph":
+        if "set" in self.truth:
+            return self.truth["set"]
+        if "accept" in self.truth:  # early runs have yes or no there, too
             return "truth" if isinstance(self.truth["accept"], str) else "accepted"
-        return {"scene": self.truth.get("set"), "written": "written"}.get(self.cell.part)
+        return "written" if self.cell.part == "written" else None
 
     @property
     def expected(self) -> str | None:
@@ -314,21 +284,25 @@ class Sample:
     @property
     def right(self) -> bool | None:
         """Whether the answer is right, in whichever language; None where there is no true one."""
-        return None if self.answer_kind is None else is_right(self.reply, self.answer_kind, self.expected)
+        if self.answer_kind is None:
+            return None
+        return is_right(self.reply, self.answer_kind, self.expected, self.question)
 
     @property
     def japanese(self) -> bool:
         """Whether the reply is in Japanese; a bare accepted word counts, kana or not."""
-        accepted = data()["accept_general"]
-        if self.cell.part == "scene":
-            accepted = [term for forms in data()["terms"][self.truth["set"]].values() for term in forms["ja"]]
-        elif self.cell.part == "photograph" and not isinstance(self.truth["accept"], str):
-            accepted = self.truth["accept"]["ja"]
-        elif self.cell.part == "written":
-            accepted = [self.truth["text"]]
-        if self.cell.language == "English":  # a number alone is in no language; it is in the one that was asked
-            accepted = [word for word in accepted if not word.isascii()]
-        return scores.is_japanese(self.reply, [word + ending for word in accepted for ending in ("", "側", "部", "色")])
+        plain = scores.normalise(self.reply)
+        if self.answer_kind == "numbers":  # digits alone are in no language; they are in the one that was asked
+            alone = (NUMBER if self.cell.language == "English" else NUMBER_OR_DIGITS).fullmatch(plain) is not None
+        elif self.answer_kind == "accepted":
+            alone = plain in _alone(tuple(self.truth["accept"]["ja"]))
+        elif self.answer_kind == "written":
+            alone = plain == scores.normalise(self.truth["text"])
+        elif self.answer_kind:
+            alone = plain in _alone(tuple(t for each in data()["terms"][self.answer_kind].values() for t in each["ja"]))
+        else:
+            alone = plain in _alone(tuple(data()["accept_general"]))
+        return alone or scores.is_japanese(self.reply)
 
     @property
     def shown(self) -> str:
@@ -344,8 +318,8 @@ class Sample:
         """The Japanese word for the closed-set answer that an English reply gives, by dictionary; None if not one."""
         if self.cell.part != "scene" or self.cell.language != "English":
             return None
-        names, found = data()["terms"][self.truth["set"]], named(self.reply, self.truth["set"])
-        return names[found.pop()]["ja"][0] if len(found) == 1 else None
+        names, found = data()["terms"][self.truth["set"]], named(self.reply, self.truth["set"], self.question)
+        return names[found.pop()]["ja"][0] if len(found) == 1 and found <= names.keys() else None
 
 
 def score(answered: dict) -> dict:
@@ -354,7 +328,9 @@ def score(answered: dict) -> dict:
     at_end, inside = scores.replacements(sample.reply)
     found = {"right": sample.right, "japanese": sample.japanese, "repetition": sample.repetition}
     found |= {"replaced_at_end": at_end, "replaced_inside": inside}
-    extracted = sorted(named(sample.reply, sample.truth["set"])) if sample.cell.part == "scene" else sample.reply
+    extracted = sample.reply
+    if sample.cell.part == "scene":
+        extracted = sorted(named(sample.reply, sample.truth["set"], sample.question))
     return {"extracted": extracted, "scores": found}
 
 
@@ -513,9 +489,9 @@ def chance(rows: "DataFrame") -> float | None:
     None where there are no two such items.
     """
     hits = [
-        is_right(answer, kind, expected)
+        is_right(answer, kind, expected, question)
         for (_, kind), alike in rows.groupby(["part", "answer_kind"])
-        for one, answer in enumerate(alike.answer)
+        for one, (answer, question) in enumerate(zip(alike.answer, alike.question, strict=True))
         for other, expected in enumerate(alike.expected)
         if one != other
     ]

