@@ -440,6 +440,22 @@ def test_each_language_is_drawn_beside_its_chance():
         assert chances[place + 0.12] == pytest.approx(chance(rows[rows.language == "Japanese"]))
 
 
+def test_runs_of_earlier_versions_are_scored_anew():
+    """Their photographs have yes or no, or words, as accepted answers; numbers were words, too."""
+    made = japanese.photograph_cases()[0]
+    for accept, reply, right in (
+        ("no", "ちがいます。", True),
+        ("yes", "ちがいます。", False),
+        ({"en": ["one", "1"], "ja": ["一匹", "1匹"]}, "猫は1匹です。", True),
+        ({"en": ["one", "1"], "ja": ["一匹", "1匹"]}, "猫は11匹です。", False),
+        ({"en": ["looking"], "ja": ["見て", "寝"]}, "見ています。", True),
+    ):
+        record = answered([made], lambda case, rng, reply=reply: reply, 0)[0] | {"question": "猫はいますか?"}
+        record["truth"] = {"accept": accept, "references": ["はい。"], "picture": "chelsea"}
+        (row,) = framed([record]).itertuples()
+        assert row.right is right, (accept, reply)
+
+
 def test_figures_of_the_language_are_folded_away_where_no_answer_is_japanese():
     made = [each for seed in range(3) for each in scene_cases("color", seed)] + japanese.general_cases(0, 1)
     assert plots.in_japanese(framed(answered(made, speaker(1.0, 0.0), 0)), "planted") == []
