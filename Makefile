@@ -3,6 +3,7 @@
 # make test-all the same with all tests, and every notebook in three languages
 # make outputs  runs the English notebooks, keeps what they show in their files, and makes the translated ones anew
 # make matrix   runs all tests on the pinned stack and on the newest one, each with its own Python
+# make classroom fills the folder classroom/ for a USB stick, from which others install without a network
 # make resolve  asks pip what it would install: on each Python, and in Google Colab (needs the network)
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,9 +15,13 @@ VENV_NEWEST ?= .venv-newest
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 # Seconds for one cell of a notebook: a busy machine takes many times as long as a quiet one.
 CELL := 1800
+# For make classroom: the folder, and for which systems and Pythons, such as SYSTEMS="linux macos" PYTHONS="3.12 3.13".
+CLASSROOM ?= classroom
+SYSTEMS ?= linux windows macos
+PYTHONS ?= 3.11
 READY_NEWEST := $(VENV_NEWEST)/.ready
 
-.PHONY: run test test-all outputs matrix resolve parity verify-real clean
+.PHONY: run test test-all outputs matrix classroom resolve parity verify-real clean
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imp-kit: the pinned packages are for Python 3.11 to 3.13; try: make run PYTHON=python3.12")'
@@ -55,6 +60,9 @@ outputs: $(READY)
 matrix: PYTHON := python3.11
 matrix: $(READY) $(READY_NEWEST)
 	$(BIN)/python tests/tools/matrix.py $(BIN)/python $(VENV_NEWEST)/bin/python
+
+classroom: $(READY)
+	$(BIN)/python tests/tools/classroom.py $(CLASSROOM) --systems $(SYSTEMS) --pythons $(PYTHONS) --torch-cpu $(TORCH_CPU)
 
 resolve: $(READY)
 	$(BIN)/python tests/tools/resolve.py $(PYTHON_NEWEST)

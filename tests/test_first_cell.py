@@ -26,20 +26,23 @@ import imp_kit
 SOURCE = first_code_cell(nbformat.read(NOTEBOOKS / "00_setup.ipynb", as_version=4)).source
 
 
-def write_wheel(folder, name, version, *requires):
-    """A wheel with one module that holds only its version."""
+def write_wheel(folder, name, version, *requires, extras=(), tag="py3-none-any"):
+    """A wheel with one module that holds only its version; returns its path."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {need}\n" for need in requires)
+    needs += "".join(f"Provides-Extra: {extra}\n" for extra in extras)
     files = {
         f"{module}.py": f"__version__ = {version!r}\n",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in (*files, f"{info}/RECORD"))
-    with zipfile.ZipFile(folder / f"{module}-{version}-py3-none-any.whl", "w") as wheel:
+    file = folder / f"{module}-{version}-{tag}.whl"
+    with zipfile.ZipFile(file, "w") as wheel:
         for path, text in files.items():
             wheel.writestr(path, text)
+    return file
 
 
 @pytest.fixture

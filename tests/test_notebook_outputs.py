@@ -197,7 +197,9 @@ def test_what_no_page_shows_is_dropped():
         ("File '/home/me/x/y.py', line 3", "File '…/y.py', line 3"),
         (r"C:\Users\me\a.png", "…/a.png"),
         ("~/kit/images/bus.png:", "…/bus.png:"),
+        ('File "…/lib/site-packages/a.py", line 3', 'File "…/a.py", line 3'),  # as the probe of transformers prints it
         ("https://github.com/a/b", "https://github.com/a/b"),
+        ("File …/models/auto_factory.py", "File …/models/auto_factory.py"),
         ("runs/captcha-1, and/or, 24 km/h, 1/2", "runs/captcha-1, and/or, 24 km/h, 1/2"),
     ],
 )
@@ -217,6 +219,7 @@ def test_of_a_path_the_last_name_is_kept(text, shown):
         ("6.4 GB of 8 GiB free", "12 GB of 1.5 GiB free"),
         ("torch 2.13.0+cpu, Python 3.11.7", "torch 2.15.1, Python 3.13.0"),
         ("54.9 tokens a second, 3 GB/s", "9 tokens a second, 40.5 GB/s"),
+        ("…/lib/python3.11/site-packages", "…/lib/python3.13/site-packages"),
         ("<f at 0x7f12ab34>", "<f at 0x55aa0011>"),
         ("on cpu fp32 with 2 threads", "on cpu bf16 with 16 threads"),
         ("| a |\n|-----|", "| a |\n|---|"),

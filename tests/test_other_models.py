@@ -1,10 +1,10 @@
-"""The adapter of notebook 03: another model as the subject of a probe, shown with a tiny random LLaVA."""
+"""The adapter of docs/experiments.md: another model as the subject of a probe, shown with a tiny random LLaVA."""
 
 import inspect
+import re
+from pathlib import Path
 
-import nbformat
 import torch
-from first_cell import NOTEBOOKS
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -24,10 +24,11 @@ SIDE, PATCH = 28, 14
 
 
 def adapter():
-    """The class as the notebook's reader has it."""
-    cells = nbformat.read(NOTEBOOKS / "03_captcha_probe.ipynb", as_version=4).cells
+    """The class as the page's reader has it."""
+    page = Path(__file__).parent.parent / "docs" / "experiments.md"
+    (code,) = re.findall(r"```python\n(class Other:.+?)```", page.read_text("utf-8"), re.S)
     space = {}
-    exec(next(cell.source for cell in cells if cell.id == "adapter"), space)
+    exec(code, space)
     return space["Other"]
 
 
@@ -78,5 +79,5 @@ def test_its_answers_are_those_of_generate(tmp_path):
 def test_it_runs_through_the_probe(tmp_path):
     model, processor, _ = tiny_llava()
     samples = reading.run(adapter()("tiny-llava", model, processor), "smoke", 1, tmp_path / "run")
-    assert len(samples) == 12
+    assert len(samples) == 14
     assert {sample.exact for sample in samples if sample.code} == {False}

@@ -30,7 +30,8 @@ from imp_kit.tools.cli import main
 def runs(tmp_path_factory):
     """A small run of each probe by a planted subject: reads all, copies half, speaks Japanese half of the time."""
     folder = tmp_path_factory.mktemp("runs")
-    cells = [*reading.cells("smoke"), reading.Cell(2, "true"), reading.Cell(changed="glyph height", value=8)]
+    cells = dict.fromkeys(cell for level in (0, 2, 4) for cell in reading.cells("smoke", level))
+    cells = [*cells, reading.Cell(changed="glyph height", value=8)]
     cells += [reading.Cell(changed="text", value=value) for value in reading.KINDS_OF_TEXT]
     chosen = [reading.case(cell, n) for cell in cells for n in range(4)]
 
@@ -93,15 +94,15 @@ def test_means_and_differences_have_intervals(runs):
 
 def test_a_smoke_report_claims_no_more_than_two_pairs_can_show(tmp_path):
     """Everything read without a caption, nothing with one: no interval without a width, and none that p contradicts."""
-    chosen = reading.cases("smoke", 1)
+    chosen = reading.cases("smoke", 1, level=4)
 
     def reply(case, rng):
         return case.truth["caption"] or case.truth["code"]
 
     run("captcha", chosen, Subject.of(Planted(chosen, reply, 0)), tmp_path, design={"size": "smoke", "seed": 1})
     text = write([tmp_path]).read_text("utf-8")
-    (row,) = [line for line in text.splitlines() if line.startswith("| L0 | 2 | 100.0% | 0.0% |")]
-    p, difference = float(row.split("|")[5]), row.split("|")[7]
+    (row,) = [line for line in text.splitlines() if line.startswith("| L4 | 2 | 100.0% | 0.0% |")]
+    p, difference = float(row.split("|")[5]), row.split("|")[6]
     value, low, high = (float(each) for each in re.findall(r"[+-]\d+\.\d+", difference))
     assert (p, value, low) == (0.5, -100, -100)
     assert high > 0
@@ -109,25 +110,39 @@ def test_a_smoke_report_claims_no_more_than_two_pairs_can_show(tmp_path):
         assert float(high) - float(low) > 0.1, (value, low, high)
 
 
-def test_the_notebooks_show_the_same_published_figures():
-    for name, file in (("captcha", "03_captcha_probe.ipynb"), ("japanese", "04_japanese_limits.ipynb")):
-        cells = nbformat.read(NOTEBOOKS / file, as_version=4).cells
-        shown = (published(name), f'published_frame("{name}")')
-        assert sum(any(each in cell.source for each in shown) for cell in cells) == 1
+def test_a_page_and_a_notebook_show_the_same_published_figures():
+    page = (NOTEBOOKS.parent / "docs" / "experiments.md").read_text("utf-8")
+    cells = nbformat.read(NOTEBOOKS / "04_japanese_limits.ipynb", as_version=4).cells
+    for name in ("captcha", "japanese"):
         for line in published(name).splitlines():
             assert line.count("|") == published(name).splitlines()[0].count("|")
+    assert page.count(published("captcha")) == 1
+    assert [cell.source for cell in cells].count('published_frame("japanese")') == 1
 
 
 def test_the_figures_are_those_of_the_records(runs, tmp_path):
     text = write([runs / "reading"], tmp_path).read_text("utf-8")
-    clean = [r for r in read(runs / "reading") if r["factors"] == vars(reading.Cell())]
-    right = sum(f'"{r["truth"]["code"]}"' in r["answer"] for r in clean)
-    captioned = {r["seed"]: r for r in read(runs / "reading") if r["factors"] == vars(reading.Cell(caption="true"))}
-    pairs = [(r, captioned[r["seed"]]) for r in clean]
+    records = read(runs / "reading")
+
+    def of(*cell, **settings):
+        return [r for r in records if r["factors"] == vars(reading.Cell(*cell, **settings))]
+
+    def rights(rows):
+        return sum(f'"{r["truth"]["code"]}"' in r["answer"] for r in rows)
+
+    clean = of()
+    right = rights(clean)
+    level = max(level for level in (0, 2, 4) if rights(of(level)) >= 2)  # of four
+    captioned = {r["seed"]: r for r in of(level, "true", codes="captions")}
+    pairs = [(r, captioned[r["seed"]]) for r in of(level, "none", codes="captions")]
+    without = rights(r for r, _ in pairs)
     differ = [[s["truth"]["code"] in s["answer"] for s in pair] for pair in pairs]
     one, other = (sum(pair == kind for pair in differ) for kind in ([True, False], [False, True]))
     p = binomtest(min(one, other), one + other).pvalue if one + other else 1.0
-    assert re.search(rf"\| L0 \| {len(clean)} \| {right / len(clean):.1%} \| .* \| {p:.3g} \| ", text)
+    assert re.search(rf"\| L{level} \| 4 \| {without / 4:.1%} \| .* \| {p:.3g} \| ", text)
+    assert f"gave the code in {rights(captioned.values())} of 4 pictures with a true caption below it" in text
+    assert f"and in {without} of 4 pictures of the same codes without a caption, the control" in text
+    assert f"The main question, at {reading.RULE} (a rule from before the run" in text
     assert re.search(rf"\| L0 \| {len(clean)} \| {right / len(clean):.1%} \(", text)
 
 
@@ -334,6 +349,16 @@ def test_plots_show_the_shares_with_their_intervals(runs):
     assert points.get_ydata() == pytest.approx([share.share for share in shares])
     ends = [ends for bar in bars.get_segments() for ends in bar[:, 1]]
     assert ends == pytest.approx([end for share in shares for end in (share.low, share.high)])
+
+
+def test_a_guess_is_a_line_of_its_own_on_the_ladder(runs):
+    frame = samples_frame(runs / "reading")
+    (axes,) = plots.ladder({"planted": frame}, [90, 70, 50, 30, 10]).axes
+    (guess,) = [line for line in axes.lines if line.get_label() == "your guess"]
+    assert guess.get_xdata().tolist() == [0, 1, 2, 3, 4]
+    assert guess.get_ydata().tolist() == [0.9, 0.7, 0.5, 0.3, 0.1]
+    (axes,) = plots.ladder({"planted": frame}).axes
+    assert "your guess" not in [line.get_label() for line in axes.lines]
 
 
 def test_images_in_a_grid():

@@ -6,12 +6,13 @@ import sys
 import tomllib
 
 import pytest
+import yaml
 from set_repository import ADDRESS, ROOT, project_files, repository
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["name"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # What can only be the kit: a page opened in Colab, something to clone or install, the project's name.
 OURS = re.compile(rb"google\.com/github/([\w.-]+/[\w-]+)|(?:clone|git\+)[^\n]*?github\.com/([\w.-]+/[\w-]+)")
-NAMED = re.compile(rb"github\.com/([\w.-]+/%s)(?![\w-])" % PROJECT.encode())
+NAMED = re.compile(rb"github\.com/([\w.-]+/%s)(?![\w-])" % PROJECT["name"].encode())
 
 
 def command(root, *arguments):
@@ -48,8 +49,22 @@ def test_every_address_of_the_kit_is_that_of_pyproject():
         names = [a or b for a, b in OURS.findall(content)] + NAMED.findall(content)
         if names:
             found[str(path)] = {name.decode() for name in names}
-    assert {"README.md", "pyproject.toml", "notebooks/00_setup.ipynb"} <= found.keys()
+    assert {
+        "README.md",
+        "CITATION.cff",
+        "docs/workshop.md",
+        "pyproject.toml",
+        "notebooks/00_setup.ipynb",
+    } <= found.keys()
     assert {path: names for path, names in found.items() if names != {repository()}} == {}
+
+
+def test_the_citation_agrees_with_the_project():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert [cited[key] for key in ("title", "license")] == [PROJECT["name"], PROJECT["license"]]
+    assert str(cited["version"]) == PROJECT["version"]
+    assert cited["abstract"].rstrip(".") == PROJECT["description"]
+    assert cited["repository-code"] == PROJECT["urls"]["Repository"]
 
 
 def test_one_command_changes_every_place_and_changes_it_back(copy):

@@ -55,6 +55,7 @@ def samples_frame(run: str | os.PathLike) -> "DataFrame":
     Of the reading probe, "captcha":
 
     - level (int64), caption_kind, question_kind, changed (string), value (object: a text or a number): the condition.
+      codes (string): "ladder", or "captions" for the codes on which captions are compared.
     - glyph_width, glyph_height (float64): of a character, as fractions of the image's width and height.
     - caption (string): the caption below the code. expected_characters (Int64): letters and digits of the code.
     - extracted (string): what the answer says is written.

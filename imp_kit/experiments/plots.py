@@ -72,9 +72,14 @@ def grid(chosen: Sequence[tuple[str, Image.Image]], columns: int = 2) -> Image.I
     return sheet
 
 
-def ladder(runs: "Mapping[str, DataFrame]") -> "Figure":
-    """Codes that stand in the answer, by level of distortion, a line for each checkpoint or reader."""
+def ladder(runs: "Mapping[str, DataFrame]", guess: Sequence[float] = ()) -> "Figure":
+    """Codes that stand in the answer, by level of distortion, a line for each checkpoint or reader.
+
+    `guess` is what the viewer expected, in percent from L0 on, as a dashed line.
+    """
     figure, (axes,) = _figure()
+    if guess:
+        axes.plot(range(len(guess)), [share / 100 for share in guess], "s--", color="#999999", label="your guess")
     for offset, (name, frame) in enumerate(runs.items()):
         by_level = reading.ladder(frame)
         shares = [share_of(rows.contained) for rows in by_level.values()]

@@ -158,7 +158,7 @@ def _captcha(page: _Page, frame: "DataFrame") -> list[str]:
         drawn = plots.confusion(frame, page.name)
         parts += ["## Which character was read as which", page.figure("confusion", what, drawn)]
     if not frame.caption_kind.isin(["none", "alone"]).all():
-        parts += ["## The caption below the code", _lure_table(reading.lure(frame)), _primary(frame)]
+        parts += ["## The caption below the code", _lure_table(reading.lure(frame)), _primary(frame, page.head)]
         what = "what answers give: the code, the caption below it, both or neither"
         parts += [page.figure("lure", what, plots.lure(frame, page.name))]
     changed = frame[~frame.changed.isin(["", "control"])]
@@ -210,25 +210,30 @@ def _lure_table(groups: "dict[tuple[int, str, str], DataFrame]") -> str:
     )
 
 
-def _primary(frame: "DataFrame") -> str:
+def _primary(frame: "DataFrame", head: dict) -> str:
     """Codes that stand in the answer without a caption against with the true one, on the same codes.
 
     Not the extracted text: an answer that gives the caption first, or unquoted, would count as not read for its form.
     """
-    by_level = {level: reading.pairs(frame, level) for level in reading.LURE_LEVELS}
-    by_level = {level: paired for level, paired in by_level.items() if len(paired)}
+    by_level = reading.compared(frame)
+    if not by_level:
+        return "No code was asked with a true caption and without, at the level to compare; finish the run first."
     p_values = [mcnemar(paired.contained, paired.contained_captioned) for paired in by_level.values()]
     rows = [
         [f"L{level}", str(len(paired)), f"{paired.contained.mean():.1%}", f"{paired.contained_captioned.mean():.1%}",
-         f"{p:.3g}", f"{adjusted:.3g}", *_reading_differences(paired)]
-        for (level, paired), p, adjusted in zip(by_level.items(), p_values, holm(p_values), strict=True)
+         f"{p:.3g}", *_reading_differences(paired)]
+        for (level, paired), p in zip(by_level.items(), holm(p_values), strict=True)
     ]  # fmt: skip
-    head = ["level", "pairs", "without", "with", "p (exact McNemar)", "p after Holm", "difference", "in CER",
-            "in edits", "in place"]  # fmt: skip
+    columns = ["level", "pairs", "without", "with", "p (exact McNemar, Holm if several)", "difference", "in CER",
+               "in edits", "in place"]  # fmt: skip
+    levels = "at a level that was fixed beforehand"
+    if (frame.codes == "captions").any():
+        levels = f"at {reading.RULE} (a rule from before the run; the captions have other codes than the ladder)"
     return (
-        "The main question, at L0: does a true caption keep the code out of the answer?\n\n"
-        + table(head, rows)
-        + "\n\ndifference: what a caption adds, on the same codes."
+        f"The main question, {levels}: does a true caption keep the code out of the answer?\n\n"
+        + table(columns, rows)
+        + "\n\ndifference: what a caption adds, on the same codes. In one sentence:\n\n> "
+        + plain(reading.sentence(frame, head))
     )
 
 

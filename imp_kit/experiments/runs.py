@@ -36,6 +36,7 @@ SAMPLES, HEAD, LOCK = "samples.jsonl", "run.json", "run.lock"
 PACKAGES = ("torch", "transformers", "timm", "pillow", "numpy", "matplotlib", "scikit-image")
 OWN = re.compile(r"\.|run\.|samples[-.]")  # names of a run's own files, or of an operating system's
 BLANK = re.compile("[ \\t\\r\ufeff]*")  # around a record: an editor may put it there
+BATCH = 8  # samples that are asked together
 IN_A_ROW = 10  # failed samples, after which a run stops: something is wrong with more than a sample
 
 
@@ -105,6 +106,51 @@ class Subject:
         return cls(identity | getattr(who, "identity", {}), lambda: who, place)
 
 
+@dataclass(frozen=True)
+class Expected:
+    """How long samples take. As text: seconds a sample, and the total in words."""
+
+    seconds: float  # a sample
+    samples: int  # that are left to ask
+
+    @property
+    def total(self) -> float:
+        """Seconds for all."""
+        return self.seconds * self.samples
+
+    def __str__(self) -> str:
+        if not self.samples:
+            return "nothing is left to ask"
+        return f"{self.seconds:.2f} s a sample, about {_duration(self.total)} for {self.samples:,}"
+
+
+def expect(cases: Sequence[Case], who, *, settings: dict, answered: int = 0, batch_size: int = BATCH) -> Expected:
+    """Time a batch of questions from all over `cases`, after one that is not timed, and keep no answer.
+
+    `who` is a loaded checkpoint or any object with `ask`; `answered` is how many of the cases are answered already.
+    Raises what asking raises.
+    """
+    left = max(0, len(cases) - answered)
+    if not left:
+        return Expected(0.0, 0)
+    few = cases[:: max(1, len(cases) // batch_size)][:batch_size]
+    _replies(who, [cases[-1]], settings)  # the first answer of a process takes longer
+    start = time.perf_counter()
+    replies = _replies(who, few, settings)
+    seconds = (time.perf_counter() - start) / len(few)
+    if all(isinstance(reply, Exception) for reply in replies):
+        raise replies[0]
+    return Expected(seconds, left)
+
+
+def _duration(seconds: float) -> str:
+    """A time in words, exact enough to wait for."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} hours"
+
+
 def run(
     experiment: str,
     cases: Sequence[Case],
@@ -113,13 +159,17 @@ def run(
     *,
     settings: dict | None = None,
     design: dict | None = None,
-    batch_size: int = 8,
+    batch_size: int = BATCH,
     score: Callable[[dict], dict] | None = None,
+    ids: Container[str] = (),
+    later: int = 0,
 ) -> list[dict]:
     """Ask what `folder` does not hold yet, and return the records of all cases in their order.
 
     `settings` are those of `Imp.ask`. `design` says how the cases were chosen, such as size and seed; run.json keeps it
     with what else must be the same for a run to go on. `score` gives what else to write into the record of an answer.
+    Where `cases` are a part of a run, `ids` are those of all that it may ask in this folder, and `later` is how many
+    samples come after these, for the expected time.
     Under torchrun or `accelerate launch` each process asks its share into a file of its own; the first process joins
     them. Raises RunError, also where another process writes to the folder; SettingError before anything is asked; and
     Stopped, a KeyboardInterrupt that says what is kept.
@@ -138,7 +188,8 @@ def run(
     head = {"experiment": experiment, **(design or {}), **subject.identity, "settings": settings}
     # Likewise: it is compared with what the file gives back.
     head = json.loads(json.dumps({**head, "imp-kit": __version__}))
-    with _begun(folder, head, subject, {case.id for case in cases}) if state.is_main_process else nullcontext():
+    ids = ids or {case.id for case in cases}
+    with _begun(folder, head, subject, ids) if state.is_main_process else nullcontext():
         state.wait_for_everyone()
         # Each picture is drawn for its part in the key, also those that were answered.
         drawn = tqdm(cases, desc="drawing", unit="picture", leave=False, disable=not state.is_main_process)
@@ -149,9 +200,10 @@ def run(
         try:
             if mine:
                 with _writer(folder / name) as write:
-                    _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}))
+                    left = len(mine) + later // state.num_processes
+                    _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}), left)
         except KeyboardInterrupt:
-            kept = f"{len(_answered(folder, keys))} of {len(cases)} samples are answered and kept in {folder}"
+            kept = f"{len(_answered(folder, keys))} of {len(cases) + later} samples are answered and kept in {folder}"
             raise Stopped(kept, command(read_head(folder), folder)) from None
         state.wait_for_everyone()
         if state.is_main_process:
@@ -286,7 +338,10 @@ def answered(folder: str | os.PathLike) -> set[tuple[str, str]]:
     return {(record["sample_id"], record["key"]) for record in read(folder) if record["status"] == "ok"}
 
 
-def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write, score) -> None:
+def _ask_all(
+    mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write, score, left: int
+) -> None:
+    """Ask and write. `left` is how many samples there are with those of later parts of the run."""
     who = subject.get()
     interrupts.work()
     shared = {**subject.identity, "settings": settings, "versions": _versions()}
@@ -306,8 +361,7 @@ def _ask_all(mine: list[Case], subject: Subject, settings: dict, batch_size: int
             bar.update(len(batch))
             if first == 0:
                 each = (time.perf_counter() - start) / len(batch)
-                expected = f"{each:.2f} s a sample, about {each * len(mine):.0f} s for {len(mine)}"
-                bar.write(". ".join(filter(None, (expected, meter.warning()))))
+                bar.write(". ".join(filter(None, (str(Expected(each, left)), meter.warning()))))
 
 
 def _replies(who, batch: list[Case], settings: dict) -> list:

@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     }
     for name, what in experiments.items():
         experiment = probe.add_parser(name, parents=[source], help=what)
-        experiment.add_argument("--size", default="standard", help="smoke, standard (default) or full")
+        experiment.add_argument("--size", default="standard", help="smoke, standard (default), full; captcha: lesson")
         experiment.add_argument("--seed", type=int, default=1, help="of the pictures (default 1)")
         experiment.add_argument(
             "--out", required=True, metavar="FOLDER", help="where the answers go; a run there goes on"
@@ -403,6 +403,9 @@ def probe_answers(args: argparse.Namespace) -> None:
         print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}: {asked}.")
         if failed:
             print(f"{failed} samples failed; the same command asks them again.")
+        if experiment is reading:
+            levels = {sample.cell.level for sample in samples if sample.cell.codes == "captions"}
+            print(*(f"Captions were compared at L{level}: {reading.RULE}." for level in sorted(levels)))
         print(f"Tables and pictures: python -m imp_kit report {args.out}")
 
 

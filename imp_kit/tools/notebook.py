@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SHOWN = ("torch", "transformers")  # beside the kit and Python itself
 REPLACED = ("transformers", "huggingface_hub", "tokenizers")  # what pip may have replaced under a running kernel
 DPI = 80
+IMAGE_WIDTH, LOWEST = 3.7, 2.6  # inches, of an image and of the lowest picture with one
 LINE = 0.2  # inches
 LINE_LENGTH = 50  # characters
 TITLE_LENGTH = 34  # characters of a line above bars
@@ -109,14 +110,16 @@ def _upload() -> Path:
 
 def show(image: Any, turns: Sequence[tuple[str, object]] = ()) -> None:
     """Show an image, as `open_image` takes it, with questions (grey) and answers (black) beside it."""
+    opened = open_image(image)
     lines: list[tuple[str, str]] = []
     for question, answer in turns:
         lines += [(line, "#777777") for line in textwrap.wrap(question, LINE_LENGTH)]
         lines += [(line, "black") for line in textwrap.wrap(str(answer), LINE_LENGTH)] + [("", "black")]
-    height = max(2.6, LINE * len(lines))  # inches
-    figure = _figure(8.5 if turns else 4.0, height)
-    axes = figure.subplots(1, 2, width_ratios=(1, 1.3)) if turns else [figure.subplots()]
-    axes[0].imshow(open_image(image))
+    wanted = min(IMAGE_WIDTH * opened.height / opened.width, IMAGE_WIDTH)
+    height = max(LOWEST, wanted, LINE * len(lines))  # inches
+    figure = _figure(2.3 * IMAGE_WIDTH if turns else IMAGE_WIDTH + 0.2, height)
+    axes = list(figure.subplots(1, 2, width_ratios=(1, 1.3))) if turns else [figure.subplots()]
+    axes[0].imshow(opened)
     if turns:
         axes[1].set_ylim(height, 0)
         for row, (line, color) in enumerate(lines):
@@ -131,7 +134,7 @@ def grid(chosen: Sequence[tuple[str, Any]], columns: int = 4) -> None:
     columns = min(columns, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = _figure(2.3 * columns, 2.3 * rows)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, (title, image) in zip(axes, chosen, strict=False):
         axis.imshow(open_image(image))
         axis.set_title(title.replace("$", r"\$"), fontsize=9)
@@ -225,7 +228,7 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def _display(figure: "Figure", axes: Sequence[Any] = ()) -> None:
+def _display(figure: "Figure", axes: Iterable[Any] = ()) -> None:
     """Show a figure at once, also from the middle of a cell; of `axes` only what is drawn in them."""
     for axis in axes:
         axis.axis("off")

@@ -41,7 +41,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1
 BUSY = re.compile(r"^.*This machine is busy: .*\n?", re.M)
 COLORS = re.compile(r"\x1b\[[0-9;]*m")
 # At least one folder: /home/me/a.png, C:\Users\a.png; but no address on the web, and no "and/or".
-PATH = re.compile(r"(?<![\w.:/~\\-])(?:~|[A-Za-z]:)?[\\/](?:[\w.+@ -]*[\w.+@-][\\/])+([\w.+@-]*)")
+PATH = re.compile(r"(?<![\w.:/~\\-])(?:~|…|[A-Za-z]:)?[\\/](?:[\w.+@ -]*[\w.+@-][\\/])+([\w.+@-]*)")
 
 NUMBER = r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
 MASKS = [
@@ -49,7 +49,7 @@ MASKS = [
     for pattern, mask in (
         (r"[ \t]+", " "),
         (r"0x[0-9a-fA-F]{6,}", "<address>"),
-        (r"\b\d+(?:\.\d+){2,}[\w.+-]*", "<version>"),
+        (r"\b\d+(?:\.\d+){2,}[\w.+-]*|(?<=python)3\.\d+", "<version>"),
         (rf"{NUMBER} ?(?:ns|[µu]s|ms|s|sec|seconds?|min|minutes?|hours?)\b", "<time>"),
         (rf"{NUMBER} ?(?:[kKMGT]i?B|bytes)(?:/s)?\b", "<size>"),
         (rf"{NUMBER} ?(?:[GT]?FLOP/s|(?:tokens|questions|pictures|images)(?:/s| a second))", "<rate>"),

@@ -1,18 +1,21 @@
 """The reading probe: distorted codes and the captions below them. Which samples there are, and what answers are worth.
 
 The images are codes.py's. A cell is one condition; the same seeds are drawn in every cell, so that conditions are
-compared on the same codes. Scores come from a run's records alone.
+compared on the same codes. Only the captions have codes of their own: the level at which they are compared is chosen
+from the ladder's answers, and a comparison on the codes that chose it would be biased towards an effect. Scores come
+from a run's records alone.
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from imp_kit.checkpoints.hub import NANO
 from imp_kit.errors import SettingError
 from imp_kit.experiments import runs as record
 from imp_kit.experiments import scores
@@ -30,7 +33,7 @@ from imp_kit.experiments.captcha.codes import (
     sample_code,
     squashed_glyph,
 )
-from imp_kit.experiments.runs import Case, Subject
+from imp_kit.experiments.runs import Case, Expected, Subject
 from imp_kit.experiments.stats import Estimate, Share, bootstrap, bounded_mean, share_of
 from imp_kit.system.extras import require
 
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 
 NAME = "captcha"
 SETTINGS = {"max_new_tokens": 60}
-SAMPLES = {"smoke": 2, "standard": 60, "full": 100}  # of each cell
+SAMPLES = {"smoke": 2, "lesson": 60, "standard": 60, "full": 100}  # of each cell
 LENGTH = 8
 QUESTIONS = {
     "open": "What text can you see in this image? Please tell me what is written.",  # the blog post's words
@@ -55,7 +58,8 @@ CAPTIONS = {
     "alone": "The picture contains {} characters.",  # no code above it, and a number of its own in each picture
 }
 ALONE = range(2, 10)  # these numbers
-LURE_LEVELS = (0, 2)
+RULE = "the hardest level of the ladder of which at least half of the codes stand in the answers, or else L0"
+FIRST_SEED = {"ladder": 0, "captions": 500}  # in a run's thousand, so that no code of one is among the other's
 CONTROLS = ("blank", "noise", "withheld")
 KINDS_OF_TEXT = ("word", "pseudo-word", "mixed letters")  # the others have the word's letters in another order
 CHARSETS = {"digits": "34679", "letters": "".join(c for c in CHARSET if c.isalpha())}
@@ -79,33 +83,45 @@ class Cell:
     question: str = "open"  # of QUESTIONS
     changed: str = ""  # the one thing that differs from the level: of FACTORS, or "length", "charset", "text",
     value: str | float = ""  # "glyph height", "shape" or "control"; and its value
+    codes: str = "ladder"  # of FIRST_SEED: which codes are shown
 
 
-def cells(size: str) -> list[Cell]:
-    """The conditions of a run of this size: smoke, standard or full. Raises SettingError."""
+LADDER = tuple(Cell(level=level) for level in range(len(LEVELS)))
+
+
+def caption_level(read: Mapping[int, Sequence[bool]]) -> int:
+    """The level at which captions are compared, by RULE. `read` says of each code of a level whether it was read."""
+    return max((level for level, flags in read.items() if len(flags) and 2 * sum(flags) >= len(flags)), default=0)
+
+
+def cells(size: str, level: int = 0) -> list[Cell]:
+    """The conditions of a run of this size, with the captions at a level; see `caption_level`.
+
+    "lesson" is what notebook 03 needs: "standard" without the factors and other questions. Raises SettingError.
+    """
     if size not in SAMPLES:
         raise SettingError(f"The size is {size!r}; choose {', '.join(SAMPLES)}.")
     if size == "smoke":
-        lure = [Cell(caption="true"), Cell(caption="alone")]
-        return [Cell(), Cell(level=2), Cell(level=4), *lure, Cell(changed="control", value="blank")]
+        lure = [Cell(level, caption, codes="captions") for caption in ("none", "true", "alone")]
+        return [*LADDER[::2], *lure, Cell(changed="control", value="blank")]
     full = size == "full"
-    ladder = [Cell(level=level) for level in range(len(LEVELS))]
     lure = [
-        Cell(level=level, caption=caption, question=question)
-        for level in LURE_LEVELS
+        Cell(level, caption, question, codes="captions")
         for caption in CAPTIONS
         for question in (QUESTIONS if full else ("open",))
     ]
-    # What a prompt can do against the lure, where the code can be read.
-    lure += [Cell(caption="true", question=question) for question in QUESTIONS]
     controls = [
         Cell(question=question, changed="control", value=control)
         for control in CONTROLS
         for question in (QUESTIONS if full else ("open",))
     ]
+    if size == "lesson":
+        return [*LADDER, *lure, *controls]
+    # What a prompt can do against the lure.
+    lure += [Cell(level, "true", question, codes="captions") for question in QUESTIONS]
     # Around a clean code, too: one that is not read at L2 shows no factor.
     factors = [cell for base in ((0, 2) if full else (0,)) for cell in _factors(base, full)]
-    return list(dict.fromkeys((*ladder, *lure, *factors, *controls)))
+    return list(dict.fromkeys((*LADDER, *lure, *factors, *controls)))
 
 
 def _factors(base: int, full: bool) -> list[Cell]:
@@ -118,12 +134,27 @@ def _factors(base: int, full: bool) -> list[Cell]:
     return [Cell(level=base, changed=name, value=value) for name, values in chosen.items() for value in values]
 
 
-def cases(size: str, seed: int, only: Sequence[Cell] | None = None) -> list[Case]:
-    """All samples of a run, or those of `only` some cells. Raises SettingError for an unknown size or a bad seed."""
+def cases(size: str, seed: int, level: int = 0) -> list[Case]:
+    """All samples of a run whose captions are compared at this level: the ladder's first.
+
+    Raises SettingError for an unknown size or a bad seed.
+    """
+    return _cases(cells(size, level), size, seed)
+
+
+def possible_cases(size: str, seed: int) -> list[Case]:
+    """The samples of a run at whichever level its captions may be compared. Raises SettingError."""
+    return _cases(dict.fromkeys(cell for level in range(len(LEVELS)) for cell in cells(size, level)), size, seed)
+
+
+def _cases(chosen: Iterable[Cell], size: str, seed: int) -> list[Case]:
     if not isinstance(seed, int) or seed < 0:
         raise SettingError(f"The seed is {seed!r}; give a whole number from 0.")
-    chosen = [cell for cell in cells(size) if only is None or cell in only]
-    return [case(cell, 1000 * seed + number) for cell in chosen for number in range(_count(cell, size))]
+    return [
+        case(cell, 1000 * seed + FIRST_SEED[cell.codes] + number)
+        for cell in chosen
+        for number in range(_count(cell, size))
+    ]
 
 
 def _count(cell: Cell, size: str) -> int:
@@ -208,14 +239,42 @@ def run(
 ) -> "list[Sample]":
     """Ask a checkpoint, or any object with `ask`, what the folder `out` does not hold yet; all answered samples.
 
-    `only` leaves out all other cells, for now: a later run in the same folder can ask them. Raises RunError,
-    SettingError, and what loading a checkpoint raises.
+    The ladder is asked first: by RULE, its answers choose the level of the captions. `only` leaves out all other cells,
+    for now: a later run in the same folder can ask them. Raises RunError, SettingError, and what loading a checkpoint
+    raises.
     """
     require("measure", "matplotlib", "rapidfuzz", what="The reading probe")  # before anything is asked
-    chosen = cases(size, seed, only)
+    possible = possible_cases(size, seed)
     subject = Subject.of(who, device=device, dtype=dtype, revision=revision)
-    design = {"size": size, "seed": seed}
-    return samples(record.run(NAME, chosen, subject, out, settings=SETTINGS, design=design, score=score))
+    ask = partial(
+        record.run,
+        NAME,
+        subject=replace(subject, get=cache(subject.get)),  # loaded once for both parts
+        folder=out,
+        settings=SETTINGS,
+        design={"size": size, "seed": seed, "level of the captions": RULE},
+        score=score,
+        ids={case.id for case in possible},
+    )
+    if only is not None:
+        return samples(ask(cases=[case for case in possible if Cell(**case.factors) in only]))
+    ladder = [case for case in possible if Cell(**case.factors) in LADDER]
+    answered = ask(cases=ladder, later=len(cases(size, seed)) - len(ladder))
+    read: dict[int, list[bool]] = {}
+    for sample in samples(answered):
+        read.setdefault(sample.cell.level, []).append(sample.contained)
+    return samples(ask(cases=cases(size, seed, caption_level(read))))
+
+
+def expected(who, size: str, seed: int, out: str | os.PathLike) -> Expected:
+    """How long the rest of a run takes: a few of its questions are asked and timed, their answers not kept.
+
+    `who` is a loaded checkpoint or any object with `ask`. Raises SettingError, and what asking raises.
+    """
+    require("measure", "matplotlib", what="The reading probe")
+    ids = {case.id for case in possible_cases(size, seed)}
+    answered = sum(id in ids for id, _ in record.answered(out))
+    return record.expect(cases(size, seed), who, settings=SETTINGS, answered=answered)
 
 
 @dataclass(frozen=True)
@@ -294,7 +353,7 @@ def score(answered: dict) -> dict:
 # The scores of an answer about a picture with a code.
 SCORES = ("exact", "strict", "contained", "errors", "edit_share", "position")
 # The columns of a cell, in its fields' order.
-CONDITION = ("level", "caption_kind", "question_kind", "changed", "value")
+CONDITION = ("level", "caption_kind", "question_kind", "changed", "value", "codes")
 # This probe's columns of a frame, see frames.py.
 COLUMNS = {
     "level": "int64",
@@ -302,6 +361,7 @@ COLUMNS = {
     "question_kind": "string[python]",
     "changed": "string[python]",
     "value": "object",
+    "codes": "string[python]",
     "glyph_width": "float64",
     "glyph_height": "float64",
     "caption": "string[python]",
@@ -375,21 +435,14 @@ def summarise(rows: "DataFrame") -> Summary:
     )
 
 
-def of_cell(frame: "DataFrame", cell: Cell) -> "DataFrame":
-    """The rows of one condition."""
-    for column, value in zip(CONDITION, asdict(cell).values(), strict=True):
-        frame = frame[frame[column] == value]
-    return frame
-
-
 def _captionless(frame: "DataFrame", changed: str = "") -> "DataFrame":
-    """The rows without a caption, asked by the open question, in which one thing or nothing is changed."""
-    chosen = (frame.caption_kind == "none") & (frame.question_kind == "open") & (frame.changed == changed)
-    return frame[chosen]
+    """The ladder's codes without a caption, asked by the open question, in which one thing or nothing is changed."""
+    plain = (frame.caption_kind == "none") & (frame.question_kind == "open") & (frame.codes == "ladder")
+    return frame[plain & (frame.changed == changed)]
 
 
 def ladder(frame: "DataFrame") -> "dict[int, DataFrame]":
-    """Codes without a caption, by level."""
+    """The ladder: its codes without a caption, by level."""
     _check_frame(frame)
     return dict(list(_captionless(frame).groupby("level", sort=False)))
 
@@ -400,8 +453,9 @@ def lure(frame: "DataFrame") -> "dict[tuple[int, str, str], DataFrame]":
     By level, kind of question and kind of caption, in the order of QUESTIONS and CAPTIONS.
     """
     _check_frame(frame)
-    levels = set(frame.level[~frame.caption_kind.isin(["none", "alone"])])
-    rows = frame[frame.level.isin(levels) & (frame.changed == "")]
+    captioned = frame[~frame.caption_kind.isin(["none", "alone"])]
+    # Runs from before RULE compared captions on the ladder's codes.
+    rows = frame[frame.level.isin(captioned.level) & frame.codes.isin(captioned.codes) & (frame.changed == "")]
     groups = dict(list(rows.groupby(["level", "question_kind", "caption_kind"], sort=False)))
     questions, captions = list(QUESTIONS), list(CAPTIONS)
     order = sorted(groups, key=lambda key: (key[0], questions.index(key[1]), captions.index(key[2])))
@@ -434,5 +488,55 @@ def pairs(frame: "DataFrame", level: int) -> "DataFrame":
     The columns of the latter end with "_captioned".
     """
     _check_frame(frame)
-    without, captioned = (of_cell(frame, Cell(level, caption)) for caption in ("none", "true"))
-    return without.merge(captioned, on="seed", suffixes=("", "_captioned"))
+    rows = frame[(frame.level == level) & (frame.question_kind == "open") & (frame.changed == "")]
+    without, captioned = (rows[rows.caption_kind == caption] for caption in ("none", "true"))
+    return without.merge(captioned, on=["seed", "codes"], suffixes=("", "_captioned"))
+
+
+def compared(frame: "DataFrame") -> "dict[int, DataFrame]":
+    """The pairs of the main question by level: one level, that of RULE; no level if its captions were not asked yet.
+
+    A run from before RULE has a fixed level or more of them.
+    """
+    _check_frame(frame)
+    captioned = frame[frame.caption_kind == "true"]
+    levels = sorted(set(captioned.level))
+    if (captioned.codes == "captions").any():
+        levels = [caption_level({level: list(rows.contained) for level, rows in ladder(frame).items()})]
+    return {level: found for level in levels if len(found := pairs(frame, level))}
+
+
+def sentence(frame: "DataFrame", head: Mapping) -> str:
+    """The main result in one sentence to publish: checkpoint, commit, k of n with its interval, and the control.
+
+    `head` is what run.json holds, see `runs.read_head`. Raises SettingError where no captions were asked.
+    """
+    found = compared(frame)
+    if not found:
+        raise SettingError("No code was shown with a caption and without; finish the run first.")
+    level, paired = next(iter(found.items()))
+    captioned, without = share_of(paired.contained_captioned), share_of(paired.contained)
+    design = ", ".join(f"{name} {head[name]}" for name in ("imp-kit", "size", "seed") if name in head)
+    return (
+        f"{_who(head)} gave the code in {_of(captioned)} with a true caption below it{_interval(captioned)} and in "
+        f"{_of(without)} of the same codes without a caption, the control{_interval(without)}, at distortion L{level} "
+        f"of L0 to L{len(LEVELS) - 1} ({design})."
+    )
+
+
+def _who(head: Mapping) -> str:
+    """Who answered: the name, and the commit or the hash of the files, as far as there are any."""
+    kind = "imp-kit's own small checkpoint and not Imp, " if head["checkpoint"] == NANO else ""
+    if head.get("revision"):
+        return f"{head['checkpoint']} ({kind}commit {head['revision'][:12]})"
+    if head.get("files"):
+        return f"{head['checkpoint']} ({kind}files with SHA-256 {head['files'][:12]})"
+    return f"{head['checkpoint']} ({kind}no commit recorded)"
+
+
+def _of(share: Share) -> str:
+    return f"{share.right} of {share.total} pictures"
+
+
+def _interval(share: Share) -> str:
+    return f" ({share.share:.0%}, 95% interval {share.low:.0%} to {share.high:.0%})"
