@@ -1,4 +1,4 @@
-"""What Japanese costs: the probe (probe.py), what its replies say (words.py), how tokenizers cut texts (tokenized.py)."""
+"""What Japanese costs: the probe (probe.py), what its replies say (words.py), the tokenizers (tokenized.py)."""
 
 from imp_kit.experiments.japanese.probe import (
     CANVAS,
