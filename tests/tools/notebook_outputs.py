@@ -111,6 +111,7 @@ def run(path: Path) -> tuple[NotebookNode, list[str]]:
     notebook.cells = [each for cell in cells for each in (cell, solutions.get(cell.id)) if each]
     execute(notebook)
     notebook.cells = cells
+    notebook.metadata.pop("widgets", None)  # the state of bars of tqdm, which are dropped
     for cell in cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = kept(cell.outputs), None
