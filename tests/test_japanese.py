@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 from planted import Planted, answered, check_calibration
 
 import imp_kit
@@ -392,6 +393,12 @@ def texts_of(axes):
     return [text.get_text() for text in axes.texts]
 
 
+def bars_of(axes):
+    """Heights of the short bars, the chance levels, by their place."""
+    scattered = [each for each in axes.collections if isinstance(each, PathCollection)]
+    return {round(x, 2): y for each in scattered for x, y in each.get_offsets()}
+
+
 def test_tokens_are_drawn_below_their_text():
     """The characters, then the tokens in order; the bytes of those that are no text."""
     figure = plots.pieces(tokenized.phi2_pieces, [data()["blog"]["en"], data()["blog"]["ja"]])
@@ -432,12 +439,35 @@ def test_each_language_is_drawn_beside_its_chance():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["color", "shape"]
     english, other = ([y for _, y in container.lines[0].get_xydata()] for container in axes.containers)
     assert (english, other) == ([1, 1], [0, 1])
-    bars = [tuple(each.get_offsets()[0]) for each in axes.collections if len(each.get_offsets()) == 1]
-    chances = {round(x, 2): y for x, y in bars}
+    chances = bars_of(axes)
     for place, skill in enumerate(("color", "shape")):
         rows = frame[frame.skill == skill]
         assert chances[place - 0.12] == pytest.approx(chance(rows[rows.language == "English"]))
         assert chances[place + 0.12] == pytest.approx(chance(rows[rows.language == "Japanese"]))
+
+
+def test_a_small_or_stopped_run_is_drawn_without_the_chance_that_it_lacks():
+    """One question a skill has no other to compare with; and the last one was not yet asked in Japanese."""
+    made = [*scene_cases("color", 0), scene_cases("shape", 0)[0]]
+    (axes,) = plots.languages(framed(answered(made, speaker(1.0, 0.0), 0)), "planted").axes
+    assert [[round(x, 2) for x, _ in each.lines[0].get_xydata()] for each in axes.containers] == [[-0.12, 0.88], [0.12]]
+    assert bars_of(axes) == {}
+
+
+def test_runs_of_earlier_versions_are_scored_anew():
+    """Their photographs have yes or no, or words, as accepted answers; numbers were words, too."""
+    made = japanese.photograph_cases()[0]
+    for accept, reply, right in (
+        ("no", "ちがいます。", True),
+        ("yes", "ちがいます。", False),
+        ({"en": ["one", "1"], "ja": ["一匹", "1匹"]}, "猫は1匹です。", True),
+        ({"en": ["one", "1"], "ja": ["一匹", "1匹"]}, "猫は11匹です。", False),
+        ({"en": ["looking"], "ja": ["見て", "寝"]}, "見ています。", True),
+    ):
+        record = answered([made], lambda case, rng, reply=reply: reply, 0)[0] | {"question": "猫はいますか?"}
+        record["truth"] = {"accept": accept, "references": ["はい。"], "picture": "chelsea"}
+        (row,) = framed([record]).itertuples()
+        assert bool(row.right) == right, (accept, reply)
 
 
 def test_figures_of_the_language_are_folded_away_where_no_answer_is_japanese():

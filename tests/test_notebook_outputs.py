@@ -76,6 +76,7 @@ def test_a_run_is_kept_and_found_the_same_and_a_change_is_named(written):
         new_code_cell("print(os.environ['HF_HUB_OFFLINE'], repr(os.environ['CUDA_VISIBLE_DEVICES']))", id="two"),
         new_code_cell("print(f'{time.time() / 3:.3f} s')\n27 * 27", id="three"),
         new_code_cell("1 / 0", id="four", metadata={"tags": ["raises-exception"]}),
+        new_code_cell("from tqdm.notebook import tqdm\nlist(tqdm([1], leave=True))", id="five"),
     )
     assert "two: but now  1 ''" in update(path)
     text = path.read_text("utf-8")
@@ -85,6 +86,7 @@ def test_a_run_is_kept_and_found_the_same_and_a_change_is_named(written):
     assert cells[2].outputs[1].data == {"text/plain": "729"}
     assert cells[3].outputs[0].ename == "ZeroDivisionError"
     assert "\x1b" not in text
+    assert "widget" not in text
     assert 'execution_count": 1' not in text
     assert os.path.expanduser("~") + "/" not in text
     assert nbformat.reads(text, 4).metadata == {}

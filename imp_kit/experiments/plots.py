@@ -244,17 +244,16 @@ def token_costs(cutters: Mapping[str, tokenized.Cutter], pairs: Sequence[Mapping
 def languages(frame: "DataFrame", name: str) -> "Figure":
     """Right answers by skill, asked in English and in Japanese about the same drawings, each beside its chance."""
     figure, (axes,) = _figure()
-    skills = list(frame[frame.part == "scene"].skill.unique())
-    by_language = japanese.by_language(frame[frame.part == "scene"])
+    scenes = frame[frame.part == "scene"]
+    skills = list(scenes.skill.unique())
     for offset, language, color in ((-0.12, japanese.LANGUAGES[0], ENGLISH), (0.12, japanese.LANGUAGES[1], JAPANESE)):
-        rows = by_language[language]
-        groups = [rows[rows.skill == skill] for skill in skills]
-        xs = [number + offset for number in range(len(groups))]
-        _points(
-            axes, xs, [share_of(group.right) for group in groups], f"asked in {language}", color=color, linestyle=""
-        )
-        for x, group in zip(xs, groups, strict=True):
-            axes.scatter(x, japanese.chance(group) or 0, s=260, marker="_", color=color, alpha=0.5)
+        asked = scenes[scenes.language == language]
+        groups = {skills.index(skill) + offset: rows for skill, rows in asked.groupby("skill", sort=False)}
+        shares = [share_of(rows.right) for rows in groups.values()]
+        _points(axes, list(groups), shares, f"asked in {language}", color=color, linestyle="")
+        chances = {x: japanese.chance(rows) for x, rows in groups.items()}
+        known = {x: chance for x, chance in chances.items() if chance is not None}
+        axes.scatter(list(known), list(known.values()), s=260, marker="_", color=color, alpha=0.5)
     axes.scatter([], [], s=260, marker="_", color="#777777", label="by chance")
     axes.set_xticks(range(len(skills)), [skill.replace("_", " or ") for skill in skills])
     axes.set(title=f"{_label(name)}: the same questions about the same drawings")

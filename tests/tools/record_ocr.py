@@ -32,10 +32,15 @@ def ladder() -> list[Case]:
     return [case for case in reading.cases(SIZE, SEED) if reading.Cell(**case.factors) in reading.LADDER]
 
 
+def digest(case: Case) -> str:
+    """The first digits of a picture's SHA-256, as a run's file has it."""
+    return _digest(case.picture)[:DIGITS]
+
+
 def row(case: Case, chosen: list[OcrReader]) -> list[str]:
     """A picture's line of the file: level, seed, the beginning of its hash, and what each reader says."""
     answers = [reader.ask(case.picture, case.question) for reader in chosen]
-    return [str(case.factors["level"]), str(case.seed), _digest(case.picture)[:DIGITS], *answers]
+    return [str(case.factors["level"]), str(case.seed), digest(case), *answers]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What Japanese costs: the probe's questions and scores (probe.py), and how tokenizers cut texts (tokenized.py)."""
+"""What Japanese costs: the probe (probe.py), what its replies say (words.py), the tokenizers (tokenized.py)."""
 
 from imp_kit.experiments.japanese.probe import (
     CANVAS,
