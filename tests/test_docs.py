@@ -12,7 +12,7 @@ from PIL import Image
 from imp_kit.tools.cli import parser
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("README*.md")), ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 LINES = re.compile(r"^    (?:\w+=\S+ )*(?:python -m imp_kit|imp-kit) (.+)", re.M)
 INLINE = re.compile(r"`(?:\w+=\S+ )*(?:python -m imp_kit|imp-kit) (\w[^`]*)`")
