@@ -3,6 +3,7 @@
 import csv
 import inspect
 import io
+import random
 import re
 import sys
 import warnings
@@ -503,7 +504,9 @@ def decodes(piece):
         (check.most_tokens, 37, "Right: 37 bytes"),
         (check.most_tokens, 13, "Not yet: That is one token a character"),
         (check.most_tokens, 39, "Not yet: Almost"),
-        (check.most_tokens, "many", "Not yet: At most each byte"),
+        (check.most_tokens, "37", "Right: 37 bytes"),
+        (check.most_tokens, 36, "Not yet: At most each byte"),
+        (check.most_tokens, "many", "Not yet: The answer is one number"),
         (check.is_text, decodes, "Right: "),
         (check.is_text, lambda piece: True, "Not yet: b'\\x94' is not text"),
         (check.is_text, lambda piece: len(piece) != 1, "Not yet: b'"),
@@ -512,8 +515,17 @@ def decodes(piece):
         (check.without_looking, lambda question: "No.", "Right: 20 of 40"),
         (check.without_looking, lambda question: "猫", "Not yet: It is right 0 times"),
         (check.without_looking, "はい", "Not yet: The answer is a function"),
+        (check.without_looking, lambda question: True, "Not yet: A model answers with text; yours with True."),
     ],
 )
 def test_exercises(exercise, answer, printed, capsys):
     exercise(answer)
     assert capsys.readouterr().out.startswith(printed)
+
+
+def test_answers_drawn_by_chance_are_right_in_about_half(capsys):
+    """For each of these seeds: a reader who draws "Yes." or "No." has a right answer, with good luck or bad."""
+    for seed in range(20):
+        draw = random.Random(seed)
+        check.without_looking(lambda question, draw=draw: draw.choice(["Yes.", "No."]))
+        assert capsys.readouterr().out.startswith("Right: ")

@@ -386,13 +386,17 @@ def says(capsys, check, answer):
 
 def test_exercise_missing_module(capsys):
     check = exercises.missing_module
-    assert says(capsys, check, "transformers_modules.someone.tiny").startswith("Right")
+    name = "transformers_modules.someone.tiny"
+    for written in (name, f"'{name}'", f"No module named '{name}'", f"ModuleNotFoundError: No module named '{name}'"):
+        assert says(capsys, check, written).startswith("Right")
     for answer, hint in {
         "tiny": "begin with `transformers_modules`",
         "transformers_modules.someone/tiny": "a dot for each slash",
+        "transformers_modules/someone/tiny": "a dot for each slash",
         "transformers_modules.tiny": "folder of the owner",
         "transformers_modules.someone.model": "before the dot",
         "transformers_modules.someone.tiny.model": "before 'model'",
+        "transformers_modules.someone.tiny.model.modeling_tiny": "before 'model'",
         7: "begin with",
     }.items():
         assert re.match(f"Not yet: .*{hint}", says(capsys, check, answer))
@@ -422,6 +426,7 @@ def test_exercise_safe_name(capsys):
             "'Imp-v1.5-3B-Phi2' and 'Imp-v1_5-3B-Phi2' both become 'Imp-v1_5-3B-Phi2'",
         ),
         (lambda name: name.replace(".", ""), "one would get the code of the other"),
+        (lambda name: name.split(".")[0], "'Imp-v1.5-3B-Phi2' and 'Imp-v1.5-4B-Phi3' both become 'Imp-v1'"),
         (lambda name: name.replace(".", "/"), "a slash ends the name of a folder"),
         (lambda name: "", "not a name"),
         (lambda name: 7, "not a name"),
@@ -454,6 +459,8 @@ def test_exercise_versions_that_work(capsys):
         (lambda rows, calls: [], "model-hub: 4.57.6 is missing"),
         (lambda rows, calls: right(rows, calls) | {"6.0.0"}, "no versions of the table"),
         (lambda rows, calls: "4.37.2", "not one text"),
+        (lambda rows, calls: [row for row in rows if row.outcome == WORKS], "not rows"),
+        (lambda rows, calls: 4.37, "a list, not float"),
     ):
         said = says(capsys, check, function)
         assert said.startswith("Not yet: ")

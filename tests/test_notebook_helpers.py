@@ -281,7 +281,7 @@ def test_an_answer_of_another_type_ends_no_notebook(capsys):
     [
         (4, "The answer is a function here, not int."),
         (lambda x: ..., "still returns `...`"),
-        (lambda x: None, "returns nothing"),
+        (lambda x: None, "returns None: each way"),
         (lambda x: x / 0, "Your function ended in ZeroDivisionError: division by zero"),
         (lambda: 1, "Your function ended in TypeError"),
     ],
@@ -302,7 +302,10 @@ def test_exercise_gigabytes(capsys):
     assert says(capsys, check, 6.4).startswith("Right")
     assert "billion bytes" in says(capsys, check, 6.4e9)
     assert "two bytes" in says(capsys, check, 3.2)
-    assert says(capsys, check, 12.8).startswith("Not yet")
+    assert "how many billion" in says(capsys, check, 12.8)
+    assert "how many billion" in says(capsys, check, 6)
+    assert "not 1024**3" in says(capsys, check, 3.2e9 * 2 / 1024**3)
+    assert "without a unit" in says(capsys, check, "6.4 GB")
 
 
 def test_exercise_area(capsys):
@@ -317,6 +320,7 @@ def test_exercise_area(capsys):
     assert "covers 0.45" in says(capsys, check, lambda box: (box.fractions[2] - box.fractions[0]) ** 2)
     forgotten = "Your function ended in TypeError"
     assert forgotten in says(capsys, check, lambda box: right(box) if box.fractions[0] < 2 else 0)
+    assert "the share is 0. Your function returns None" in says(capsys, check, lambda box: right(box) if box else None)
 
 
 def test_exercise_ask_all(capsys):
@@ -329,4 +333,5 @@ def test_exercise_ask_all(capsys):
     assert says(capsys, check, right).startswith("Right")
     assert "looked 3 times" in says(capsys, check, lambda imp, image, asked: [imp.look(image).ask(q) for q in asked])
     assert "in the order" in says(capsys, check, lambda imp, image, asked: right(imp, image, asked)[::-1])
+    assert "a list, not Answer" in says(capsys, check, lambda imp, image, asked: imp.look(image).ask(asked[0]))
     assert "Call `imp.look" in says(capsys, check, lambda imp, image, asked: ["yes"] * 3)

@@ -15,15 +15,34 @@ def expect(condition: object, hint: str) -> None:
         raise NotYet(hint)
 
 
-def result_of(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the reader's function returns. Raises NotYet where it is no function, raises, or returns nothing."""
+def number(answer: Any) -> float:
+    """The reader's number, also where it is written as text. Raises NotYet where it is none."""
+    try:
+        return float(answer)
+    except (TypeError, ValueError):
+        raise NotYet(f"The answer is one number here, such as 2.5, without a unit; yours is {answer!r}.") from None
+
+
+def listed(result: Any) -> list[Any]:
+    """What the reader's function returned, as a list. Raises NotYet where it cannot be one."""
+    try:
+        return list(result)
+    except TypeError:
+        raise NotYet(f"Your function has to return a list, not {type(result).__name__}.") from None
+
+
+def result_of(function: Callable[..., Any], *arguments: Any, case: str = "") -> Any:
+    """What the reader's function returns. Raises NotYet where it is no function, raises, or returns nothing.
+
+    `case` stands before the hint, such as "For [20, 3]: ".
+    """
     expect(callable(function), f"The answer is a function here, not {type(function).__name__}.")
     try:
         result = function(*arguments)
     except Exception as error:
-        raise NotYet(f"Your function ended in {type(error).__name__}: {error}") from error
+        raise NotYet(f"{case}Your function ended in {type(error).__name__}: {error}") from error
     expect(result is not ..., "Your function still returns `...`: write what it has to return there.")
-    expect(result is not None, "Your function returns nothing: end it with `return`.")
+    expect(result is not None, f"{case}Your function returns None: each way through it has to `return` a value.")
     return result
 
 
