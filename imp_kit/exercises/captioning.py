@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from imp_kit.exercises import exercise, expect, result_of
+from imp_kit.exercises import exercise, expect, list_of, number_of, result_of
 
 CHANCES = (((0.5, 0.5), 0.25), ((1.0, 0.9, 0.1), 0.09), ((0.8,), 0.8), ((0.9,) * 20, 0.9**20))
 # Probabilities, a temperature, and what they become: the powers 1 / temperature, divided by their sum.
@@ -19,7 +19,7 @@ TEMPERATURES = (
 def chance(function: Callable[[Sequence[float]], float]) -> str:
     """A function of the probabilities of an answer's tokens: how probable the whole answer is when it is drawn."""
     for probabilities, wanted in CHANCES:
-        found = float(result_of(function, list(probabilities)))
+        found = number_of(result_of(function, list(probabilities)))
         expect(
             not math.isclose(found, sum(probabilities)) or len(probabilities) == 1,
             "This is the sum. Two coins both show heads in a quarter of all throws: what makes 1/4 of 1/2 and 1/2?",
@@ -36,7 +36,7 @@ def chance(function: Callable[[Sequence[float]], float]) -> str:
 def with_temperature(function: Callable[[Sequence[float], float], Sequence[float]]) -> str:
     """A function of probabilities and a temperature: the list of probabilities at this temperature."""
     for probabilities, temperature, wanted in TEMPERATURES:
-        found = [float(value) for value in result_of(function, list(probabilities), temperature)]
+        found = [number_of(value) for value in list_of(function, list(probabilities), temperature)]
         expect(len(found) == len(wanted), f"Return {len(wanted)} numbers for {len(wanted)} probabilities.")
         expect(math.isclose(sum(found), 1, rel_tol=1e-3), "The new probabilities must sum to 1: divide by their sum.")
         expect(
@@ -50,7 +50,7 @@ def with_temperature(function: Callable[[Sequence[float], float], Sequence[float
 @exercise
 def image_tokens(answer: Any) -> str:
     """How many image tokens does a square of 196 pixels make with patches of 14 x 14?"""
-    answer = float(answer)
+    answer = number_of(answer)
     expect(answer != 14, "That is one row of patches. How many rows are there?")
     expect(answer != 196 * 196, "These are pixels. A patch is 14 pixels wide: how many fit into a row?")
     expect(answer == 14 * 14, "196 / 14 patches fit into a row, and there are as many rows.")

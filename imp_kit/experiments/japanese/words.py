@@ -169,7 +169,10 @@ def _is_meant(reply: tuple[Word, ...], start: int, end: int, known: set[str]) ->
 
 
 def _is_denied(reply: Sequence[Word], end: int) -> bool:
-    """Whether a negation follows from the word number `end` on, before the next content: 赤ではなく青です denies 赤. しか with it means "only"."""
+    """Whether a negation follows, from the word number `end` on, before the next content: 赤ではなく青です denies 赤.
+
+    しか with it means "only".
+    """
     for at in range(end, len(reply)):
         word = reply[at]
         if word.denies:
