@@ -11,6 +11,7 @@ import nbformat
 import notebook_outputs
 import numpy as np
 import pytest
+import torch
 from first_cell import NOTEBOOKS
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_outputs import MAX_PICTURE, check, differences, kept, leftovers, masked, same, small_png, solved, update
@@ -21,8 +22,13 @@ STACK = ("torch", "transformers", "numpy", "pandas", "matplotlib")
 QUICK = "01_captioning.ipynb"
 
 
-def pinned() -> bool:
-    """Whether the packages are those of constraints.txt, with which the outputs were made."""
+def as_made() -> bool:
+    """Whether the outputs were made so: with the packages of constraints.txt, on a CPU with these instructions.
+
+    Others round in another order, and of a thousand answers one may then be another.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return False
     pins = (ROOT / "constraints.txt").read_text("utf-8") + (ROOT / "requirements.txt").read_text("utf-8")
     return all(re.search(rf"^{name}=={re.escape(version(name).partition('+')[0])}\b", pins, re.M) for name in STACK)
 
@@ -35,9 +41,9 @@ def pinned() -> bool:
     ],
 )
 def test_outputs(name):
-    """The whole run. With other packages than the pinned ones texts may differ, which is shown; exercises may not."""
+    """The whole run. With other packages, or on another CPU, texts may differ, which is shown; exercises may not."""
     found = check(NOTEBOOKS / name)
-    wrong = [line for line in found if pinned() or "was expected of the check" in line]
+    wrong = [line for line in found if as_made() or "was expected of the check" in line]
     assert wrong == [], f"run: python tests/tools/notebook_outputs.py notebooks/{name}"
     if found:
         warnings.warn("\n".join(found), stacklevel=1)
@@ -89,6 +95,7 @@ def test_a_run_is_kept_and_found_the_same_and_a_change_is_named(written):
     assert "widget" not in text
     assert 'execution_count": 1' not in text
     assert os.path.expanduser("~") + "/" not in text
+    assert nbformat.reads(text, 4).metadata == {}
     assert check(path) == []
     assert update(path) == []
     assert path.read_text("utf-8") == text  # the time of the first run stays: one run made all outputs
@@ -201,7 +208,7 @@ def test_what_no_page_shows_is_dropped():
         ("~/kit/images/bus.png:", "…/bus.png:"),
         ('File "…/lib/site-packages/a.py", line 3', 'File "…/a.py", line 3'),  # as the probe of transformers prints it
         ("https://github.com/a/b", "https://github.com/a/b"),
-        ("File …/models/auto_factory.py", "File …/models/auto_factory.py"),
+        ("File …/models/auto_factory.py", "File …/auto_factory.py"),
         ("runs/captcha-1, and/or, 24 km/h, 1/2", "runs/captcha-1, and/or, 24 km/h, 1/2"),
     ],
 )
@@ -221,7 +228,6 @@ def test_of_a_path_the_last_name_is_kept(text, shown):
         ("6.4 GB of 8 GiB free", "12 GB of 1.5 GiB free"),
         ("torch 2.13.0+cpu, Python 3.11.7", "torch 2.15.1, Python 3.13.0"),
         ("54.9 tokens a second, 3 GB/s", "9 tokens a second, 40.5 GB/s"),
-        ("…/lib/python3.11/site-packages", "…/lib/python3.13/site-packages"),
         ("<f at 0x7f12ab34>", "<f at 0x55aa0011>"),
         ("on cpu fp32 with 2 threads", "on cpu bf16 with 16 threads"),
         ("| a |\n|-----|", "| a |\n|---|"),

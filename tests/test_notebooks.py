@@ -225,7 +225,8 @@ def exercises_check_themselves(book: Book):
 
 def has_no_widgets_and_known_tags(book: Book):
     """Beside tags, editors store the state of widgets, cells folded on one machine, Colab even the user's name."""
-    assert book.raw["metadata"].keys() <= {"kernelspec", "language_info"}
+    assert book.raw["metadata"].keys() == {"kernelspec", "language_info"}
+    assert book.raw["metadata"]["language_info"] == {"name": "python"}, "the version is one machine's"
     for cell in book.raw["cells"]:
         assert cell["metadata"].keys() <= {"tags"}, cell["id"]
         assert set(cell["metadata"].get("tags", [])) <= TAGS, cell["id"]
@@ -506,6 +507,7 @@ SLIPS: tuple[tuple[Callable[[Book], None], Slip], ...] = (
     (exercises_check_themselves, swaps("check.area(answer)", "check.area")),
     (exercises_check_themselves, puts_last("print(answer)")),
     (has_no_widgets_and_known_tags, sets("metadata", "widgets", to={})),
+    (has_no_widgets_and_known_tags, sets("metadata", "language_info", "version", to="3.11.7")),
     (has_no_widgets_and_known_tags, sets("cells", 1, "metadata", to={"executionInfo": {"user": {"userId": "1"}}})),
     (has_no_widgets_and_known_tags, sets("cells", 1, "metadata", to={"tags": ["skip-exection"]})),
     (every_code_cell_parses, adds("print('it")),

@@ -303,6 +303,9 @@ def test_a_probe_and_its_report_from_a_shell(tmp_path, capsys):
             rf"(\d+) samples of imp-nano are answered and stand in {out}: (\d+) were asked now\.\n", said
         )
         assert message[1] == message[2]
+        assert len(re.findall(r"Captions were compared at L\d: the hardest level of the ladder", said)) == (
+            name == "captcha"
+        )
         main(arguments)
         again = f"{message[1]} samples of imp-nano are answered and stand in {out}: all were there already, "
         again += "nothing was asked"

@@ -405,7 +405,8 @@ def probe_answers(args: argparse.Namespace) -> None:
             print(f"{failed} samples failed; the same command asks them again.")
         if experiment is reading:
             levels = {sample.cell.level for sample in samples if sample.cell.codes == "captions"}
-            print(*(f"Captions were compared at L{level}: {reading.RULE}." for level in sorted(levels)))
+            for level in sorted(levels):
+                print(f"Captions were compared at L{level}: {reading.RULE}.")
         print(f"Tables and pictures: python -m imp_kit report {args.out}")
 
 

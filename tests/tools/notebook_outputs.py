@@ -23,12 +23,14 @@ import re
 import sys
 import tempfile
 import time
+from copy import deepcopy
 from difflib import SequenceMatcher
 from pathlib import Path
 
 import nbformat
 from first_cell import NOTEBOOKS
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from PIL import Image
 
@@ -49,7 +51,7 @@ MASKS = [
     for pattern, mask in (
         (r"[ \t]+", " "),
         (r"0x[0-9a-fA-F]{6,}", "<address>"),
-        (r"\b\d+(?:\.\d+){2,}[\w.+-]*|(?<=python)3\.\d+", "<version>"),
+        (r"\b\d+(?:\.\d+){2,}[\w.+-]*", "<version>"),
         (rf"{NUMBER} ?(?:ns|[µu]s|ms|s|sec|seconds?|min|minutes?|hours?)\b", "<time>"),
         (rf"{NUMBER} ?(?:[kKMGT]i?B|bytes)(?:/s)?\b", "<size>"),
         (rf"{NUMBER} ?(?:[GT]?FLOP/s|(?:tokens|questions|pictures|images)(?:/s| a second))", "<rate>"),
@@ -104,14 +106,13 @@ def _is_check(node: ast.stmt) -> bool:
 def run(path: Path) -> tuple[NotebookNode, list[str]]:
     """A notebook with the outputs of a run as they are kept, and what is wrong with its exercises."""
     notebook = nbformat.read(path, as_version=4)
-    cells, solutions = notebook.cells, {}
+    cells, metadata, solutions = notebook.cells, deepcopy(notebook.metadata), {}
     for cell, following in zip(cells, [*cells[1:], None], strict=True):
         if is_exercise(cell):
             solutions[cell.id] = nbformat.v4.new_code_cell(solved(cell.source, following.source if following else ""))
     notebook.cells = [each for cell in cells for each in (cell, solutions.get(cell.id)) if each]
     execute(notebook)
-    notebook.cells = cells
-    notebook.metadata.pop("widgets", None)  # the state of bars of tqdm, which are dropped
+    notebook.cells, notebook.metadata = cells, metadata  # a kernel writes its version there, and the state of widgets
     for cell in cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = kept(cell.outputs), None
@@ -302,7 +303,7 @@ def update(path: Path) -> list[str]:
 
 
 def main() -> int:
-    """Return 1 where an exercise is wrong, and with --check also where an output differs."""
+    """Return 1 where a cell fails or an exercise is wrong, and with --check also where an output differs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", type=Path, help="default: all English ones")
     parser.add_argument("--check", action="store_true", help="write nothing, say where texts differ")
@@ -311,7 +312,12 @@ def main() -> int:
     for path in chosen.notebooks or sorted(NOTEBOOKS.glob("*.ipynb")):
         start = time.perf_counter()
         print(path.name, flush=True)
-        found = (check if chosen.check else update)(path)
+        try:
+            found = (check if chosen.check else update)(path)
+        except CellExecutionError as error:
+            print(f"  a cell ended in {error.ename}: {plain(error.evalue)}", flush=True)
+            failed = True
+            continue
         print("".join(f"  {line}\n" for line in found), end="")
         failed |= any(chosen.check or "was expected of the check" in line for line in found)
         print(f"  {time.perf_counter() - start:.0f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
