@@ -147,7 +147,7 @@ def test_exercise_level(capsys, function, printed):
         (5, "Not yet: Use `from imp_kit.experiments.stats import wilson`"),
         (18, "Not yet: Use `from imp_kit.experiments.stats import wilson`"),
         (15, "Not yet: Some rules, such as 3 / n, say so."),
-        ("16%", "Not yet: The answer is one number"),
+        ("16%", "Not yet: Give a number alone"),
     ],
 )
 def test_exercise_most(capsys, answer, printed):

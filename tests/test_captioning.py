@@ -47,7 +47,7 @@ def test_a_solution_is_right_and_an_empty_cell_is_not_yet(number, capsys):
             lambda shares: math.prod(shares[:3]),
             "For 20 tokens with 0.9, 0.9, 0.9, ... it is 0.121577; yours says 0.729",
         ),
-        (lambda shares: "a lot", "one number here"),
+        (lambda shares: "a lot", "Give a number alone"),
         (0.25, "a function"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_wrong_chance(answer, hint, capsys):
             "0.500, 0.250, 0.250 become 0.500, 0.250, 0.250; yours: 0.250, 0.250, 0.500",
         ),
         (lambda shares, heat: [1.0], "Return 3 numbers"),
-        (lambda shares, heat: 1.0, "a list, not float"),
+        (lambda shares, heat: 1.0, "Return a list, not"),
         (lambda shares: shares, "TypeError"),
     ],
 )
@@ -95,7 +95,13 @@ def test_temperature_as_an_array_is_right(capsys):
 
 @pytest.mark.parametrize(
     ("answer", "hint"),
-    [(14, "one row"), (196**2, "These are pixels"), (729, "196 / 14"), ("many", "one number"), ([196], "one number")],
+    [
+        (14, "one row"),
+        (196**2, "These are pixels"),
+        (729, "196 / 14"),
+        ("many", "a number alone"),
+        ([196], "a number alone"),
+    ],
 )
 def test_a_wrong_number_of_tokens(answer, hint, capsys):
     check.image_tokens(answer)

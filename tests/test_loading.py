@@ -457,10 +457,10 @@ def test_exercise_versions_that_work(capsys):
         (lambda rows, calls: right(rows, calls[:1]), "one of them does not work there"),
         (lambda rows, calls: right(rows, calls[1:]), "one of them does not work there"),
         (lambda rows, calls: [], "model-hub: 4.57.6 is missing"),
-        (lambda rows, calls: right(rows, calls) | {"6.0.0"}, "no versions of the table"),
-        (lambda rows, calls: "4.37.2", "not one text"),
-        (lambda rows, calls: [row for row in rows if row.outcome == WORKS], "not rows"),
-        (lambda rows, calls: 4.37, "a list, not float"),
+        (lambda rows, calls: right(rows, calls) | {"6.0.0"}, "6.0.0 is no version of the table"),
+        (lambda rows, calls: "4.37.2", "Return a list, not '4.37.2'"),
+        (lambda rows, calls: 4, "Return a list, not 4"),
+        (lambda rows, calls: [["4.37.2"]], "['4.37.2'] is no version of the table"),
     ):
         said = says(capsys, check, function)
         assert said.startswith("Not yet: ")

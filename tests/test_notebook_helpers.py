@@ -16,7 +16,7 @@ from IPython.display import Image as Shown
 from PIL import Image
 
 import imp_kit
-from imp_kit.exercises import NotYet, exercise, expect, result_of
+from imp_kit.exercises import NotYet, exercise, expect, list_of, result_of
 from imp_kit.exercises import setup as setup_exercises
 from imp_kit.experiments.transformers_matrix.measure import draw, read_table
 from imp_kit.imp import choose_checkpoint
@@ -292,6 +292,12 @@ def test_a_function_of_the_reader_that_fails_is_a_hint(function, hint):
     assert hint in str(caught.value)
 
 
+def test_what_a_function_of_the_reader_yields_is_a_list_and_a_failure_meanwhile_is_a_hint():
+    assert list_of(lambda n: (1 / k for k in range(1, n)), 3) == [1, 0.5]
+    with pytest.raises(NotYet, match="Your function ended in ZeroDivisionError"):
+        list_of(lambda n: (1 / k for k in range(n)), 3)
+
+
 def says(capsys, check, answer):
     check(answer)
     return capsys.readouterr().out
@@ -305,7 +311,9 @@ def test_exercise_gigabytes(capsys):
     assert "how many billion" in says(capsys, check, 12.8)
     assert "how many billion" in says(capsys, check, 6)
     assert "not 1024**3" in says(capsys, check, 3.2e9 * 2 / 1024**3)
-    assert "without a unit" in says(capsys, check, "6.4 GB")
+    assert says(capsys, check, "6.4").startswith("Right")
+    assert says(capsys, check, "6.4 GB") == "Not yet: Give a number alone, such as 5 or 0.5, not '6.4 GB'.\n"
+    assert says(capsys, check, 12.8).startswith("Not yet")
 
 
 def test_exercise_area(capsys):
@@ -331,7 +339,15 @@ def test_exercise_ask_all(capsys):
         return [view.ask(question) for question in questions]
 
     assert says(capsys, check, right).startswith("Right")
+
+    def lazily(imp, picture, questions):
+        view = imp.look(picture)
+        while questions:
+            yield view.ask(questions.pop(0))
+
+    assert says(capsys, check, lazily).startswith("Right")
+    assert "Return a list, not 5" in says(capsys, check, lambda imp, image, asked: 5)
     assert "looked 3 times" in says(capsys, check, lambda imp, image, asked: [imp.look(image).ask(q) for q in asked])
     assert "in the order" in says(capsys, check, lambda imp, image, asked: right(imp, image, asked)[::-1])
-    assert "a list, not Answer" in says(capsys, check, lambda imp, image, asked: imp.look(image).ask(asked[0]))
+    assert "Return a list, not Answer" in says(capsys, check, lambda imp, image, asked: imp.look(image).ask(asked[0]))
     assert "Call `imp.look" in says(capsys, check, lambda imp, image, asked: ["yes"] * 3)

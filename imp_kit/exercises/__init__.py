@@ -1,7 +1,7 @@
 """Exercises of the notebooks that check themselves: a module for each notebook, a function for each exercise."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -13,22 +13,6 @@ def expect(condition: object, hint: str) -> None:
     """Raise NotYet with `hint` where the condition does not hold."""
     if not condition:
         raise NotYet(hint)
-
-
-def number(answer: Any) -> float:
-    """The reader's number, also where it is written as text. Raises NotYet where it is none."""
-    try:
-        return float(answer)
-    except (TypeError, ValueError):
-        raise NotYet(f"The answer is one number here, such as 2.5, without a unit; yours is {answer!r}.") from None
-
-
-def listed(result: Any) -> list[Any]:
-    """What the reader's function returned, as a list. Raises NotYet where it cannot be one."""
-    try:
-        return list(result)
-    except TypeError:
-        raise NotYet(f"Your function has to return a list, not {type(result).__name__}.") from None
 
 
 def result_of(function: Callable[..., Any], *arguments: Any, case: str = "") -> Any:
@@ -44,6 +28,21 @@ def result_of(function: Callable[..., Any], *arguments: Any, case: str = "") -> 
     expect(result is not ..., "Your function still returns `...`: write what it has to return there.")
     expect(result is not None, f"{case}Your function returns None: each way through it has to `return` a value.")
     return result
+
+
+def list_of(function: Callable[..., Any], *arguments: Any) -> list:
+    """What the reader's function returns, or yields, as a list. Raises NotYet as `result_of`, and for no list."""
+    result = result_of(function, *arguments)
+    expect(isinstance(result, Iterable) and not isinstance(result, str), f"Return a list, not {result!r:.60}.")
+    return result_of(lambda: list(result))
+
+
+def number_of(answer: Any) -> float:
+    """The reader's number; also of numpy or torch, or as text. Raises NotYet for what is none."""
+    try:
+        return float(answer)
+    except (TypeError, ValueError):
+        raise NotYet(f"Give a number alone, such as 5 or 0.5, not {answer!r:.60}.") from None
 
 
 def exercise(check: Callable[[Any], str]) -> Callable[[Any], None]:

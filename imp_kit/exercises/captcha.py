@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from imp_kit.exercises import exercise, expect, number, result_of
+from imp_kit.exercises import exercise, expect, number_of, result_of
 from imp_kit.experiments.captcha.probe import caption_level
 from imp_kit.experiments.scores import contains
 from imp_kit.experiments.stats import wilson
@@ -45,14 +45,14 @@ def level(function: Callable[[list[int]], int]) -> str:
     for ladder in LADDERS:
         found = result_of(function, list(ladder), case=f"For {list(ladder)}: ")
         wanted = caption_level({step: [True] * n + [False] * (PICTURES - n) for step, n in enumerate(ladder)})
-        expect(found == wanted, f"For {list(ladder)} the level is {wanted}; yours is {found}.")
+        expect(found == wanted, f"For {list(ladder)} the level is {wanted}; yours is {found!r}.")
     return "nobody can choose the level whose result they like: the rule was there first."
 
 
 @exercise
 def most(answer: Any) -> str:
     """None of 20 codes was read: up to how many percent can the true share be (upper end of the interval)?"""
-    answer, end = number(answer), 100 * wilson(0, 20).high
+    answer, end = number_of(answer), 100 * wilson(0, 20).high
     expect(answer > 0, "None of 20 is also what you often see when a model reads 1 code in 30.")
     expect(answer >= 1, "Give percent, not a fraction.")
     hint = "Use `from imp_kit.experiments.stats import wilson`, and make percent of `wilson(0, 20).high`."

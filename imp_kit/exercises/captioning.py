@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from imp_kit.exercises import exercise, expect, listed, number, result_of
+from imp_kit.exercises import exercise, expect, list_of, number_of, result_of
 
 COINS = (0.5, 0.5)
 CHANCES = ((COINS, 0.25), ((1.0, 0.9, 0.1), 0.09), ((0.8,), 0.8), ((0.9,) * 20, 0.9**20))
@@ -20,7 +20,7 @@ TEMPERATURES = (
 def chance(function: Callable[[Sequence[float]], float]) -> str:
     """A function of the probabilities of an answer's tokens: how probable the whole answer is when it is drawn."""
     for probabilities, wanted in CHANCES:
-        found = number(result_of(function, list(probabilities)))
+        found = number_of(result_of(function, list(probabilities)))
         expect(
             probabilities != COINS or math.isclose(found, wanted, rel_tol=1e-3),
             f"For two tokens with 0.5 each, yours says {found:.3g}. Two coins both show heads in a quarter of all "
@@ -38,7 +38,7 @@ def chance(function: Callable[[Sequence[float]], float]) -> str:
 def with_temperature(function: Callable[[Sequence[float], float], Sequence[float]]) -> str:
     """A function of probabilities and a temperature: the list of probabilities at this temperature."""
     for probabilities, temperature, wanted in TEMPERATURES:
-        found = [number(value) for value in listed(result_of(function, list(probabilities), temperature))]
+        found = [number_of(value) for value in list_of(function, list(probabilities), temperature)]
         expect(len(found) == len(wanted), f"Return {len(wanted)} numbers for {len(wanted)} probabilities.")
         total = sum(found)
         expect(
@@ -60,7 +60,7 @@ def with_temperature(function: Callable[[Sequence[float], float], Sequence[float
 @exercise
 def image_tokens(answer: Any) -> str:
     """How many image tokens does a square of 196 pixels make with patches of 14 x 14?"""
-    answer = number(answer)
+    answer = number_of(answer)
     expect(answer != 14, "That is one row of patches. How many rows are there?")
     expect(answer != 196 * 196, "These are pixels. A patch is 14 pixels wide: how many fit into a row?")
     expect(answer == 14 * 14, "196 / 14 patches fit into a row, and there are as many rows.")

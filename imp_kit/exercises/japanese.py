@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from imp_kit.exercises import exercise, expect, number, result_of
+from imp_kit.exercises import exercise, expect, number_of, result_of
 from imp_kit.experiments.japanese import probe, tokenized
 
 SENTENCE = "魚はどこに住んでいますか?"  # "Where do fish live?"
@@ -21,7 +21,7 @@ SEEDS = 40  # questions with yes or no; half of the true answers are yes
 @exercise
 def most_tokens(answer: Any) -> str:
     """Into how many tokens can a byte-level tokenizer cut the sentence at most?"""
-    answer, most, characters = number(answer), len(SENTENCE.encode()), len(SENTENCE)
+    answer, most, characters = number_of(answer), len(SENTENCE.encode()), len(SENTENCE)
     expect(answer != characters, "That is one token a character; but a character can fall apart.")
     expect(answer != 3 * characters, "Almost. The question mark is ASCII: how many bytes has it?")
     expect(answer == most, "At most each byte is a token. Count the bytes: len(sentence.encode()).")

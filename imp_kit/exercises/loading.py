@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from imp_kit.exercises import exercise, expect, listed, result_of
+from imp_kit.exercises import exercise, expect, list_of, result_of
 from imp_kit.experiments.transformers_matrix.calls import CALLS, WORKS
 from imp_kit.experiments.transformers_matrix.measure import Row, read_table
 
@@ -59,16 +59,14 @@ def versions_that_work(function: Callable[[Sequence[Row], list[str]], Iterable[s
 
 def _versions_found(function: Callable[..., Any], rows: Sequence[Row], calls: list[str]) -> list[str]:
     """What the reader's function says of some calls, in the order of the table. Raises NotYet."""
-    result = result_of(function, rows, list(calls))
-    expect(not isinstance(result, str), "Return a list of versions, not one text.")
-    found = set(listed(result))
-    expect(all(isinstance(each, str) for each in found), "Return versions, such as `row.version`, not rows.")
+    found = list_of(function, rows, list(calls))
     failing = {row.version for row in rows if row.call in calls and row.outcome != WORKS}
     versions = list(dict.fromkeys(row.version for row in rows))
-    expect(found <= set(versions), f"{sorted(map(str, found - set(versions)))} are no versions of the table.")
+    for version in found:
+        expect(version in versions, f"{str(version):.60} is no version of the table, such as {versions[0]}.")
     named = " and ".join(calls) if len(calls) < 3 else f"the {len(calls)} calls of Imp's code"
-    if wrong := [version for version in versions if version in found & failing]:
+    if wrong := [version for version in versions if version in found and version in failing]:
         expect(False, f"{named}: you return {wrong[0]}, but one of them does not work there.")
-    if missed := [version for version in versions if version not in found | failing]:
+    if missed := [version for version in versions if version not in found and version not in failing]:
         expect(False, f"{named}: {missed[0]} is missing.")
     return [version for version in versions if version in found]
