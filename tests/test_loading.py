@@ -366,6 +366,16 @@ def test_without_the_version_an_attempt_gives_what_was_recorded_and_says_so(caps
         attempts("4.0.999", tmp_path)
 
 
+def test_where_no_folder_can_be_made_an_attempt_says_so_and_gives_what_was_recorded(capsys, tmp_path):
+    """Before, pip was asked, and its "ERROR: Exception:" was given as the reason."""
+    (tmp_path / "runs").write_text("a file")
+    attempt = attempts("4.36.2", tmp_path / "runs")
+    assert attempt("model-hub") == recorded("4.36.2", "model-hub")
+    said = capsys.readouterr().out
+    assert "partial cannot be written (Not a directory)" in said
+    assert "Exception:" not in said
+
+
 def test_a_copy_with_code_answers_as_imp_nano_and_its_code_does_not_run(tmp_path):
     for _ in range(2):  # a cell may run twice
         folder = copy_with_code(tmp_path / "imp-nano.with.dots")

@@ -235,22 +235,34 @@ KNOWS = {"分かる", "知る"}
 FIRST = {"はい": "yes", "ええ": "yes", "うん": "yes", "勿論": "yes"} | dict.fromkeys(
     ("いいえ", "いえ", "否", "ううん"), "no"
 )
+QUESTION = re.compile(r"[^.!?。\n]*\?")  # in the notation of `plain`
+BOTH = re.compile(r"\W*(yes|no)\W+(?:or\W+)?(yes|no)(?![a-z])")
 CLAUSES = re.compile(r"[,.;:!?。、]|\bbut\b|(?<=ます|せん|です|ない|いる|ある)(?:が|けれども|けれど|けど)")
 
 
 def yes_or_no(reply: str, question: str, names: Names) -> set[str]:
     """{"yes"} or {"no"}: by the first word, or else by the first clause that speaks of what was asked; or neither, {}.
 
+    A question says neither, as where a reply repeats what was asked, and so does a reply that begins with both.
     `names` are things by their words in both languages; they say whether a clause in the other language than the
     question's speaks of another thing.
     """
-    text = plain(reply)
+    text = QUESTION.sub("", plain(reply))
+    if _begins_with_both(text):
+        return set()
     if said := _first_word(text):
         return {said}
     for clause in CLAUSES.split(text):
         if clause.strip() and (said := _says(clause.strip(), plain(question), names)):
             return {said} & {"yes", "no"}
     return set()
+
+
+def _begins_with_both(text: str) -> bool:
+    found = BOTH.match(text)
+    cut = [word for word in words(text) if not word.speech.startswith("補助記号")]
+    first = [FIRST.get(word.form) for word in cut[:2]]
+    return bool(found and found[1] != found[2]) or set(first) == {"yes", "no"}
 
 
 def _first_word(text: str) -> str | None:
@@ -265,6 +277,8 @@ def _first_word(text: str) -> str | None:
 def _says(clause: str, question: str, names: Names) -> str | None:
     """What a clause says: "yes", "no", "unknown", or None where it is about something else or says nothing."""
     cut = words(clause)
+    if cut and cut[-1].form == "か" and cut[-1].speech == "助詞.終助詞":
+        return None  # a question
     forms = {word.form for word in cut}
     denied = bool(NOT.search(clause)) or any(word.denies for word in cut)
     if UNKNOWN.search(clause) or (denied and forms & KNOWS):
