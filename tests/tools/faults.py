@@ -306,7 +306,7 @@ EXPERIMENTS = (
           "tokenized::the_letters_of_bytes_are_those_of_the_library"),
     fault("two models with one name", "exercises/loading.py", "safe not in models,\n", "True,\n",
           "loading::exercise_safe_name"),
-    fault("any of the calls is enough", "exercises/loading.py", "version in found and version in failing", "version in ()",
+    fault("any of the calls is enough", "exercises/loading.py", "in found and version in failing", "in ()",
           "loading::exercise_versions_that_work"),
     fault("recorded calls without a word", "experiments/transformers_matrix/lesson.py",
           """        print(f"{error}\\nUntil then you see what was recorded.")\n""", "",
