@@ -97,6 +97,14 @@ def said(capsys, exercise, answer) -> str:
             lambda text, code: True,
             "Not yet: In the answer 'The text reads \"K7XW4RPE\".' the code K7XW4RPA is not read.",
         ),
+        (
+            lambda text, code: "".join(filter(str.isalnum, text.upper())).endswith(code),
+            "Not yet: In the answer 'K7XW4RPA is the code.' the code K7XW4RPA is read.",
+        ),
+        (
+            lambda text, code: bool(re.search(".*".join(code), text.upper())),  # in order, with anything between
+            "Not yet: In the answer 'First K7XW, below it 4RPA.' the code K7XW4RPA is not read.",
+        ),
         (lambda text, code: ..., "Not yet: Your function still returns `...`"),
     ],
 )
@@ -114,7 +122,14 @@ def hardest(least, read):
         (lambda read: hardest(30, read), "Right: "),
         (lambda read: hardest(31, read), "Not yet: For [60, 60, 30, 0, 0] the level is 2; yours is 1."),
         (lambda read: sum(count >= 30 for count in read) - 1, "Not yet: For [60, 20, 40, 0, 0] the level is 2"),
-        (lambda read: max(level for level, count in enumerate(read) if count >= 30), "Not yet: Your function ended in"),
+        (
+            lambda read: max(level for level, count in enumerate(read) if count >= 30),
+            "Not yet: For [20, 3, 0, 0, 0]: Your function ended in ValueError",
+        ),
+        (
+            lambda read: next((level for level in (4, 3, 2, 1) if read[level] >= 30), None),
+            "Not yet: For [20, 3, 0, 0, 0]: Your function returns None",
+        ),
     ],
 )
 def test_exercise_level(capsys, function, printed):
@@ -128,7 +143,11 @@ def test_exercise_level(capsys, function, printed):
         (16.1, "Right: 16%."),
         (0, "Not yet: None of 20 is also"),
         (0.161, "Not yet: Give percent"),
-        (5, "Not yet: Look at `wilson(0, 20).high`"),
+        (17, "Right: 16%."),  # rounded up, as "at most" asks
+        (5, "Not yet: Use `from imp_kit.experiments.stats import wilson`"),
+        (18, "Not yet: Use `from imp_kit.experiments.stats import wilson`"),
+        (15, "Not yet: Some rules, such as 3 / n, say so."),
+        ("16%", "Not yet: Give a number alone"),
     ],
 )
 def test_exercise_most(capsys, answer, printed):

@@ -171,6 +171,13 @@ def test_a_folder_with_other_files_is_left_alone(shelf, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_file_in_place_of_the_folder_is_left_alone(shelf, tmp_path, capsys):
+    file = tmp_path / "thesis.txt"
+    file.write_text("mine")
+    assert fill(shelf, file, "linux") == 1
+    assert f"{file} is a file: choose a new folder." in capsys.readouterr().err
+
+
 def start(folder, home):
     """Run the folder's start.py as somebody whose home is another folder, with no index."""
     settings = {**os.environ, "HOME": str(home), "USERPROFILE": str(home), "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}

@@ -3,8 +3,10 @@
 import csv
 import inspect
 import io
+import random
 import re
 import sys
+import time
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -140,10 +142,26 @@ def test_the_table_of_answers_covers_each_kind_both_ways():
         ("", "truth", set()),
         ("。。。", "truth", set()),
         ("\ufffd", "places", set()),
+        ("The ネコ is 赤い.", "kinds", {"cat"}),
+        ("\ud800赤です。", "colors", {"red"}),  # half a character
+        ("007", "numbers", {"7"}),
+        ("9" * 5000, "numbers", {"9" * 5000}),
+        (f"猫が{'9' * 5000}匹います。", "numbers", {"9" * 5000}),
     ],
+    ids=lambda value: value[:12].encode("ascii", "backslashreplace").decode() if isinstance(value, str) else None,
 )
 def test_what_a_reply_names(reply, topic, found):
     assert named(reply, topic, "猫はいますか?") == found
+
+
+@pytest.mark.parametrize("part", ["赤", "猫がいます。", "猫が2匹", "red ", "not red "])
+def test_a_reply_that_repeats_itself_is_scored_in_the_time_that_its_length_takes(part):
+    """Of 100,000 characters, more than the analyser takes at once; 2,000 took 75 s before."""
+    reply = part * (100_000 // len(part))
+    start = time.process_time()
+    for topic in ("colors", "kinds", "places", "numbers", "truth"):
+        named(reply, topic, "猫はいますか?")
+    assert time.process_time() - start < 60
 
 
 @pytest.mark.parametrize("package", ["sudachipy", "sudachidict_small"])
@@ -503,7 +521,9 @@ def decodes(piece):
         (check.most_tokens, 37, "Right: 37 bytes"),
         (check.most_tokens, 13, "Not yet: That is one token a character"),
         (check.most_tokens, 39, "Not yet: Almost"),
-        (check.most_tokens, "many", "Not yet: At most each byte"),
+        (check.most_tokens, "37", "Right: 37 bytes"),
+        (check.most_tokens, 36, "Not yet: At most each byte"),
+        (check.most_tokens, "many", "Not yet: Give a number alone"),
         (check.is_text, decodes, "Right: "),
         (check.is_text, lambda piece: True, "Not yet: b'\\x94' is not text"),
         (check.is_text, lambda piece: len(piece) != 1, "Not yet: b'"),
@@ -512,8 +532,17 @@ def decodes(piece):
         (check.without_looking, lambda question: "No.", "Right: 20 of 40"),
         (check.without_looking, lambda question: "猫", "Not yet: It is right 0 times"),
         (check.without_looking, "はい", "Not yet: The answer is a function"),
+        (check.without_looking, lambda question: True, "Not yet: A model answers with text; yours with True."),
     ],
 )
 def test_exercises(exercise, answer, printed, capsys):
     exercise(answer)
     assert capsys.readouterr().out.startswith(printed)
+
+
+def test_answers_drawn_by_chance_are_right_in_about_half(capsys):
+    """For each of these seeds: a reader who draws "Yes." or "No." has a right answer, with good luck or bad."""
+    for seed in range(20):
+        draw = random.Random(seed)
+        check.without_looking(lambda question, draw=draw: draw.choice(["Yes.", "No."]))
+        assert capsys.readouterr().out.startswith("Right: ")

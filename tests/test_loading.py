@@ -366,6 +366,16 @@ def test_without_the_version_an_attempt_gives_what_was_recorded_and_says_so(caps
         attempts("4.0.999", tmp_path)
 
 
+def test_where_no_folder_can_be_made_an_attempt_says_so_and_gives_what_was_recorded(capsys, tmp_path):
+    """Before, pip was asked, and its "ERROR: Exception:" was given as the reason."""
+    (tmp_path / "runs").write_text("a file")
+    attempt = attempts("4.36.2", tmp_path / "runs")
+    assert attempt("model-hub") == recorded("4.36.2", "model-hub")
+    said = capsys.readouterr().out
+    assert "partial cannot be written (Not a directory)" in said
+    assert "Exception:" not in said
+
+
 def test_a_copy_with_code_answers_as_imp_nano_and_its_code_does_not_run(tmp_path):
     for _ in range(2):  # a cell may run twice
         folder = copy_with_code(tmp_path / "imp-nano.with.dots")
@@ -386,13 +396,17 @@ def says(capsys, check, answer):
 
 def test_exercise_missing_module(capsys):
     check = exercises.missing_module
-    assert says(capsys, check, "transformers_modules.someone.tiny").startswith("Right")
+    name = "transformers_modules.someone.tiny"
+    for written in (name, f"'{name}'", f"No module named '{name}'", f"ModuleNotFoundError: No module named '{name}'"):
+        assert says(capsys, check, written).startswith("Right")
     for answer, hint in {
         "tiny": "begin with `transformers_modules`",
         "transformers_modules.someone/tiny": "a dot for each slash",
+        "transformers_modules/someone/tiny": "a dot for each slash",
         "transformers_modules.tiny": "folder of the owner",
         "transformers_modules.someone.model": "before the dot",
         "transformers_modules.someone.tiny.model": "before 'model'",
+        "transformers_modules.someone.tiny.model.modeling_tiny": "before 'model'",
         7: "begin with",
     }.items():
         assert re.match(f"Not yet: .*{hint}", says(capsys, check, answer))
@@ -422,6 +436,7 @@ def test_exercise_safe_name(capsys):
             "'Imp-v1.5-3B-Phi2' and 'Imp-v1_5-3B-Phi2' both become 'Imp-v1_5-3B-Phi2'",
         ),
         (lambda name: name.replace(".", ""), "one would get the code of the other"),
+        (lambda name: name.split(".")[0], "'Imp-v1.5-3B-Phi2' and 'Imp-v1.5-4B-Phi3' both become 'Imp-v1'"),
         (lambda name: name.replace(".", "/"), "a slash ends the name of a folder"),
         (lambda name: "", "not a name"),
         (lambda name: 7, "not a name"),
@@ -452,8 +467,10 @@ def test_exercise_versions_that_work(capsys):
         (lambda rows, calls: right(rows, calls[:1]), "one of them does not work there"),
         (lambda rows, calls: right(rows, calls[1:]), "one of them does not work there"),
         (lambda rows, calls: [], "model-hub: 4.57.6 is missing"),
-        (lambda rows, calls: right(rows, calls) | {"6.0.0"}, "no versions of the table"),
-        (lambda rows, calls: "4.37.2", "not one text"),
+        (lambda rows, calls: right(rows, calls) | {"6.0.0"}, "6.0.0 is no version of the table"),
+        (lambda rows, calls: "4.37.2", "Return a list, not '4.37.2'"),
+        (lambda rows, calls: 4, "Return a list, not 4"),
+        (lambda rows, calls: [["4.37.2"]], "['4.37.2'] is no version of the table"),
     ):
         said = says(capsys, check, function)
         assert said.startswith("Not yet: ")

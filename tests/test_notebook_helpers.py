@@ -16,7 +16,7 @@ from IPython.display import Image as Shown
 from PIL import Image
 
 import imp_kit
-from imp_kit.exercises import NotYet, exercise, expect, result_of
+from imp_kit.exercises import NotYet, exercise, expect, list_of, result_of
 from imp_kit.exercises import setup as setup_exercises
 from imp_kit.experiments.transformers_matrix.measure import draw, read_table
 from imp_kit.imp import choose_checkpoint
@@ -281,7 +281,7 @@ def test_an_answer_of_another_type_ends_no_notebook(capsys):
     [
         (4, "The answer is a function here, not int."),
         (lambda x: ..., "still returns `...`"),
-        (lambda x: None, "returns nothing"),
+        (lambda x: None, "returns None: each way"),
         (lambda x: x / 0, "Your function ended in ZeroDivisionError: division by zero"),
         (lambda: 1, "Your function ended in TypeError"),
     ],
@@ -290,6 +290,12 @@ def test_a_function_of_the_reader_that_fails_is_a_hint(function, hint):
     with pytest.raises(NotYet) as caught:
         result_of(function, 1)
     assert hint in str(caught.value)
+
+
+def test_what_a_function_of_the_reader_yields_is_a_list_and_a_failure_meanwhile_is_a_hint():
+    assert list_of(lambda n: (1 / k for k in range(1, n)), 3) == [1, 0.5]
+    with pytest.raises(NotYet, match="Your function ended in ZeroDivisionError"):
+        list_of(lambda n: (1 / k for k in range(n)), 3)
 
 
 def says(capsys, check, answer):
@@ -302,6 +308,11 @@ def test_exercise_gigabytes(capsys):
     assert says(capsys, check, 6.4).startswith("Right")
     assert "billion bytes" in says(capsys, check, 6.4e9)
     assert "two bytes" in says(capsys, check, 3.2)
+    assert "how many billion" in says(capsys, check, 12.8)
+    assert "how many billion" in says(capsys, check, 6)
+    assert "not 1024**3" in says(capsys, check, 3.2e9 * 2 / 1024**3)
+    assert says(capsys, check, "6.4").startswith("Right")
+    assert says(capsys, check, "6.4 GB") == "Not yet: Give a number alone, such as 5 or 0.5, not '6.4 GB'.\n"
     assert says(capsys, check, 12.8).startswith("Not yet")
 
 
@@ -317,6 +328,7 @@ def test_exercise_area(capsys):
     assert "covers 0.45" in says(capsys, check, lambda box: (box.fractions[2] - box.fractions[0]) ** 2)
     forgotten = "Your function ended in TypeError"
     assert forgotten in says(capsys, check, lambda box: right(box) if box.fractions[0] < 2 else 0)
+    assert "the share is 0. Your function returns None" in says(capsys, check, lambda box: right(box) if box else None)
 
 
 def test_exercise_ask_all(capsys):
@@ -327,6 +339,15 @@ def test_exercise_ask_all(capsys):
         return [view.ask(question) for question in questions]
 
     assert says(capsys, check, right).startswith("Right")
+
+    def lazily(imp, picture, questions):
+        view = imp.look(picture)
+        while questions:
+            yield view.ask(questions.pop(0))
+
+    assert says(capsys, check, lazily).startswith("Right")
+    assert "Return a list, not 5" in says(capsys, check, lambda imp, image, asked: 5)
     assert "looked 3 times" in says(capsys, check, lambda imp, image, asked: [imp.look(image).ask(q) for q in asked])
     assert "in the order" in says(capsys, check, lambda imp, image, asked: right(imp, image, asked)[::-1])
+    assert "Return a list, not Answer" in says(capsys, check, lambda imp, image, asked: imp.look(image).ask(asked[0]))
     assert "Call `imp.look" in says(capsys, check, lambda imp, image, asked: ["yes"] * 3)

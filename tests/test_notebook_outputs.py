@@ -11,6 +11,7 @@ import nbformat
 import notebook_outputs
 import numpy as np
 import pytest
+import torch
 from first_cell import NOTEBOOKS
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_outputs import MAX_PICTURE, check, differences, kept, leftovers, masked, same, small_png, solved, update
@@ -21,8 +22,13 @@ STACK = ("torch", "transformers", "numpy", "pandas", "matplotlib")
 QUICK = "01_captioning.ipynb"
 
 
-def pinned() -> bool:
-    """Whether the packages are those of constraints.txt, with which the outputs were made."""
+def as_made() -> bool:
+    """Whether the outputs were made so: with the packages of constraints.txt, on a CPU with these instructions.
+
+    Others round in another order, and of a thousand answers one may then be another.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return False
     pins = (ROOT / "constraints.txt").read_text("utf-8") + (ROOT / "requirements.txt").read_text("utf-8")
     return all(re.search(rf"^{name}=={re.escape(version(name).partition('+')[0])}\b", pins, re.M) for name in STACK)
 
@@ -35,9 +41,9 @@ def pinned() -> bool:
     ],
 )
 def test_outputs(name):
-    """The whole run. With other packages than the pinned ones texts may differ, which is shown; exercises may not."""
+    """The whole run. With other packages, or on another CPU, texts may differ, which is shown; exercises may not."""
     found = check(NOTEBOOKS / name)
-    wrong = [line for line in found if pinned() or "was expected of the check" in line]
+    wrong = [line for line in found if as_made() or "was expected of the check" in line]
     assert wrong == [], f"run: python tests/tools/notebook_outputs.py notebooks/{name}"
     if found:
         warnings.warn("\n".join(found), stacklevel=1)

@@ -209,6 +209,7 @@ def test_a_notebook_that_is_gone_is_removed(started):
         ("<!-- 00_a text", "<!--00_a text", "the entry after"),
         ("<!-- 01_b text", "<!-- 00_a text", "twice"),
         ("<!-- page notice", "<!-- page", "the first entry"),
+        ("<!-- 00_a text", "<<<<<<< HEAD\n<!-- 00_a text", "git left a conflict"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_where(started, old, new, message):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from imp_kit.exercises import exercise, expect, result_of
+from imp_kit.exercises import exercise, expect, number_of, result_of
 from imp_kit.experiments.japanese import probe, tokenized
 
 SENTENCE = "魚はどこに住んでいますか?"  # "Where do fish live?"
@@ -21,7 +21,7 @@ SEEDS = 40  # questions with yes or no; half of the true answers are yes
 @exercise
 def most_tokens(answer: Any) -> str:
     """Into how many tokens can a byte-level tokenizer cut the sentence at most?"""
-    most, characters = len(SENTENCE.encode()), len(SENTENCE)
+    answer, most, characters = number_of(answer), len(SENTENCE.encode()), len(SENTENCE)
     expect(answer != characters, "That is one token a character; but a character can fall apart.")
     expect(answer != 3 * characters, "Almost. The question mark is ASCII: how many bytes has it?")
     expect(answer == most, "At most each byte is a token. Count the bytes: len(sentence.encode()).")
@@ -45,12 +45,14 @@ def is_text(function: Callable[[bytes], bool]) -> str:
 def without_looking(function: Callable[[str], str]) -> str:
     """A function of a Japanese question which is right in about half of the questions with yes or no, image unseen."""
     asked = [probe.scene_cases("yes_no", seed)[1] for seed in range(SEEDS)]
+    answers = [result_of(function, case.question) for case in asked]
+    expect(all(isinstance(each, str) for each in answers), f"A model answers with text; yours with {answers[0]!r}.")
     right = sum(
-        probe.is_right(str(result_of(function, case.question)), "truth", case.truth["answer"], case.question)
-        for case in asked
+        probe.is_right(text, "truth", case.truth["answer"], case.question)
+        for text, case in zip(answers, asked, strict=True)
     )
     expect(
-        right >= 0.4 * SEEDS,
+        right >= 0.25 * SEEDS,  # answers drawn by chance get fewer once in 3000 times
         f"It is right {right} times of {SEEDS}. What can you always say to a question with yes or no?",
     )
     return f"{right} of {SEEDS} without a picture. So a score near one half shows neither eyes nor Japanese."

@@ -3,23 +3,27 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from imp_kit.exercises import exercise, expect, result_of
+from imp_kit.exercises import exercise, expect, list_of, result_of
 from imp_kit.experiments.transformers_matrix.calls import CALLS, WORKS
 from imp_kit.experiments.transformers_matrix.measure import Row, read_table
 
-NAMES = ("Imp-v1.5-3B-Phi2", "Imp-v1_5-3B-Phi2", "Imp-v1-5-3B-Phi2", "Imp-v15-3B-Phi2", "A.1", "B.1", "a.b.c", "ab.c")
+NAMES = (
+    *("Imp-v1.5-3B-Phi2", "Imp-v1_5-3B-Phi2", "Imp-v1-5-3B-Phi2", "Imp-v15-3B-Phi2", "Imp-v1.5-4B-Phi3"),
+    *("A.1", "B.1", "a.b.c", "ab.c"),
+)
 OWN_CODE = tuple(call.id for call in CALLS.values() if call.group == "code")
 
 
 @exercise
 def missing_module(answer: Any) -> str:
     """Which module is missing when transformers 4.37.2 loads the model "someone/tiny.model" from the hub?"""
-    parts = str(answer).strip().split(".")
+    name = str(answer).removeprefix("ModuleNotFoundError: ").removeprefix("No module named ").strip(" '\"")
+    parts = name.split(".")
+    expect("/" not in name, "In the name of a module there is a dot for each slash.")
     expect(parts[0] == "transformers_modules", "All of these names begin with `transformers_modules`.")
-    expect("/" not in str(answer), "In the name of a module there is a dot for each slash.")
     expect(parts[1:2] == ["someone"], "The second part is the folder of the owner, `someone`.")
     expect(parts[2:3] == ["tiny"], "The next part is what stands before the dot in `tiny.model`.")
-    expect(len(parts) == 3, f"Python stops at the first part that it does not find, before {parts[-1]!r}.")
+    expect(len(parts) == 3, f"Python stops at the first part that it does not find, before {''.join(parts[3:4])!r}.")
     return "there is a folder tiny.model, and none that is called tiny."
 
 
@@ -55,15 +59,14 @@ def versions_that_work(function: Callable[[Sequence[Row], list[str]], Iterable[s
 
 def _versions_found(function: Callable[..., Any], rows: Sequence[Row], calls: list[str]) -> list[str]:
     """What the reader's function says of some calls, in the order of the table. Raises NotYet."""
-    result = result_of(function, rows, list(calls))
-    expect(not isinstance(result, str), "Return a list of versions, not one text.")
-    found = set(result)
+    found = list_of(function, rows, list(calls))
     failing = {row.version for row in rows if row.call in calls and row.outcome != WORKS}
     versions = list(dict.fromkeys(row.version for row in rows))
-    expect(found <= set(versions), f"{sorted(map(str, found - set(versions)))} are no versions of the table.")
+    for version in found:
+        expect(version in versions, f"{str(version):.60} is no version of the table, such as {versions[0]}.")
     named = " and ".join(calls) if len(calls) < 3 else f"the {len(calls)} calls of Imp's code"
-    if wrong := [version for version in versions if version in found & failing]:
+    if wrong := [version for version in versions if version in found and version in failing]:
         expect(False, f"{named}: you return {wrong[0]}, but one of them does not work there.")
-    if missed := [version for version in versions if version not in found | failing]:
+    if missed := [version for version in versions if version not in found and version not in failing]:
         expect(False, f"{named}: {missed[0]} is missing.")
     return [version for version in versions if version in found]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from imp_kit.boxes import Box
-from imp_kit.exercises import exercise, expect, result_of
+from imp_kit.exercises import exercise, expect, list_of, number_of, result_of
 from imp_kit.imp import Imp, View, load
 from imp_kit.samples import sample
 
@@ -16,10 +16,13 @@ BOXES = ((0.0, 0.0, 0.5, 0.5), (0.25, 0.1, 0.75, 1.0), (0.9, 0.9, 1.0, 1.0))
 @exercise
 def gigabytes(answer: Any) -> str:
     """How many GB do the weights of imp-v1-3b take with two bytes each?"""
-    answer = float(answer)
+    answer = number_of(answer)
     expect(answer < 1e6, "One GB is a billion bytes (1e9): divide by it.")
     expect(answer > 3.3, "Each of the 3.2 billion numbers takes two bytes.")
-    expect(math.isclose(answer, 2 * PARAMETERS / 1e9, rel_tol=0.05), "Multiply the parameters by two bytes.")
+    expect(
+        not math.isclose(answer, 2 * PARAMETERS / 2**30, rel_tol=0.002), "Almost: here a GB is 1e9 bytes, not 1024**3."
+    )
+    expect(math.isclose(answer, 2 * PARAMETERS / 1e9, rel_tol=0.05), "3.2 billion times two bytes: how many billion?")
     return "6.4 GB, before the model has worked at all. So a GPU with 6 GB is too small, and one with 8 GB is not."
 
 
@@ -29,12 +32,14 @@ def area(function: Callable[[Box], float]) -> str:
     image, answer = _nothing_found()
     for corners in BOXES:
         left, top, right, bottom = corners
-        found = result_of(function, Box("a thing", corners, image, answer))
+        found = number_of(result_of(function, Box("a thing", corners, image, answer)))
         wanted = (right - left) * (bottom - top)
         expect(
             math.isclose(found, wanted, abs_tol=1e-6), f"The box {corners} covers {wanted:.2f}; yours says {found:.2f}."
         )
-    expect(result_of(function, Box("a thing", None, image, answer)) == 0, "Where nothing was found, the share is 0.")
+    nothing = Box("a thing", None, image, answer)
+    share = number_of(result_of(function, nothing, case="Where nothing was found, the share is 0. "))
+    expect(share == 0, "Where nothing was found, the share is 0.")
     return "width times height, both as fractions; and a box that is not there covers nothing."
 
 
@@ -57,7 +62,7 @@ def ask_all(function: Callable[[Imp, Any, list[str]], Iterable]) -> str:
 
     imp.__class__ = Counting
     questions = ["What color is the door?", "Where is the door?", "Is there a cat?"]
-    found = result_of(function, imp, door, questions)
+    found = list_of(function, imp, door, list(questions))
     wanted = [str(looks[0].ask(question)) for question in questions] if looks else []
     expect(looks, "Call `imp.look(picture)`, and ask the view that it returns.")
     expect(len(looks) == 1, f"Your function looked {len(looks)} times; call `imp.look` before the loop.")

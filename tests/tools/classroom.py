@@ -231,6 +231,8 @@ In a Python environment of your own, one line is enough:
 
 def prepare(folder: Path) -> Path:
     """Make the folder, or take it where an earlier run made it; returns the place for wheels, without broken ones."""
+    if folder.exists() and not folder.is_dir():
+        raise ClassroomError(f"{folder} is a file: choose a new folder.")
     if folder.exists() and any(folder.iterdir()) and not (folder / "start.py").exists():
         raise ClassroomError(f"{folder} holds other files: choose a new folder.")
     wheels = folder / "wheels"

@@ -135,8 +135,11 @@ def sources(folder: Path) -> dict[Key, str]:
 
 
 def read(file: Path) -> Translation:
-    """Raises ValueError for an entry that cannot be read or stands there twice."""
+    """Raises ValueError for an entry that cannot be read or stands there twice, and for an open conflict of git."""
     text = file.read_text("utf-8")
+    if conflict := re.search(r"^(?:<{7}|>{7}) ", text, re.M):
+        line = text.count("\n", 0, conflict.start()) + 1
+        raise ValueError(f"{file.name}, line {line}: git left a conflict here; choose one of the two texts.")
     marks = list(MARK.finditer(text))
     entries: dict[Key, Entry] = {}
     for mark, end in zip(marks, [*(mark.start() for mark in marks), len(text)][1:], strict=True):

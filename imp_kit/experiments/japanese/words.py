@@ -29,6 +29,8 @@ ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 ENGLISH_NUMBER = re.compile(
     rf"(?<![a-z0-9.])(?:(?<!no )(?<!the )(?<!this )(?<!that )({'|'.join(ENGLISH)})|(\d+))(?![a-z0-9])"
 )
+DENIED_WITHIN = 60  # characters before a term
+PIECE = 10_000  # characters that the analyser gets at once; it takes 49,149 bytes at most
 DENIED = re.compile(r"(?:\b(?:not|no|without|nor)|n't)(?: (?:an?|the|at|in|on|to))* $")
 PART = r"(?: (?:corner|side|part|edge|area|half|section))?"
 
@@ -71,8 +73,12 @@ def need_analyser() -> None:
 
 
 def plain(reply: str) -> str:
-    """The reply in one notation: NFKC (Unicode Standard Annex 15), lower case, one kind of apostrophe, no hyphens."""
-    return unicodedata.normalize("NFKC", reply).lower().replace("’", "'").replace("-", " ").strip()
+    """The reply in one notation: NFKC (Unicode Standard Annex 15), lower case, one kind of apostrophe, no hyphens.
+
+    Half a character (a lone surrogate), which UTF-8 cannot hold, becomes a question mark.
+    """
+    whole = reply.encode(errors="replace").decode()
+    return unicodedata.normalize("NFKC", whole).lower().replace("’", "'").replace("-", " ").strip()
 
 
 @lru_cache(maxsize=1)
@@ -88,10 +94,13 @@ def words(text: str) -> tuple[Word, ...]:
     """The Japanese words of a text in its plain notation, without blanks; none where it has no Japanese letter."""
     if not JAPANESE.search(text):
         return ()
-    cut = _analyser().tokenize(text)
-    speeches = (".".join(part for part in word.part_of_speech()[:3] if part != "*") for word in cut)
-    made = (Word(word.surface(), word.normalized_form(), speech) for word, speech in zip(cut, speeches, strict=True))
-    return tuple(word for word in made if word.text.strip())
+    pieces = (text[start : start + PIECE] for start in range(0, len(text), PIECE))
+    return tuple(_word(found) for piece in pieces for found in _analyser().tokenize(piece) if found.surface().strip())
+
+
+def _word(found) -> Word:
+    speech = ".".join(part for part in found.part_of_speech()[:3] if part != "*")
+    return Word(found.surface(), found.normalized_form(), speech)
 
 
 def mentioned(reply: str, names: Names, beside: Names | None = None, denied: bool = False) -> set[str]:
@@ -114,7 +123,8 @@ def _in_english(text: str, terms: list[tuple[str, str]], things: Sequence[str], 
     beside = re.compile(rf"{PART} of (?:the |an? )?(?:{'|'.join(map(re.escape, things)) or '(?!)'})\b")
     for term, name in terms:
         for match in re.finditer(rf"(?<![a-z0-9]){re.escape(term)}(?:s|es)?(?![a-z0-9])", text):
-            if (denied or not DENIED.search(text[: match.start()])) and not beside.match(text, match.end()):
+            denial = DENIED.search(text, max(0, match.start() - DENIED_WITHIN), match.start())
+            if (denied or not denial) and not beside.match(text, match.end()):
                 found.add(name)
             text = text[: match.start()] + "#" * len(match[0]) + text[match.end() :]
     return found
@@ -130,7 +140,7 @@ def _in_japanese(text: str, terms: list[tuple[str, str]], things: Sequence[str],
                 continue
             free[start:end] = [False] * (end - start)
             beside = start > 1 and reply[start - 1].text == "の" and reply[start - 2].form in things
-            if _is_meant(reply, start, end, known) and not beside and (denied or not _is_denied(reply[end:])):
+            if _is_meant(reply, start, end, known) and not beside and (denied or not _is_denied(reply, end)):
                 found.add(name)
     return found
 
@@ -138,8 +148,11 @@ def _in_japanese(text: str, terms: list[tuple[str, str]], things: Sequence[str],
 def _places_of(term: str, reply: tuple[Word, ...]) -> Iterator[tuple[int, int]]:
     """Where whole words of the reply are the term, as it is written or in its normal form."""
     forms = tuple(word.form for word in words(term)) or (term,)
-    for start in range(len(reply)):
-        for end in range(start + 1, len(reply) + 1):
+    for start, first in enumerate(reply):
+        if first.form != forms[0] and not term.startswith(first.text):
+            continue
+        # A part with more words than this is longer than the term.
+        for end in range(start + 1, min(len(reply), start + max(len(term), len(forms))) + 1):
             part = reply[start:end]
             if "".join(word.text for word in part) == term or tuple(word.form for word in part) == forms:
                 yield start, end
@@ -150,13 +163,18 @@ def _is_meant(reply: tuple[Word, ...], start: int, end: int, known: set[str]) ->
     if start and (reply[start - 1].is_number or reply[start].speech.startswith("接尾辞")):
         return False
     following = reply[end] if end < len(reply) else None
-    compound = following is not None and following.is_noun and reply[end - 1].is_noun
+    # An English word makes no compound with a Japanese one: ネコ is white.
+    compound = following is not None and following.is_noun and reply[end - 1].is_noun and not following.text.isascii()
     return not compound or following.form in SAME_THING | known
 
 
-def _is_denied(following: Sequence[Word]) -> bool:
-    """Whether a negation follows before the next content: 赤ではなく青です denies 赤. しか with it means "only"."""
-    for word in following:
+def _is_denied(reply: Sequence[Word], end: int) -> bool:
+    """Whether a negation follows, from the word number `end` on, before the next content: 赤ではなく青です denies 赤.
+
+    しか with it means "only".
+    """
+    for at in range(end, len(reply)):
+        word = reply[at]
         if word.denies:
             return True
         if word.form == "しか" or not (word.is_grammar or word.form in SAME_THING):
@@ -170,25 +188,30 @@ def numbers(reply: str) -> set[str]:
     cut = words(text)
     # With Japanese around them, digits are words of it: 1匹目 is "the first".
     found = {
-        str(ENGLISH.index(word)) if word else str(int(digits))
+        str(ENGLISH.index(word)) if word else _digits(digits)
         for word, digits in ENGLISH_NUMBER.findall(text)
         if word or not cut
     }
     for at, word in enumerate(cut):
         value = _value(word)
-        after = cut[at + 1 :]
-        counter = [next_ for next_ in after[:1] if word.is_number and next_.counts]
-        following = after[len(counter) :]
-        other = any(next_.form in NO_NUMBER_OF_THINGS for next_ in (*counter, *following[:1]))
-        if value is not None and not other and not _is_denied(following):
-            found.add(str(value))
+        counter = [next_ for next_ in cut[at + 1 : at + 2] if word.is_number and next_.counts]
+        after = at + 1 + len(counter)
+        other = any(next_.form in NO_NUMBER_OF_THINGS for next_ in (*counter, *cut[after : after + 1]))
+        if value is not None and not other and not _is_denied(cut, after):
+            found.add(value)
     return found
 
 
-def _value(word: Word) -> int | None:
-    if word.is_number:
-        return int(word.form) if word.form.isdecimal() else KANJI.get(word.form)
-    return PEOPLE.get(word.form)
+def _value(word: Word) -> str | None:
+    if word.is_number and word.form.isdecimal():
+        return _digits(word.form)
+    value = (KANJI if word.is_number else PEOPLE).get(word.form)
+    return None if value is None else str(value)
+
+
+def _digits(number: str) -> str:
+    """A number without leading zeros; not by `int`, which takes 4,300 digits at most."""
+    return number.lstrip("0") or "0"
 
 
 # Words that say nothing about what is asked.
@@ -212,22 +235,34 @@ KNOWS = {"分かる", "知る"}
 FIRST = {"はい": "yes", "ええ": "yes", "うん": "yes", "勿論": "yes"} | dict.fromkeys(
     ("いいえ", "いえ", "否", "ううん"), "no"
 )
+QUESTION = re.compile(r"[^.!?。\n]*\?")  # in the notation of `plain`
+BOTH = re.compile(r"\W*(yes|no)\W+(?:or\W+)?(yes|no)(?![a-z])")
 CLAUSES = re.compile(r"[,.;:!?。、]|\bbut\b|(?<=ます|せん|です|ない|いる|ある)(?:が|けれども|けれど|けど)")
 
 
 def yes_or_no(reply: str, question: str, names: Names) -> set[str]:
     """{"yes"} or {"no"}: by the first word, or else by the first clause that speaks of what was asked; or neither, {}.
 
+    A question says neither, as where a reply repeats what was asked, and so does a reply that begins with both.
     `names` are things by their words in both languages; they say whether a clause in the other language than the
     question's speaks of another thing.
     """
-    text = plain(reply)
+    text = QUESTION.sub("", plain(reply))
+    if _begins_with_both(text):
+        return set()
     if said := _first_word(text):
         return {said}
     for clause in CLAUSES.split(text):
         if clause.strip() and (said := _says(clause.strip(), plain(question), names)):
             return {said} & {"yes", "no"}
     return set()
+
+
+def _begins_with_both(text: str) -> bool:
+    found = BOTH.match(text)
+    cut = [word for word in words(text) if not word.speech.startswith("補助記号")]
+    first = [FIRST.get(word.form) for word in cut[:2]]
+    return bool(found and found[1] != found[2]) or set(first) == {"yes", "no"}
 
 
 def _first_word(text: str) -> str | None:
@@ -242,6 +277,8 @@ def _first_word(text: str) -> str | None:
 def _says(clause: str, question: str, names: Names) -> str | None:
     """What a clause says: "yes", "no", "unknown", or None where it is about something else or says nothing."""
     cut = words(clause)
+    if cut and cut[-1].form == "か" and cut[-1].speech == "助詞.終助詞":
+        return None  # a question
     forms = {word.form for word in cut}
     denied = bool(NOT.search(clause)) or any(word.denies for word in cut)
     if UNKNOWN.search(clause) or (denied and forms & KNOWS):
@@ -281,7 +318,7 @@ def _content(text: str) -> list[str]:
 def _exists(clause: Sequence[Word]) -> bool:
     """Whether something is there or not: いる alone, but not that of 開いている, nor the ある of 外ではありません."""
     for at, word in enumerate(clause):
-        before = "".join(each.text for each in clause[:at])
+        before = "".join(each.text for each in clause[max(0, at - 2) : at])
         helps = before.endswith(("て", "で", "では", "じゃ")) or (at and clause[at - 1].speech.startswith("形容詞"))
         if word.form in EXISTS_JAPANESE and not helps:
             return True

@@ -155,6 +155,8 @@ def environment(version: str, folder: str | os.PathLike = RUNS) -> Environment:
     if not target.is_dir():
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
+        with disk_errors(partial):
+            partial.mkdir(parents=True, exist_ok=True)
         _pip("install", "--quiet", "--target", str(partial), f"transformers=={version}")
         partial.rename(target)
     return Environment(version, target)
@@ -193,7 +195,7 @@ def own_version() -> str | None:
 def _pip(*arguments: str) -> str:
     # A notebook's kernel asks programs for colors, whose codes would stand in the error.
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-color", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         messages = done.stderr.strip().splitlines() or ["it said nothing"]
         reason = next((line for line in reversed(messages) if line.startswith("ERROR:")), messages[-1])
