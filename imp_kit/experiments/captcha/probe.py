@@ -506,15 +506,20 @@ def compared(frame: "DataFrame") -> "dict[int, DataFrame]":
     return {level: found for level in levels if len(found := pairs(frame, level))}
 
 
+def comparison(frame: "DataFrame") -> "tuple[int, DataFrame]":
+    """The first level of `compared` and its pairs. Raises SettingError where no captions were asked."""
+    found = compared(frame)
+    if not found:
+        raise SettingError("No code was shown with a caption and without; finish the run first.")
+    return next(iter(found.items()))
+
+
 def sentence(frame: "DataFrame", head: Mapping) -> str:
     """The main result in one sentence to publish: checkpoint, commit, k of n with its interval, and the control.
 
     `head` is what run.json holds, see `runs.read_head`. Raises SettingError where no captions were asked.
     """
-    found = compared(frame)
-    if not found:
-        raise SettingError("No code was shown with a caption and without; finish the run first.")
-    level, paired = next(iter(found.items()))
+    level, paired = comparison(frame)
     captioned, without = share_of(paired.contained_captioned), share_of(paired.contained)
     design = ", ".join(f"{name} {head[name]}" for name in ("imp-kit", "size", "seed") if name in head)
     return (
