@@ -72,7 +72,7 @@ def test_scores_of_a_reading_are_those_of_the_records(runs):
     outcomes = set()
     for row, record in zip(frame.itertuples(), records, strict=True):
         assert (row.sample_id, row.seed, row.answer) == (record["sample_id"], record["seed"], record["answer"])
-        factors = (row.level, row.caption_kind, row.question_kind, row.changed, row.value)
+        factors = (row.level, row.caption_kind, row.question_kind, row.changed, row.value, row.codes)
         assert factors == tuple(record["factors"].values())
         assert [row.glyph_width, row.glyph_height] == record["truth"]["glyph"]
         code = record["truth"]["code"]

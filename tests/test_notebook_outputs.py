@@ -188,6 +188,7 @@ def test_what_no_page_shows_is_dropped():
             stdout("  0%\r 50%\r100%\n\x1b[31mred\x1b[0m\n"),
             new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}, "text/plain": "0%"}),
             stdout("This machine is busy: other programs use 1.9 of 2 CPUs, so all takes longer.\n"),
+            stdout("0.11 s a sample, about 72 s for 669\n"),
             new_output("display_data", data={"image/png": encoded, "image/jpeg": "x", "text/plain": "<Figure>"}),
             new_output("execute_result", data={"text/html": "<b>7</b>", "text/plain": "7"}, execution_count=3),
         ]

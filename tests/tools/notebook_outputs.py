@@ -40,7 +40,8 @@ MAX_PICTURE = 60_000  # bytes of a PNG
 MAX_NOTEBOOK = 400_000  # bytes of a file
 KEPT = ("image/png", "text/html", "text/markdown", "text/plain")  # of several forms of one output the first
 OFFLINE = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1", "PYTHONPATH": str(ROOT)}
-BUSY = re.compile(r"^.*This machine is busy: .*\n?", re.M)
+# What a run says beside its progress bar: how long it will take, and that other programs slow it down.
+PROGRESS = re.compile(r"^(?:.*This machine is busy: .*|\d+\.\d+ s a sample, about .*)\n?", re.M)
 COLORS = re.compile(r"\x1b\[[0-9;]*m")
 # At least one folder: /home/me/a.png, C:\Users\a.png; but no address on the web, and no "and/or".
 PATH = re.compile(r"(?<![\w.:/~\\-])(?:~|…|[A-Za-z]:)?[\\/](?:[\w.+@ -]*[\w.+@-][\\/])+([\w.+@-]*)")
@@ -133,7 +134,7 @@ def kept(outputs: list[NotebookNode]) -> list[NotebookNode]:
     result: list[NotebookNode] = []
     for output in outputs:
         if output.output_type == "stream":
-            text = BUSY.sub("", plain(output.text)) if output.name == "stdout" else ""
+            text = PROGRESS.sub("", plain(output.text)) if output.name == "stdout" else ""
             if text and result and result[-1].output_type == "stream":
                 result[-1].text += text
             elif text:
