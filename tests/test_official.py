@@ -42,7 +42,13 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
+    forget_copies()  # of a test that had another place for them
     yield tmp_path / "hub"
+    forget_copies()
+
+
+def forget_copies():
+    """What Python has imported of the code that transformers copied."""
     for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
         del sys.modules[name]
 
