@@ -167,15 +167,6 @@ def test_more_text_makes_a_higher_picture(shown):
     assert shown[1].height > 2 * shown[0].height
 
 
-def test_grid_draws_each_image(shown):
-    colors = ["#ff0000", "#00ff00", "#0000ff", "#ffff00", "#ff00ff"]
-    notebook.grid([(color, Image.new("RGB", (30, 20 + 5 * number), color)) for number, color in enumerate(colors)], 2)
-    (sheet,) = shown
-    seen = {"#{:02x}{:02x}{:02x}".format(*color) for _, color in sheet.getcolors(100_000)}
-    assert set(colors) <= seen
-    assert sheet.height > sheet.width
-
-
 def test_a_chart_is_shown_as_drawn_in_half_the_bytes_or_less(monkeypatch):
     pngs = []
     monkeypatch.setattr("IPython.display.display", lambda shown: pngs.append(shown.data))

@@ -26,8 +26,6 @@ OUTCOMES = {"code": "#1b9e77", "both": "#7570b3", "caption only": "#d95f02", "ne
 UNITS = {"glyph height": " (pixels)", "rotation": " (degrees)", "warp": " (pixels)"}
 CHAIN = {"right": "#7570b3", "japanese": "#d95f02", "both": "#1b9e77"}
 CHAIN_LABELS = {"right": "right, in any language", "japanese": "in Japanese", "both": "right and in Japanese"}
-
-
 WHOLE, PART = "#9ecae1", "#fdae6b"  # tokens that are text, and that hold a part of a character
 ENGLISH, JAPANESE = "#1f77b4", "#d62728"
 

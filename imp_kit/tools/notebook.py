@@ -129,18 +129,6 @@ def show(image: Any, turns: Sequence[tuple[str, object]] = ()) -> None:
     _display(figure, axes)
 
 
-def grid(chosen: Sequence[tuple[str, Any]], columns: int = 4) -> None:
-    """Show images, each as `open_image` takes it, with a line of text above each."""
-    columns = min(columns, len(chosen))
-    rows = -(-len(chosen) // columns)
-    figure = _figure(2.3 * columns, 2.3 * rows)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, (title, image) in zip(axes, chosen, strict=False):
-        axis.imshow(open_image(image))
-        axis.set_title(title.replace("$", r"\$"), fontsize=9)
-    _display(figure, axes)
-
-
 def next_tokens_plot(chosen: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> None:
     """Show probabilities as bars: a panel for each title, with the texts and probabilities of `View.next_tokens`."""
     figure = _figure(2.9 * max(len(chosen), 2), 0.7 + 0.24 * max(len(tokens) for _, tokens in chosen))
