@@ -27,7 +27,6 @@ from imp_kit.experiments.transformers_matrix.measure import (
     Environment,
     draw,
     environment,
-    last_working,
     measure,
     read_table,
     run_call,
@@ -224,6 +223,11 @@ def test_the_table_names_no_folder_of_a_machine():
     text = TABLE.read_text("utf-8")
     assert "MILVLG/Imp-v1.5-3B-Phi2" in text
     assert re.findall(r"(?:^|[\s'\"(,=])(?:/\w[^\s,]*|[A-Z]:\\[^\s,]*)", text) == []
+
+
+def last_working(rows, call):
+    """The last version in which a call works before it fails for the first time since; None if it never works."""
+    return next((run[-1].version for run in spans(rows, call) if run[0].outcome == WORKS), None)
 
 
 def test_the_failure_by_name(rows):

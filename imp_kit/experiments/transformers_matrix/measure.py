@@ -351,11 +351,6 @@ def _kind(row: Row | None) -> tuple[str, str]:
     return (row.outcome, row.error_type) if row else (NOT_RUN, "")
 
 
-def last_working(rows: Sequence[Row], call: str) -> str | None:
-    """The last version in which a call works before it fails for the first time since; None if it never works."""
-    return next((run[-1].version for run in spans(rows, call) if run[0].outcome == WORKS), None)
-
-
 def summary(rows: Sequence[Row]) -> str:
     """The table in words: a call, and under it what it does in which versions."""
     lines = []
