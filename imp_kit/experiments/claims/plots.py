@@ -1,7 +1,7 @@
 """Plots of published tables. Each names its sources at its foot, and says that nothing was measured here."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +12,10 @@ from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 WIDTH, DPI = 8.0, 90  # inches, dots an inch
-FOOT = 125  # characters of a line at the foot
+FOOT = 135  # characters of a line at the foot
 PLAIN, GREY = "#1f77b4", "#bbbbbb"
 READ = {"at the source": "", "in a copy": ", in a copy", "second hand": ", second hand"}
 SEEN, UNSEEN = "#d95f02", "#1b9e77"  # training images of the benchmark were learned, or nothing says so
@@ -28,7 +28,9 @@ def _figure(frames: "Sequence[DataFrame]", height: float, columns: int = 1, **op
     require("measure", "matplotlib", what="A plot")
     from matplotlib.figure import Figure
 
-    named = [f"{tables.sources(rows)}{READ[how]}" for frame in frames for how, rows in frame.groupby("read", sort=False)]
+    named = [
+        f"{tables.sources(rows)}{READ[how]}" for frame in frames for how, rows in frame.groupby("read", sort=False)
+    ]
     text = f"Published, not measured here. Source: {'; '.join(dict.fromkeys(named))}"
     foot = "\n".join(textwrap.wrap(text, FOOT, break_long_words=False, break_on_hyphens=False))
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
@@ -114,7 +116,7 @@ def scales(frame: "DataFrame", columns: Sequence[str]) -> "Figure":
     """Means over the same columns: with MME-P in points of 2,000, and in percent as the others are."""
     rows = tables.complete(frame, columns)
     figure, panels = _figure([frame, _benchmarks("MME-P")], 1.7 + HEIGHT * len(rows), 2)
-    both = (("MME-P in points of 2,000", rows), ("MME-P in percent", tables.percent(rows)))
+    both = (("MME-P in its points", rows), ("in percent; orange: other rank", tables.percent(rows)))
     order = list(tables.means(rows, columns).sort_values(ascending=False).index)
     before = {model: place for place, model in enumerate(order)}
     for axes, (title, scaled) in zip(panels, both, strict=True):
@@ -128,15 +130,15 @@ def scales(frame: "DataFrame", columns: Sequence[str]) -> "Figure":
     return figure
 
 
-def intervals(frame: "DataFrame", benchmark: str, split: str) -> "Figure":
-    """The scores of one column with their 95 % intervals by the number of questions, best first."""
-    number = tables.questions(benchmark, split)
-    rows = tables.complete(frame, [benchmark]).sort_values(benchmark, ascending=False, kind="stable")
-    figure, (axes,) = _figure([frame, _benchmarks(benchmark, split)], 1.5 + HEIGHT * len(rows))
-    _points(axes, [tables.interval(value, number) for value in rows[benchmark]])
+def intervals(frame: "DataFrame", column: str, test: tuple[str, str]) -> "Figure":
+    """The scores of one column with their 95 % intervals, best first; `test` is such as ("MMB", "dev")."""
+    number = tables.questions(*test)
+    rows = tables.complete(frame, [column]).sort_values(column, ascending=False, kind="stable")
+    figure, (axes,) = _figure([frame, _benchmarks(*test)], 1.5 + HEIGHT * len(rows))
+    _points(axes, [tables.interval(value, number) for value in rows[column]])
     _names(axes, list(rows.model))
     axes.set_xlabel("percent, with 95 % intervals", fontsize=9)
-    axes.set_title(f"{benchmark} {split}: {number:,} questions", fontsize=11)
+    axes.set_title(f"{' '.join(test)}: {number:,} questions", fontsize=11)
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -148,26 +150,19 @@ def _points(axes, shares: Sequence[Share], **style) -> None:
 
 
 def widths(points: float = 50) -> "Figure":
-    """Half the width of a 95 % interval around a score, by the number of questions, with the benchmarks on the line."""
+    """Half the width of the 95 % interval around a score, for each benchmark whose number of questions is recorded."""
     frame = tables.table("benchmarks")
     frame = frame[frame.questions > 0].sort_values("questions")
-    figure, (axes,) = _figure([frame], 4.0)
-
-    def half(number: float) -> float:
-        share = tables.interval(points, int(number))
-        return 50 * (share.high - share.low)
-
-    numbers = np.geomspace(60, 4e5, 60)
-    axes.plot(numbers, [half(number) for number in numbers], color=GREY)
-    for place, row in enumerate(frame.itertuples()):
-        axes.plot([row.questions], [half(row.questions)], "o", color=PLAIN)
-        shift, side = ((6, 4), "left") if place % 2 else ((-6, -9), "right")
-        text = f"{row.benchmark} {row.split}".removesuffix(" all").removesuffix(" three sets of 3,000")
-        axes.annotate(text, (row.questions, half(row.questions)), shift, textcoords="offset points", fontsize=7, ha=side)
-    axes.set(xscale="log", yscale="log", xlabel="questions", ylabel="± points of percent")
-    axes.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
-    axes.set_title(f"How far chance moves a score of {points:g} %, 19 times of 20", fontsize=11)
-    axes.grid(alpha=0.3)
+    figure, (axes,) = _figure([frame], 2.0 + HEIGHT * len(frame))
+    shares = [tables.interval(points, int(number)) for number in frame.questions]
+    halves = [50 * (share.high - share.low) for share in shares]
+    axes.hlines(range(len(halves)), 0, halves, color=GREY)
+    axes.plot(halves, range(len(halves)), "o", color=PLAIN)
+    for place, half in enumerate(halves):
+        axes.annotate(f"± {half:.1f}", (half, place), (7, 0), textcoords="offset points", fontsize=8, va="center")
+    _names(axes, [f"{row.benchmark} {row.split}: {row.questions:,.0f}" for row in frame.itertuples()], 8)
+    axes.set(xlim=(0, 1.15 * max(halves)), xlabel="points of percent")
+    axes.set_title(f"Half the 95 % interval of a score of {points:g} %, by questions", fontsize=11)
     return figure
 
 
@@ -187,38 +182,47 @@ def same_name(benchmarks: Sequence[str]) -> "Figure":
     return figure
 
 
-def seen(benchmark: str = "GQA") -> "Figure":
-    """What training data that is near a test does: in Imp's roadmap, and in a survey that marks it."""
-    road, survey = tables.table("imp_roadmap"), tables.table("survey")
-    road = road[road.section.str.startswith("3.")].drop_duplicates("step").drop(index=16, errors="ignore")
-    survey = tables.complete(survey, [benchmark]).sort_values(benchmark, ascending=False, kind="stable")
-    figure, (left, right) = _figure([road, survey], 4.4, 2)
-    for title, style in (("TextVQA", {"color": SEEN}), ("mean", {"color": GREY})):
-        label = title if title == "TextVQA" else "mean of six"
-        left.plot(range(len(road)), road[title], "o-", label=label, **style)
-        for place, value in enumerate(road[title]):
-            left.annotate(f"{value:g}", (place, value), (0, 6), textcoords="offset points", fontsize=8, ha="center")
-    left.set_xticks(range(len(road)), [textwrap.fill(step, 13) for step in road.step], fontsize=7)
-    left.set(ylim=(50, 77), ylabel="percent")
-    left.legend(fontsize=8, loc="center right")
-    left.set_title("Imp-3B by its training data", fontsize=10)
-    marked = [benchmark in names.split("; ") for names in survey["training images seen"]]
-    right.barh(range(len(survey)), survey[benchmark], color=[SEEN if each else UNSEEN for each in marked])
-    _names(right, [f"{model} ({base})" for model, base in zip(survey.model, survey["language model"], strict=True)], 7)
-    right.set_title(f"{benchmark}; orange: its training images were learned", fontsize=10)
+def training() -> "Figure":
+    """Imp-3B by its training data, from the report's roadmap: TextVQA, and the mean of six benchmarks."""
+    road = tables.table("imp_roadmap")
+    road = road[road.section.str.startswith("3.")].drop_duplicates(["TextVQA", "mean"])
+    figure, panels = _figure([road], 1.4 + HEIGHT * len(road), 2, sharey=True)
+    for axes, column, color in zip(panels, ("TextVQA", "mean"), (SEEN, PLAIN), strict=True):
+        bars = axes.barh(range(len(road)), road[column], color=color)
+        axes.bar_label(bars, [f"{value:g}" for value in road[column]], padding=3, fontsize=8)
+        _names(axes, list(road.step), 8)
+        axes.set(xlim=(0, 1.2 * road[column].max()), xticks=[])
+        axes.set_title(f"{column}, percent" if column == "TextVQA" else "mean of six benchmarks", fontsize=10)
     return figure
 
 
-def pairs(frame: "DataFrame", x: str, y: str, names: Mapping[str, str] | None = None) -> "Figure":
-    """Two benchmarks of one table against each other, a point a model."""
-    rows = tables.complete(frame, [x, y])
-    figure, (axes,) = _figure([frame], 4.4)
+def seen(benchmark: str) -> "Figure":
+    """A column of the survey that marks whose training had images of the benchmark's training set."""
+    frame = tables.complete(tables.table("survey"), [benchmark]).sort_values(benchmark, ascending=False, kind="stable")
+    figure, (axes,) = _figure([frame], 1.2 + HEIGHT * len(frame))
+    marked = [benchmark in names.split("; ") for names in frame["training images seen"]]
+    for is_seen, color, label in ((True, SEEN, "its training images were learned"), (False, UNSEEN, "not marked so")):
+        places = [place for place, mark in enumerate(marked) if mark == is_seen]
+        bars = axes.barh(places, frame[benchmark].iloc[places], color=color, label=label)
+        axes.bar_label(bars, [f"{value:g}" for value in frame[benchmark].iloc[places]], padding=3, fontsize=8)
+    _names(axes, [f"{model} ({base})" for model, base in zip(frame.model, frame["language model"], strict=True)], 8)
+    axes.set(xlim=(0, 1.5 * frame[benchmark].max()), xticks=[])
+    axes.legend(fontsize=8, loc="lower right", frameon=False)
+    axes.set_title(f"{benchmark}, percent", fontsize=11)
+    return figure
+
+
+def pairs(frame: "DataFrame", x: str, y: str) -> "Figure":
+    """Two columns of a table against each other, a point a model."""
+    rows = tables.complete(frame, [x, y]).sort_values(y, kind="stable")
+    figure, (axes,) = _figure([frame], 4.6)
     axes.scatter(rows[x], rows[y], color=PLAIN)
-    for model, a, b in zip(rows.model, rows[x], rows[y], strict=True):
-        text = (names or {}).get(model, model.rpartition("/")[2])
-        axes.annotate(text, (a, b), (4, 3), textcoords="offset points", fontsize=7)
-    axes.set(xlabel=f"{x}, percent", ylabel=f"{y}, points of 100")
-    axes.margins(x=0.15)
+    for place, (model, a, b) in enumerate(zip(rows.model, rows[x], rows[y], strict=True)):
+        shift, side = ((5, -6), "left") if place % 2 else ((-5, 4), "right")  # neighbors on different sides
+        text = model.rpartition("/")[2]
+        axes.annotate(text, (a, b), shift, textcoords="offset points", fontsize=7, ha=side)
+    axes.set(xlabel=x, ylabel=y)
+    axes.margins(x=0.2)
     axes.grid(alpha=0.3)
     axes.set_title(f"{len(rows)} models, two benchmarks", fontsize=11)
     return figure

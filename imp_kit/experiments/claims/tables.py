@@ -93,7 +93,7 @@ def means(frame: "DataFrame", columns: Sequence[str]) -> "Series":
 
 
 def dropped(frame: "DataFrame", columns: Sequence[str]) -> "DataFrame":
-    """Ranks, 1 the best, by the mean over all columns and over all but one: a row a model, a column for what is left out.
+    """Ranks, 1 the best, by the mean over all columns but one: a row a model, a column for what is left out.
 
     Only models that have all of the columns. The first column is "none".
     """
@@ -140,11 +140,14 @@ def difference(one: float, other: float, number: int) -> Estimate:
     return Estimate(PERCENT * value, PERCENT * low, PERCENT * high)
 
 
-def unclear(frame: "DataFrame", benchmark: str, split: str) -> list[tuple[str, str, Estimate]]:
-    """The pairs of models whose scores in a column differ by less than chance can do, the better one first."""
-    number = questions(benchmark, split)
-    known = complete(frame, [benchmark]).sort_values(benchmark, ascending=False, kind="stable")
-    pairs = itertools.combinations(zip(known.model, known[benchmark], strict=True), 2)
+def unclear(frame: "DataFrame", column: str, test: tuple[str, str]) -> list[tuple[str, str, Estimate]]:
+    """The pairs of models whose scores in a column may differ by chance, the better one first.
+
+    `test` is the column's benchmark and split, such as ("MMB", "dev").
+    """
+    number = questions(*test)
+    known = complete(frame, [column]).sort_values(column, ascending=False, kind="stable")
+    pairs = itertools.combinations(zip(known.model, known[column], strict=True), 2)
     found = [(one, other, difference(a, b, number)) for (one, a), (other, b) in pairs]
     return [pair for pair in found if pair[2].low <= 0]
 
