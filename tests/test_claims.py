@@ -32,6 +32,7 @@ SOLUTIONS = [
     (2, "Give a number alone", "answer = 'many'"),
     (3, "For another model on the same test", "def comparable(one, other):\n    return one == other"),
     (3, "For another benchmark", "def comparable(one, other):\n    return True"),
+    (3, "For another split", "def comparable(a, b):\n    return all(a[k] == b[k] for k in list(a)[1::2] + ['hints'])"),
     (3, "For another scale", "def comparable(a, b):\n    return all(a[k] == b[k] for k in list(a)[1:4])"),
 ]
 
