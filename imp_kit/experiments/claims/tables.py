@@ -26,6 +26,7 @@ FOLDER = Path(__file__).parent
 NAMES = tuple(sorted(file.stem for file in FOLDER.glob("*.csv")))
 SOURCE = ("source", "place", "version", "read", "read on")
 PERCENT = 100.0
+DIGITS = 9  # of a mean; what is beyond them is rounding, and would break ties
 
 
 def table(name: str) -> "DataFrame":
@@ -89,7 +90,7 @@ def complete(frame: "DataFrame", columns: Sequence[str]) -> "DataFrame":
 
 def means(frame: "DataFrame", columns: Sequence[str]) -> "Series":
     """Each model's mean over the cells that it has in these columns; who lacks one is not comparable with the rest."""
-    return frame.set_index("model")[list(columns)].mean(axis=1)
+    return frame.set_index("model")[list(columns)].mean(axis=1).round(DIGITS)
 
 
 def dropped(frame: "DataFrame", columns: Sequence[str]) -> "DataFrame":
@@ -111,7 +112,7 @@ def wins(frame: "DataFrame", columns: Sequence[str]) -> "Series":
     rows = complete(frame, columns)
     values = rows[list(columns)].to_numpy()
     choices = np.array(list(itertools.product((0, 1), repeat=len(columns)))[1:], float)
-    best = (values @ choices.T / choices.sum(axis=1)).argmax(axis=0)
+    best = np.round(values @ choices.T / choices.sum(axis=1), DIGITS).argmax(axis=0)
     shares = np.bincount(best, minlength=len(rows)) / len(choices)
     return _pandas().Series(shares, index=rows.model)
 
