@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DPI = 80
 TEXT, IMAGE, ANSWER = "#9ecae1", "#fdae6b", "#1b9e77"
 WORDS = 14  # in a row over an image, at most
+EQUAL = 1e-8  # where a difference of 0 is drawn on a scale that has no 0
 DOT = 0.08  # inches, between the dots of a drawing
 
 
@@ -122,7 +123,7 @@ def words(pixels: Tensor, says: Mapping[str, Sequence[tuple[str, float]]]) -> "F
 
     `says` has a text and a probability for each patch, row by row. Where there are many patches, some are left out.
     """
-    figure, axes = _panels(6.4 * len(says), 6.4, len(says))
+    figure, axes = _panels(5.2 * len(says), 5.4, len(says))
     size = pixels.shape[-1]
     for axis, (title, tokens) in zip(axes, says.items(), strict=True):
         side = math.isqrt(len(tokens))
@@ -134,7 +135,7 @@ def words(pixels: Tensor, says: Mapping[str, Sequence[tuple[str, float]]]) -> "F
                 place = (width * (column + 0.5), width * (row + 0.5))
                 grey = 0.6 * (1 - share)
                 word = _label(text)[:8]
-                axis.text(*place, word, ha="center", va="center", fontsize=7, color=(grey,) * 3, family=families())
+                axis.text(*place, word, ha="center", va="center", fontsize=6.5, color=(grey,) * 3, family=families())
         axis.set_title(title, fontsize=11)
         axis.axis("off")
     return figure
@@ -152,7 +153,7 @@ def depths(says: Sequence[tuple[str, float]], title: str) -> "Figure":
 
 def heat(pixels: Tensor, maps: Mapping[str, Tensor]) -> "Figure":
     """Maps (side, side) over an image (3, size, size), each in its own scale: yellow is much, dark is little."""
-    figure, axes = _panels(2.7 * (1 + len(maps)), 3.0, 1 + len(maps))
+    figure, axes = _panels(2.1 * (1 + len(maps)), 2.4, 1 + len(maps))
     shown = picture(pixels)
     axes[0].imshow(shown)
     axes[0].set_title("the picture", fontsize=9)
@@ -188,9 +189,9 @@ def towers(table: "DataFrame", note: str | None) -> "Figure":
     figure, (axis,) = _panels(7.0, 3.2, 1)
     for (name, values), style in zip(table.items(), ("o-", "x--", "s:"), strict=True):
         if values.notna().any():
-            axis.plot(table.index, values, style, label=name, fillstyle="none")
-    axis.set_yscale("log", nonpositive="mask")
-    axis.set(xlabel="layers" + (f"\n{note}" if note else ""), ylabel="difference, as a part")
+            axis.plot(table.index, values.clip(lower=EQUAL), style, label=name, fillstyle="none")
+    axis.set_yscale("log")
+    axis.set(xlabel="layers" + (f"\n{note}" if note else ""), ylabel=f"difference, as a part ({EQUAL:g}: none)")
     axis.set_title("How far from the tower that the checkpoint was trained with", fontsize=10)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=9)

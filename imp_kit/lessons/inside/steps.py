@@ -179,6 +179,14 @@ def occlusion(
     return drops.repeat_interleave(step, 0).repeat_interleave(step, 1)[:side, :side]
 
 
+def rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Spearman's rank correlation of two maps: 1 where they have the same order, 0 where they have none in common."""
+    require("notebooks", "pandas", what="A rank correlation")
+    from pandas import Series
+
+    return Series(one.flatten().tolist()).rank().corr(Series(other.flatten().tolist()).rank())
+
+
 def deletion(
     model: ImpModel,
     pixels: Tensor,
@@ -186,29 +194,29 @@ def deletion(
     after: Sequence[int],
     token: int,
     maps: Mapping[str, Tensor],
-    share: float = 0.1,
+    shares: Sequence[float] = (0.1, 0.2),
 ) -> "DataFrame":
-    """How probable `token` is when a share of the patches is covered: those with the largest values of each map.
+    """How probable `token` is when shares of the patches are covered: those with the largest values of each map.
 
     `maps` are (side, side). For comparison: no patch, and patches drawn at random (a mean of several draws). A map that
-    finds what the word needs makes it improbable. Raises SettingError for a share that covers nothing.
+    finds what the word needs makes it improbable. Raises SettingError for a share that is no part.
     """
     require("notebooks", "pandas", what="A table")
     from pandas import DataFrame
 
-    vision = model.config.vision
-    count = round(share * vision.num_patches) if 0 < share <= 1 else 0
-    if not count:
-        raise SettingError(f"share is {share!r}; give a part of the {vision.num_patches} patches, such as 0.1.")
-    chosen = {f"most {name}": values.flatten().topk(count).indices.tolist() for name, values in maps.items()}
-    drawn = [permutation(vision.num_patches, seed)[:count].tolist() for seed in range(DRAWS)]
-    images = [cover(pixels, patches, vision.patch_size) for patches in ([], *chosen.values(), *drawn)]
-    shares = log_probabilities(model, torch.stack(images), before, after, token).exp()
-    whole, *found = shares[: 1 + len(chosen)].tolist()
-    rows = {"nothing": whole, **dict(zip(chosen, found, strict=True)), "at random": shares[-DRAWS:].mean().item()}
-    covered = [0, *[count] * (len(rows) - 1)]
-    table = {"covered": list(rows), "patches": covered, "probability of the word": list(rows.values())}
-    return DataFrame(table).round(3)
+    count, patch = model.config.vision.num_patches, model.config.vision.patch_size
+    if wrong := [share for share in shares if not 0 < share <= 1]:
+        raise SettingError(f"A share is {wrong[0]!r}; give parts of the patches above 0 and up to 1, such as 0.1.")
+    sorted_patches = {f"most {name}": values.flatten().argsort(descending=True) for name, values in maps.items()}
+    drawn = {f"draw {seed}": permutation(count, seed) for seed in range(DRAWS)}
+    cut = [order[: round(share * count)] for share in shares for order in (*sorted_patches.values(), *drawn.values())]
+    images = torch.stack([pixels, *(cover(pixels, patches.tolist(), patch) for patches in cut)])
+    whole, *rest = log_probabilities(model, images, before, after, token).exp().tolist()
+    columns: dict[str, list[float]] = {"0%": [whole] * (len(maps) + 1)}
+    for number, share in enumerate(shares):
+        found = rest[number * (len(maps) + DRAWS) :]
+        columns[f"{share:.0%}"] = [*found[: len(maps)], sum(found[len(maps) :][:DRAWS]) / DRAWS]
+    return DataFrame(columns, index=[*sorted_patches, "at random"]).rename_axis("covered patches").round(3)
 
 
 @torch.inference_mode()
@@ -224,6 +232,6 @@ def variants(model: ImpModel, pixels: Tensor) -> dict[str, tuple[Tensor, Tensor]
     return {
         "the picture": (pixels, tokens[0]),
         "patches shuffled": (shuffled, tokens[1]),
-        "tokens shuffled": (shuffled, tokens[0][permutation(count).to(tokens.device)]),
+        "tokens shuffled": (pixels, tokens[0][permutation(count).to(tokens.device)]),
         "blank": (blank, tokens[2]),
     }
