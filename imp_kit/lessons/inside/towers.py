@@ -116,7 +116,8 @@ def why_no_timm() -> str | None:
     try:
         import timm.models.vision_transformer  # noqa: F401 - only to see whether it can be
     except ModuleNotFoundError as error:
-        return f"{error.name} is not installed, so timm's tower is missing here; pip install timm adds it."
+        missing = str(error.name).partition(".")[0]
+        return f"{missing} is not installed, so timm's tower is missing here; pip install timm adds it."
     except Exception as error:  # a torchvision that does not fit to torch raises a RuntimeError, for example
         return f"timm cannot be imported here ({type(error).__name__}), so its tower is missing."
     return None
