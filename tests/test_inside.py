@@ -282,14 +282,14 @@ def test_rank_correlation_is_spearmans():
 def test_variants_change_what_they_say(case):
     model, prompt, _ = case
     found = steps.variants(model, prompt.pixels)
-    assert list(found) == ["the picture", "patches shuffled", "tokens shuffled", "blank"]
+    assert list(found) == ["the picture", "patches shuffled", "image tokens shuffled", "blank"]
     project = oracle().projector
     for name in ("the picture", "patches shuffled", "blank"):
         image, tokens = found[name]
         with torch.no_grad():
             torch.testing.assert_close(tokens, project(oracle().features(image[None]))[0], rtol=0, atol=1e-4)
     order = steps.permutation(16)
-    assert torch.equal(found["tokens shuffled"][1], found["the picture"][1][order])
+    assert torch.equal(found["image tokens shuffled"][1], found["the picture"][1][order])
     assert found["blank"][0].std(dim=(1, 2)).max() < 1e-6
 
 
@@ -498,10 +498,10 @@ def test_colors_tell_two_kinds_of_features_apart():
 
 
 def test_figures_show_their_values():
-    pixels, values = torch.zeros(3, 61, 61), torch.rand(4, 4)
-    image = plots.heat(pixels, {"a": values}).axes[1].images[1]
-    np.testing.assert_allclose(image.get_array(), values.numpy())
-    assert image.get_extent() == [-0.5, 59.5, 59.5, -0.5]
+    pixels, values = torch.zeros(3, 61, 61), torch.linspace(-0.5, 2, 16).view(4, 4)
+    (dots,) = plots.dots(pixels, {"a": values}).axes[1].collections
+    np.testing.assert_allclose(dots.get_sizes() / dots.get_sizes().max(), values.flatten().clamp(min=0) / values.max())
+    np.testing.assert_allclose(dots.get_offsets()[6], (15 * 2.5 - 0.5, 15 * 1.5 - 0.5))
     strip, bars = plots.splice(5, 16, 9, [(" red", 0.75), ("$", 0.25)]).axes
     assert [text.get_text() for text in strip.texts] == ["text\n5", "image\n16", "text\n9"]
     assert [bar.get_width() for bar in bars.patches] == [0.75, 0.25]
@@ -518,6 +518,7 @@ def test_words_of_many_patches_leave_some_out():
     assert axis.texts[1].get_text() == str(27 + 3)
 
 
+@pytest.mark.slow
 def test_figures_are_small_also_for_imps_patches():
     generator = torch.Generator().manual_seed(0)
     pixels, maps = torch.rand(3, 384, 384, generator=generator) * 2 - 1, torch.rand(27, 27, generator=generator)
@@ -526,7 +527,7 @@ def test_figures_are_small_also_for_imps_patches():
     for figure in (
         plots.patches(smooth, 14),
         plots.features({name: torch.randn(729, 8, generator=generator) for name in "abcd"}),
-        plots.heat(smooth, dict.fromkeys("abcd", maps)),
+        plots.dots(smooth, dict.fromkeys("abcd", maps)),
         plots.words(smooth, {name: [("word", 0.5)] * 729 for name in "ab"}),
         plots.depths([("word", 0.5)] * 33, "a $ title"),
         plots.projectors(kinds, 729),
@@ -588,8 +589,8 @@ def test_tokens_of_the_question_that_an_image_token_sees(answer, begin, capsys):
     ("answer", "hint"),
     [
         (lambda width, height: projectors.any_resolution_tokens((width, height), 384, 729) - 729, "the overview"),
-        (lambda width, height: 5 * 729, "For 1200 x 500 it is"),
-        (lambda width, height: 3 * 729 if width < 900 else 4 * 729, "For 800 x 800 it is"),
+        (lambda width, height: 5 * 729, "For 1200 x 500 it is 3 tiles"),
+        (lambda width, height: 3 * 729, "For 400 x 700 it is 4 tiles and an overview, 3645 tokens; yours says 2187"),
         (lambda width, height: "many", "Give a number alone"),
         (lambda width: 729, "TypeError"),
     ],

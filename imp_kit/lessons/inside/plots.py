@@ -20,6 +20,8 @@ DPI = 80
 TEXT, IMAGE, ANSWER = "#9ecae1", "#fdae6b", "#1b9e77"
 WORDS = 14  # in a row over an image, at most
 EQUAL = 1e-8  # where a difference of 0 is drawn on a scale that has no 0
+DOTS = "#b2182b"
+LARGEST = 144 * 130  # points squared: of the largest dot, times the number of patches
 DOT = 0.08  # inches, between the dots of a drawing
 
 
@@ -123,19 +125,19 @@ def words(pixels: Tensor, says: Mapping[str, Sequence[tuple[str, float]]]) -> "F
 
     `says` has a text and a probability for each patch, row by row. Where there are many patches, some are left out.
     """
-    figure, axes = _panels(5.2 * len(says), 5.4, len(says))
+    figure, axes = _panels(5.6 * len(says), 5.8, len(says))
     size = pixels.shape[-1]
     for axis, (title, tokens) in zip(axes, says.items(), strict=True):
         side = math.isqrt(len(tokens))
         step, width = -(-side // WORDS), size // side
-        axis.imshow(0.65 + 0.35 * picture(pixels))
+        axis.imshow(0.8 + 0.2 * picture(pixels))
         for row in range(step // 2, side, step):
             for column in range(step // 2, side, step):
                 text, share = tokens[row * side + column]
                 place = (width * (column + 0.5), width * (row + 0.5))
-                grey = 0.6 * (1 - share)
-                word = _label(text)[:8]
-                axis.text(*place, word, ha="center", va="center", fontsize=6.5, color=(grey,) * 3, family=families())
+                grey = 0.5 * (1 - share)
+                word = _label(text)[:7]
+                axis.text(*place, word, ha="center", va="center", fontsize=7.5, color=(grey,) * 3, family=families())
         axis.set_title(title, fontsize=11)
         axis.axis("off")
     return figure
@@ -151,18 +153,23 @@ def depths(says: Sequence[tuple[str, float]], title: str) -> "Figure":
     return figure
 
 
-def heat(pixels: Tensor, maps: Mapping[str, Tensor]) -> "Figure":
-    """Maps (side, side) over an image (3, size, size), each in its own scale: yellow is much, dark is little."""
+def dots(pixels: Tensor, maps: Mapping[str, Tensor]) -> "Figure":
+    """Maps (side, side) as dots over an image (3, size, size): the larger the value, the larger the area.
+
+    Each map has a scale of its own; a value of 0 or below has no dot.
+    """
     figure, axes = _panels(2.1 * (1 + len(maps)), 2.4, 1 + len(maps))
     shown = picture(pixels)
     axes[0].imshow(shown)
     axes[0].set_title("the picture", fontsize=9)
     for axis, (title, values) in zip(axes[1:], maps.items(), strict=True):
-        covered = shown.shape[0] // len(values) * len(values)  # pixels at the edge may fill no patch
-        axis.imshow(shown.mean(-1), cmap="gray", vmin=0, vmax=1)
-        extent = (-0.5, covered - 0.5, covered - 0.5, -0.5)
-        axis.imshow(values.float().cpu().numpy(), cmap="inferno", alpha=0.75, extent=extent)
-        axis.set(xlim=(-0.5, shown.shape[0] - 0.5), ylim=(shown.shape[0] - 0.5, -0.5))
+        side = len(values)
+        width = shown.shape[0] // side
+        rows, columns = np.divmod(np.arange(side * side), side)
+        shares = values.float().cpu().flatten().clamp(min=0)
+        sizes = LARGEST / side**2 * shares / shares.max().clamp(min=1e-12)
+        axis.imshow(0.7 + 0.3 * shown)
+        axis.scatter(width * (columns + 0.5) - 0.5, width * (rows + 0.5) - 0.5, s=sizes, color=DOTS, linewidths=0)
         axis.set_title(title, fontsize=9)
     for axis in axes:
         axis.axis("off")

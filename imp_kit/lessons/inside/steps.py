@@ -232,6 +232,6 @@ def variants(model: ImpModel, pixels: Tensor) -> dict[str, tuple[Tensor, Tensor]
     return {
         "the picture": (pixels, tokens[0]),
         "patches shuffled": (shuffled, tokens[1]),
-        "tokens shuffled": (pixels, tokens[0][permutation(count).to(tokens.device)]),
+        "image tokens shuffled": (pixels, tokens[0][permutation(count).to(tokens.device)]),
         "blank": (blank, tokens[2]),
     }
