@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def _panels(width: float, height: float, count: int):
+def _panels(width: float, height: float, count: int) -> tuple["Figure", Any]:
     figure = _figure(width, height)
     return figure, figure.subplots(1, count, squeeze=False)[0]
 
@@ -110,7 +110,7 @@ def splice(before: int, image: int, after: int, chosen: Sequence[tuple[str, floa
     return figure
 
 
-def _bars(axis, chosen: Sequence[tuple[str, float]]) -> None:
+def _bars(axis: Any, chosen: Sequence[tuple[str, float]]) -> None:
     shares = [share for _, share in chosen]
     drawn = axis.barh(range(len(chosen)), shares, color=ANSWER)
     axis.bar_label(drawn, [f"{share:.1%}" for share in shares], padding=3, fontsize=8)

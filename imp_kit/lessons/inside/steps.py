@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ def run(model: ImpModel, embeddings: Tensor) -> Run:
         x, rope, mask = inputs[:3]
         attention.append(attention_weights(module, x, rope, mask, last=1)[0][0, :, 0])
 
-    layers = model.decoder.layers
+    layers: Any = model.decoder.layers
     handles = [layer.register_forward_hook(lambda _, inputs, output: hidden.append(output[0])) for layer in layers]
     handles += [layer.attention.register_forward_pre_hook(weigh) for layer in layers]
     try:

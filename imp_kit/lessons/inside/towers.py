@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ def layer_outputs(tower: SiglipTower, pixels: Tensor, gelu: str) -> list[Tensor]
     `gelu` is "tanh", the form that the checkpoints were trained with, or "none", the exact one.
     """
     outputs = [tower.embeddings(pixels)]
+    layer: Any  # which a list of modules does not know
     for layer in tower.encoder.layers:
         x = outputs[-1] + layer.self_attn(layer.layer_norm1(outputs[-1]))
         inner = F.linear(layer.layer_norm2(x), layer.mlp.fc1.weight, layer.mlp.fc1.bias)
@@ -101,7 +102,7 @@ def timm_tower(config: VisionConfig, state: Mapping[str, Tensor], gelu: str) -> 
 
 
 @torch.inference_mode()
-def timm_outputs(tower: nn.Module, pixels: Tensor) -> list[Tensor]:
+def timm_outputs(tower: Any, pixels: Tensor) -> list[Tensor]:
     """As `layer_outputs`, of timm's tower."""
     outputs: list[Tensor] = []
     tower.norm_pre.register_forward_hook(lambda _, inputs, output: outputs.append(output))
