@@ -22,7 +22,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 import imp_kit
 from imp_kit.checkpoints.published import published_config
-from imp_kit.errors import SettingError
+from imp_kit.errors import PromptError, SettingError
 from imp_kit.exercises import inside as check
 from imp_kit.images import to_pixels
 from imp_kit.lessons.inside import plots, projectors, steps, towers
@@ -293,6 +293,27 @@ def test_variants_change_what_they_say(case):
     assert found["blank"][0].std(dim=(1, 2)).max() < 1e-6
 
 
+def test_answers_are_those_of_next_tokens(nano):
+    image, question = imp_kit.images.open_image(imp_kit.sample("door.png")), "What color is the door?"
+    orders = steps.variants(nano.model, to_pixels(image, nano.model.config.vision.image_size))
+    found = steps.answers(nano, orders, {question: "The door is"})[question]
+    assert list(found) == list(orders)
+    shuffled = ((orders["patches shuffled"][0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    for name, shown in (("the picture", image), ("patches shuffled", Image.fromarray(shuffled))):
+        wanted = nano.look(shown).next_tokens(question, 3, "The door is")
+        assert [text for text, _ in found[name]] == [text for text, _ in wanted]
+        assert [share for _, share in found[name]] == pytest.approx([share for _, share in wanted], abs=1e-3)
+
+
+def test_what_cannot_be_asked_is_refused(nano):
+    with pytest.raises(PromptError, match="^The question is empty"):
+        steps.prompt_ids(nano, " ")
+    with pytest.raises(PromptError, match=r"^The prompt is \d+ tokens long, and imp-nano reads 1024. Ask a shorter"):
+        steps.prompt_ids(nano, "What is it? " * 400)
+    with pytest.raises(SettingError, match="^begun is 3; give the text"):
+        steps.prompt_ids(nano, "What is it?", 3)
+
+
 # Towers -----------------------------------------------------------------------------------------------------
 
 
@@ -531,7 +552,9 @@ def test_figures_are_small_also_for_imps_patches():
         plots.words(smooth, {name: [("word", 0.5)] * 729 for name in "ab"}),
         plots.depths([("word", 0.5)] * 33, "a $ title"),
         plots.projectors(kinds, 729),
-        plots.orders(dict.fromkeys("abcd", smooth), {"What?": {name: [("word", 0.5)] * 3 for name in "abcd"}}),
+        plots.orders(
+            dict.fromkeys("abcd", (smooth, smooth)), {"What?": {name: [("word", 0.5)] * 3 for name in "abcd"}}
+        ),
     ):
         assert png_bytes(figure) <= MAX_BYTES
 

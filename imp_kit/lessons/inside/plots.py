@@ -20,6 +20,7 @@ DPI = 80
 TEXT, IMAGE, ANSWER = "#9ecae1", "#fdae6b", "#1b9e77"
 WORDS = 14  # in a row over an image, at most
 EQUAL = 1e-8  # where a difference of 0 is drawn on a scale that has no 0
+PALE = -2  # what is black of a gray image, so that words and dots over it stand out
 DOTS = "#b2182b"
 LARGEST = 144 * 130  # points squared: of the largest dot, times the number of patches
 DOT = 0.08  # inches, between the dots of a drawing
@@ -130,7 +131,7 @@ def words(pixels: Tensor, says: Mapping[str, Sequence[tuple[str, float]]]) -> "F
     for axis, (title, tokens) in zip(axes, says.items(), strict=True):
         side = math.isqrt(len(tokens))
         step, width = -(-side // WORDS), size // side
-        axis.imshow(0.8 + 0.2 * picture(pixels))
+        axis.imshow(picture(pixels).mean(axis=-1), cmap="gray", vmin=2 * PALE, vmax=1)
         for row in range(step // 2, side, step):
             for column in range(step // 2, side, step):
                 text, share = tokens[row * side + column]
@@ -168,7 +169,7 @@ def dots(pixels: Tensor, maps: Mapping[str, Tensor]) -> "Figure":
         rows, columns = np.divmod(np.arange(side * side), side)
         shares = values.float().cpu().flatten().clamp(min=0)
         sizes = LARGEST / side**2 * shares / shares.max().clamp(min=1e-12)
-        axis.imshow(0.7 + 0.3 * shown)
+        axis.imshow(shown.mean(axis=-1), cmap="gray", vmin=PALE, vmax=1)
         axis.scatter(width * (columns + 0.5) - 0.5, width * (rows + 0.5) - 0.5, s=sizes, color=DOTS, linewidths=0)
         axis.set_title(title, fontsize=9)
     for axis in axes:
@@ -176,11 +177,13 @@ def dots(pixels: Tensor, maps: Mapping[str, Tensor]) -> "Figure":
     return figure
 
 
-def orders(shown: Mapping[str, Tensor], answers: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]]) -> "Figure":
-    """Images (3, size, size) in a row, and below them the next tokens that each gets for each question."""
+def orders(
+    shown: Mapping[str, tuple[Tensor, Tensor]], answers: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]]
+) -> "Figure":
+    """The images of `steps.variants` in a row, and below them the next tokens that each gets for each question."""
     figure = _figure(2.3 * len(shown), 2.3 + 1.3 * len(answers))
     axes = figure.subplots(1 + len(answers), len(shown), squeeze=False, height_ratios=(2, *[1] * len(answers)))
-    for column, (name, pixels) in enumerate(shown.items()):
+    for column, (name, (pixels, _)) in enumerate(shown.items()):
         axes[0][column].imshow(picture(pixels))
         axes[0][column].set_title(name, fontsize=9)
         axes[0][column].axis("off")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imp_kit.errors import SettingError
+from imp_kit.errors import PromptError, SettingError
 from imp_kit.model.decoder import Attention, rotate
 from imp_kit.model.imp import ImpModel
 from imp_kit.system.extras import require
@@ -34,13 +34,20 @@ class Run(NamedTuple):
 def prompt_ids(imp: "Imp", question: str, begun: str = "") -> tuple[list[int], list[int]]:
     """Token ids before the image and after it, for an answer that begins with the text `begun`.
 
-    They are those that `View.next_tokens` reads. Raises PromptError or CheckpointError.
+    They are those that `View.next_tokens` reads. Raises SettingError, CheckpointError, or PromptError where a question
+    cannot be asked or makes the prompt too long.
     """
-    tokenizer, template = imp.tokenizer, imp.template
+    if not isinstance(begun, str):
+        raise SettingError(f"begun is {begun!r:.80}; give the text that the answer begins with.")
+    tokenizer, template, config = imp.tokenizer, imp.template, imp.model.config
     before = tokenizer.encode_pieces(template.open(), begins=True)
     after = [*tokenizer.encode_pieces(template.ask(question, first=True)), *tokenizer.suffix]
     text = begun.lstrip()
-    return before, after + (tokenizer.encode(template.answer + text, begins=False) if text else [])
+    after += tokenizer.encode(template.answer + text, begins=False) if text else []
+    length, limit = len(before) + config.vision.num_patches + len(after), config.decoder.max_positions
+    if length > limit:
+        raise PromptError(f"The prompt is {length} tokens long, and {imp.name} reads {limit}. Ask a shorter question.")
+    return before, after
 
 
 def attention_weights(
@@ -235,3 +242,18 @@ def variants(model: ImpModel, pixels: Tensor) -> dict[str, tuple[Tensor, Tensor]
         "image tokens shuffled": (pixels, tokens[0][permutation(count).to(tokens.device)]),
         "blank": (blank, tokens[2]),
     }
+
+
+def answers(
+    imp: "Imp", orders: Mapping[str, tuple[Tensor, Tensor]], asked: Mapping[str, str], count: int = 3
+) -> dict[str, dict[str, list[tuple[str, float]]]]:
+    """The likeliest next tokens for each question, by the image tokens of each of `orders` (see `variants`).
+
+    `asked` has the text with which each question's answer begins. Raises as `prompt_ids`.
+    """
+    found: dict[str, dict[str, list[tuple[str, float]]]] = {}
+    for question, begun in asked.items():
+        before, after = prompt_ids(imp, question, begun)
+        embeddings = {name: imp.model.splice([before, tokens, after]) for name, (_, tokens) in orders.items()}
+        found[question] = {name: likeliest(imp, run(imp.model, row).logits, count) for name, row in embeddings.items()}
+    return found
