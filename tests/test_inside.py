@@ -552,9 +552,7 @@ def test_figures_are_small_also_for_imps_patches():
         plots.words(smooth, {name: [("word", 0.5)] * 729 for name in "ab"}),
         plots.depths([("word", 0.5)] * 33, "a $ title"),
         plots.projectors(kinds, 729),
-        plots.orders(
-            dict.fromkeys("abcd", (smooth, smooth)), {"What?": {name: [("word", 0.5)] * 3 for name in "abcd"}}
-        ),
+        plots.orders(dict.fromkeys("abcd", (smooth, smooth)), {"What?": dict.fromkeys("abcd", [("word", 0.5)] * 3)}),
     ):
         assert png_bytes(figure) <= MAX_BYTES
 

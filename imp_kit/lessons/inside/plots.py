@@ -20,6 +20,7 @@ DPI = 80
 TEXT, IMAGE, ANSWER = "#9ecae1", "#fdae6b", "#1b9e77"
 WORDS = 14  # in a row over an image, at most
 EQUAL = 1e-8  # where a difference of 0 is drawn on a scale that has no 0
+TONES = 6
 PALE = -2  # what is black of a gray image, so that words and dots over it stand out
 DOTS = "#b2182b"
 LARGEST = 144 * 130  # points squared: of the largest dot, times the number of patches
@@ -61,6 +62,11 @@ def colors(features: Tensor, side: int) -> np.ndarray:
     parts = parts * parts.gather(0, parts.abs().argmax(dim=0, keepdim=True)).sign()
     low, high = parts.amin(dim=0), parts.amax(dim=0)
     return ((parts - low) / (high - low).clamp(min=1e-9)).view(side, side, 3).numpy()
+
+
+def _gray(shown: np.ndarray) -> np.ndarray:
+    """An image (size, size, 3) in a few tones of gray (size, size), which a small file holds."""
+    return np.round(shown.mean(axis=-1) * TONES) / TONES
 
 
 def patches(pixels: Tensor, patch_size: int) -> "Figure":
@@ -131,7 +137,7 @@ def words(pixels: Tensor, says: Mapping[str, Sequence[tuple[str, float]]]) -> "F
     for axis, (title, tokens) in zip(axes, says.items(), strict=True):
         side = math.isqrt(len(tokens))
         step, width = -(-side // WORDS), size // side
-        axis.imshow(picture(pixels).mean(axis=-1), cmap="gray", vmin=2 * PALE, vmax=1)
+        axis.imshow(_gray(picture(pixels)), cmap="gray", vmin=2 * PALE, vmax=1, interpolation="nearest")
         for row in range(step // 2, side, step):
             for column in range(step // 2, side, step):
                 text, share = tokens[row * side + column]
@@ -169,7 +175,7 @@ def dots(pixels: Tensor, maps: Mapping[str, Tensor]) -> "Figure":
         rows, columns = np.divmod(np.arange(side * side), side)
         shares = values.float().cpu().flatten().clamp(min=0)
         sizes = LARGEST / side**2 * shares / shares.max().clamp(min=1e-12)
-        axis.imshow(shown.mean(axis=-1), cmap="gray", vmin=PALE, vmax=1)
+        axis.imshow(_gray(shown), cmap="gray", vmin=PALE, vmax=1)
         axis.scatter(width * (columns + 0.5) - 0.5, width * (rows + 0.5) - 0.5, s=sizes, color=DOTS, linewidths=0)
         axis.set_title(title, fontsize=9)
     for axis in axes:
