@@ -520,13 +520,13 @@ def test_colors_tell_two_kinds_of_features_apart():
 
 def test_figures_show_their_values():
     pixels, values = torch.zeros(3, 61, 61), torch.linspace(-0.5, 2, 16).view(4, 4)
-    (dots,) = plots.dots(pixels, {"a": values}).axes[1].collections
+    (dots,) = plots.dots(pixels, {"a": values}).axes[0].collections
     np.testing.assert_allclose(dots.get_sizes() / dots.get_sizes().max(), values.flatten().clamp(min=0) / values.max())
     np.testing.assert_allclose(dots.get_offsets()[6], (15 * 2.5 - 0.5, 15 * 1.5 - 0.5))
-    strip, bars = plots.splice(5, 16, 9, [(" red", 0.75), ("$", 0.25)]).axes
+    strip, bars = plots.splice(5, 16, 9, [(" red", 0.75), ("$", 0.25), ("\x01", 0.0)]).axes
     assert [text.get_text() for text in strip.texts] == ["text\n5", "image\n16", "text\n9"]
-    assert [bar.get_width() for bar in bars.patches] == [0.75, 0.25]
-    assert [label.get_text() for label in bars.get_yticklabels()] == ["red", r"\$"]
+    assert [bar.get_width() for bar in bars.patches] == [0.75, 0.25, 0]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["red", r"\$", r"'\x01'"]
     says = [(f"w{number}", number / 16) for number in range(16)]
     (axis,) = plots.words(pixels, {"x": says}).axes
     assert [text.get_text() for text in axis.texts] == [text for text, _ in says]

@@ -40,8 +40,9 @@ def _panels(width: float, height: float, count: int) -> tuple["Figure", Any]:
 
 
 def _label(text: str) -> str:
-    """A token's text as a figure can show it: a dollar would begin a formula."""
-    return (text.strip() or repr(text)).replace("$", r"\$")
+    """A token's text as a figure can show it: a dollar would begin a formula, and a control character has no shape."""
+    shown = text.strip()
+    return (shown if shown and shown.isprintable() else repr(text)).replace("$", r"\$")
 
 
 def picture(pixels: Tensor) -> np.ndarray:
@@ -165,11 +166,9 @@ def dots(pixels: Tensor, maps: Mapping[str, Tensor]) -> "Figure":
 
     Each map has a scale of its own; a value of 0 or below has no dot.
     """
-    figure, axes = _panels(2.1 * (1 + len(maps)), 2.4, 1 + len(maps))
+    figure, axes = _panels(2.4 * len(maps), 2.7, len(maps))
     shown = picture(pixels)
-    axes[0].imshow(shown)
-    axes[0].set_title("the picture", fontsize=9)
-    for axis, (title, values) in zip(axes[1:], maps.items(), strict=True):
+    for axis, (title, values) in zip(axes, maps.items(), strict=True):
         side = len(values)
         width = shown.shape[0] // side
         rows, columns = np.divmod(np.arange(side * side), side)
@@ -178,7 +177,6 @@ def dots(pixels: Tensor, maps: Mapping[str, Tensor]) -> "Figure":
         axis.imshow(_gray(shown), cmap="gray", vmin=PALE, vmax=1)
         axis.scatter(width * (columns + 0.5) - 0.5, width * (rows + 0.5) - 0.5, s=sizes, color=DOTS, linewidths=0)
         axis.set_title(title, fontsize=9)
-    for axis in axes:
         axis.axis("off")
     return figure
 
