@@ -187,7 +187,10 @@ def occlusion(
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's rank correlation of two maps: 1 where they have the same order, 0 where they have none in common."""
+    """Spearman's rank correlation of two maps: 1 where they have the same order, 0 where they have none in common.
+
+    It is nan where a map has one value alone.
+    """
     require("notebooks", "pandas", what="A rank correlation")
     from pandas import Series
 
