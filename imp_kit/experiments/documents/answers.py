@@ -8,8 +8,8 @@ One rule for each kind of truth. An answer gets a score from 0 to 1, and is righ
   allow 5 % of the truth (ChartQA's relaxed accuracy, arXiv 2203.10244); printed numbers allow nothing.
 - date: one whole date, day, month and year, in any notation. One that can be read in two ways is two dates.
 - choice: one of the options, in any of its forms, and no other. What is denied or stands after "than" does not count.
-- text: the same words; letters' case and punctuation do not count. The score is ANLS (arXiv 1905.13648): the likeness by
-  edits, 0 below one half. A quotation in the answer is taken for the text.
+- text: the same words; letters' case and punctuation do not count. The score is ANLS (arXiv 1905.13648): the likeness
+  by edits, 0 below one half. A quotation in the answer is taken for the text.
 - html: elements with their texts. The score is F1 over them, whatever their order; right is all and nothing else.
 - box: the score is the IoU with the true box; right from 0.5 on, as in RefCOCO.
 
@@ -30,9 +30,11 @@ from imp_kit.experiments.scores import edit_share
 
 RIGHT_BOX = 0.5  # IoU from which a box counts as found
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-UNITS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-         "seventeen eighteen nineteen").split()  # fmt: skip
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+UNITS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 WORDS = dict(zip(UNITS, range(20), strict=True)) | dict(zip(TENS, range(20, 100, 10), strict=True))
 TIMES = {"hundred": 100, "thousand": 1_000, "k": 1_000, "million": 1_000_000}
 
@@ -62,7 +64,9 @@ REFUSED = re.compile(
     re.I,
 )
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
-MARKED = re.compile(r"^.*?\b(?:reads?|says?|written(?: in this image)? is|texts? (?:is|are)|words? (?:is|are))\b:?", re.I)
+MARKED = re.compile(
+    r"^.*?\b(?:reads?|says?|written(?: in this image)? is|texts? (?:is|are)|words? (?:is|are))\b:?", re.I
+)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ SHOPS = ("Corner Shop", "Green Market", "City Foods", "Mill Bakery")
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
           "November", "December")  # fmt: skip
 WORDS = ("buy", "lemons", "call", "anna", "bring", "keys", "meet", "noon", "water", "plants", "fix", "lamp", "send",
-         "letter", "feed", "dog", "wash", "jeans", "book", "quiet", "zoo", "visit", "box", "of", "grey", "paper")  # fmt: skip
+         "letter", "feed", "dog", "wash", "jeans", "book", "quiet", "zoo", "visit", "box", "of", "grey",
+         "paper")  # fmt: skip
 HEADINGS = ("my garden", "our team", "good food", "old maps", "blue lake", "book club")
 LINKS = ("home", "about", "shop", "news", "help", "contact")
 BUTTONS = ("send", "search", "join", "buy now", "sign in")
@@ -300,7 +301,8 @@ def scene(skill: str, rng: np.random.Generator) -> Page:
         found = sample_scene(rng)
         kinds = [thing.kind for thing in found.things] + [thing.holding[1] for thing in found.things if thing.holding]
         single = [thing for thing in found.things if thing.kind in OBJECTS and kinds.count(thing.kind) == 1]
-        single = [thing for thing in single if thing.kind != "door" or "house" not in kinds]  # a house has one
+        # Houses and buses have doors.
+        single = [thing for thing in single if thing.kind != "door" or not {"house", "bus"} & set(kinds)]
         if single and found.size[0] == found.size[1]:
             break
     thing = single[rng.integers(len(single))]

@@ -24,7 +24,6 @@ from imp_kit.experiments import runs as record
 from imp_kit.experiments.pope.scenes import KINDS, SAMPLINGS, SIDE, absent, draw_scene, sample_kinds
 from imp_kit.experiments.runs import Case, Expected, Subject
 from imp_kit.experiments.stats import Estimate, bootstrap, bounded_difference, bounded_mean
-from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -37,7 +36,9 @@ QUESTION = "Is there {} in the image?"
 
 YES, NO = re.compile(r"\b(?:yes|yeah|yep|correct|true)\b"), re.compile(r"\b(?:no|nope|false|incorrect)\b(?! doubt)")
 DENIES = re.compile(r"\b(?:no|not|none|never|without|neither|nothing|nowhere)\b(?! only\b)|n't\b")
-CLAIMS = re.compile(r"\bthere(?:'s| is| are)\b|\b(?:i|you|we) (?:can )?see\b|\b(?:shows?|contains?|has|have|includes?)\b")
+CLAIMS = re.compile(
+    r"\bthere(?:'s| is| are)\b|\b(?:i|you|we) (?:can )?see\b|\b(?:shows?|contains?|has|have|includes?)\b"
+)
 UNSURE = re.compile(
     r"\b(?:can ?not|can't|could not|couldn't|unable to|not able to) (?:say|tell|see|answer|determine|know)\b|"
     r"\b(?:not sure|not certain|unsure|unclear|don't know|do not know)\b"
