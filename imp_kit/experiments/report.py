@@ -463,28 +463,21 @@ def _against(paired: "DataFrame") -> str:
 
 
 def _pope(page: _Page, frame: "DataFrame") -> list[str]:
-    lines = []
-    for sampling, rows in pope.by_sampling(frame):
-        f = pope.figures(rows)
-        shares = (f.accuracy, f.precision, f.recall, f.f1, f.yes, f.false_yes, f.neither)
-        cells = ["none said yes" if each is None else f"{each:.1%}" for each in shares]
-        lines.append([sampling, str(len(rows)), *cells, f"{f.bias:+.1%}"])
-    head = ["absent things", "questions", "accuracy", "precision", "recall", "F1", "yes", "yes though it is not there",
-            "neither yes nor no", "yes-bias"]  # fmt: skip
+    figures = pope.table(frame)
     note = (
         "yes-bias: how much more often the answer is yes than it is true; half of the things are there. Always yes has "
         "an accuracy of 50 %, a recall of 100 % and an F1 of 66.7 %. After arXiv 2305.10355, with drawings."
     )
-    parts = ["## By sampling of the absent things", f"{table(head, lines)}\n\n{note}"]
+    parts = ["## By sampling of the absent things", f"{table(list(figures), figures.values.tolist())}\n\n{note}"]
     paired = pope.pairs(frame)
     if len(paired):
         more = bounded_difference(_more(paired, "yes", "_other"), range(len(paired)))
         p = mcnemar(paired.yes, paired.yes_other)
         parts += [
             "The main question: does a habit, a thing that often comes with those in the image, draw a yes? An absent "
-            f"thing that was chosen at random was said to be in {paired.yes.mean():.1%} of {len(paired)} images, one that "
-            f"was chosen by co-occurrence in {paired.yes_other.mean():.1%}: difference {more:+.1%}, exact McNemar "
-            f"p = {p:.3g}."
+            f"thing that was chosen at random was said to be in {paired.yes.mean():.1%} of {len(paired)} images, one "
+            f"chosen by co-occurrence in {paired.yes_other.mean():.1%}: difference {more:+.1%}, exact McNemar p = "
+            f"{p:.3g}."
         ]
     what = "answers of yes, about what is there and what is not"
     parts += [page.figure("yes", what, plots.hallucination(frame, page.name))]

@@ -72,7 +72,7 @@ def _shown(cell: Cell, seed: int) -> "Image | None":
     return page(cell.kind, cell.skill, seed + OTHER * (cell.control == "other image")).image
 
 
-def examples(seed: int, side: int = 300) -> "list[tuple[str, Image]]":
+def examples(seed: int, side: int = 200) -> "list[tuple[str, Image]]":
     """One document of each kind with its name, `side` pixels wide and high: what a grid shows."""
     first = {kind: page(kind, skill, seed) for kind, skill in reversed(SKILLS)}
     return [(kind, first[kind].image.resize((side, side))) for kind in dict.fromkeys(kind for kind, _ in SKILLS)]

@@ -1,8 +1,8 @@
 """RefCOCO's format, for whoever has its files: phrases that name one thing in a photograph, with its true box.
 
 A folder holds `refs.json`, `instances.json` and the images, in the folder itself or in one of its own, `images`. Both
-files are those of RefCOCO, RefCOCO+ or RefCOCOg (github.com/lichengunc/refer), but there the first one is a pickle, such
-as refs(unc).p. A pickle can run any code, so the kit opens none. Of one that you trust, this makes the file:
+files are those of RefCOCO, RefCOCO+ or RefCOCOg (github.com/lichengunc/refer), but there the first one is a pickle,
+such as refs(unc).p. A pickle can run any code, so the kit opens none. Of one that you trust, this makes the file:
 `json.dump(pickle.load(open("refs(unc).p", "rb")), open("refs.json", "w"))`.
 """
 

@@ -241,6 +241,28 @@ def by_sampling(frame: "DataFrame") -> "Iterator[tuple[str, DataFrame]]":
             yield sampling, rows
 
 
+def table(frame: "DataFrame") -> "DataFrame":
+    """The figures of each sampling as text with intervals, a row each. Raises SettingError where there are none."""
+    require("measure", "pandas", what="A table of figures")
+    from pandas import DataFrame
+
+    lines = []
+    for sampling, rows in by_sampling(frame):
+        f = figures(rows)
+        shown = {
+            "accuracy": f.accuracy,
+            "precision": f.precision,
+            "recall": f.recall,
+            "F1": f.f1,
+            "yes": f.yes,
+            "yes though it is not there": f.false_yes,
+            "neither yes nor no": f.neither,
+        }
+        shares = {name: "none said yes" if each is None else f"{each:.0%}" for name, each in shown.items()}
+        lines.append({"absent things": sampling, "questions": str(len(rows)), **shares, "yes-bias": f"{f.bias:+.0%}"})
+    return DataFrame(lines)
+
+
 def pairs(frame: "DataFrame", sampling: str = "adversarial") -> "DataFrame":
     """Absent things: those chosen at random beside those of another sampling about the same image ("_other")."""
     rows = frame[(frame.control == "none") & ~frame.present]
