@@ -198,13 +198,14 @@ def fidelity(frame: "DataFrame", name: str) -> "Figure":
 def skills(runs: "Mapping[str, DataFrame]") -> "Figure":
     """Right answers by kind of document and question, a panel for each run; with the document and with the controls."""
     figure, every = _figure(len(runs), height=4.6)
-    names = [f"{kind}: {skill}" for kind, skill in documents.SKILLS]
+    names = [*(f"{kind}: {skill}" for kind, skill in documents.SKILLS), "all"]
     for axes, (name, frame) in zip(every, runs.items(), strict=True):
         for offset, (control, (label, color)) in enumerate(CONTROLS.items()):
             found = {
                 f"{kind}: {skill}": share_of(rows.right) for kind, skill, rows in documents.by_skill(frame, control)
             }
             if found:
+                found["all"] = share_of(frame[frame.control == control].right)
                 ys = [names.index(each) + 0.25 * (offset - 0.5) for each in found]
                 middle = [share.share for share in found.values()]
                 errors = [[s.share - s.low for s in found.values()], [s.high - s.share for s in found.values()]]
@@ -239,7 +240,7 @@ def together() -> "Figure":
     for y, line in enumerate(table):
         for x, value in enumerate(line):
             axes.text(x, y, value, ha="center", va="center", color="white" if value > 500 else "black", fontsize=8)
-    axes.set_xticks(range(len(KINDS)), KINDS)
+    axes.set_xticks(range(len(KINDS)), KINDS, fontsize=9)
     axes.set_yticks(range(len(KINDS)), KINDS)
     axes.set(title=f"of {single.total() // 3:,} drawings, how many hold both")
     return figure

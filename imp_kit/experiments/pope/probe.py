@@ -24,6 +24,7 @@ from imp_kit.experiments import runs as record
 from imp_kit.experiments.pope.scenes import KINDS, SAMPLINGS, SIDE, absent, draw_scene, sample_kinds
 from imp_kit.experiments.runs import Case, Expected, Subject
 from imp_kit.experiments.stats import Estimate, bootstrap, bounded_difference, bounded_mean
+from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
     from pandas import DataFrame
