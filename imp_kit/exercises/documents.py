@@ -43,10 +43,8 @@ def is_right(function: Callable[[str, float], bool]) -> str:
 def iou(function: Callable[[Sequence[float], Sequence[float]], float]) -> str:
     """A function of two boxes: the area that they share, over the area that one or the other covers."""
     for one, other, what in BOXES:
-        found, wanted = (
-            number_of(result_of(function, one, other, case=f"For {one} and {other}: ")),
-            true_iou(one, other),
-        )
+        wanted = true_iou(one, other)
+        found = number_of(result_of(function, one, other, case=f"For {one} and {other}: "))
         expect(
             math.isclose(found, wanted, abs_tol=1e-3),
             f"For {one} and {other} ({what}) it is {wanted:.3f}; yours says {found:.3f}."

@@ -46,8 +46,8 @@ _DIGITS = (
 _ONES = f"(?:{'|'.join(UNITS[1:10])})"
 _IN_WORDS = f"(?:{'|'.join(TENS)})(?:[- ]{_ONES})?|(?:{'|'.join(sorted(UNITS, key=len, reverse=True))})|a(?= hundred)"
 NUMBER = re.compile(
-    rf"(?<![\w.,])(?P<minus>(?<!\d )[-−])?[$€£¥]?(?:(?P<digits>{_DIGITS})|(?P<words>{_IN_WORDS}))(?![\d])"
-    rf"(?!(?:st|nd|rd|th)\b)(?:[ -]?(?P<times>{'|'.join(TIMES)})\b)?(?!-?[a-z]*\d)",
+    rf"(?<![\w.,])(?P<minus>(?<!\d)(?<!\d )[-−])?[$€£¥]?(?:(?P<digits>{_DIGITS})|(?P<words>{_IN_WORDS}))(?![\d])"
+    rf"(?!(?:st|nd|rd|th)\b)(?:[ -]?(?P<times>{'|'.join(TIMES)})\b)?(?![a-z]+\d)",
     re.I,
 )
 DENIED = re.compile(

@@ -7,7 +7,7 @@ boxes keep their fractions whether a checkpoint squashes or pads. Nothing here w
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +54,19 @@ BUTTONS = ("send", "search", "join", "buy now", "sign in")
 
 @dataclass(frozen=True)
 class Page:
-    """A drawn document, a question about it, and the truth: "rule" (see answers.py), "answer" and what a rule needs."""
+    """A document, a question about it, and the truth: "rule" (see answers.py), "answer" and what a rule needs.
 
-    image: Image.Image
+    The image is drawn when it is asked for: the questions of a long run are known before its images.
+    """
+
+    drawn: Callable[[], Image.Image]
     question: str
     truth: dict
+
+    @cached_property  # since drawing uses up random numbers
+    def image(self) -> Image.Image:
+        """RGB, SIDE x SIDE."""
+        return self.drawn()
 
 
 @lru_cache(maxsize=64)
@@ -109,18 +117,23 @@ def bar_chart(skill: str, rng: np.random.Generator) -> Page:
     title = str(rng.choice(list(GROUPS)))
     labels = _pick(rng, GROUPS[title], int(rng.integers(4, 6)))
     values = _values(len(labels), rng)
+    drawn = partial(_draw_bars, title, labels, values, COLORS[rng.integers(len(COLORS))])
+    if skill == "maximum":
+        truth = {"rule": "choice", "answer": labels[int(np.argmax(values))], "options": {it: [it] for it in labels}}
+        return Page(drawn, f"Which bar of the chart is the highest?{SHORT}", truth)
+    place = int(rng.integers(len(labels)))
+    question = f"What is the value of {labels[place]} in the chart?{SHORT}"
+    return Page(drawn, question, _number(values[place], CHART_TOLERANCE))
+
+
+def _draw_bars(title: str, labels: list[str], values: list[int], color: tuple[int, int, int]) -> Image.Image:
     image, canvas = _axes(title)
-    step, color = (RIGHT - LEFT) / len(labels), COLORS[rng.integers(len(COLORS))]
+    step = (RIGHT - LEFT) / len(labels)
     for number, (label, value) in enumerate(zip(labels, values, strict=True)):
         middle = LEFT + step * (number + 0.5)
         canvas.rectangle((middle - 0.32 * step, _y(value), middle + 0.32 * step, BOTTOM - 1), color)
         canvas.text((middle, BOTTOM + 18), label, INK, face(PLAIN, 18), anchor="mm")
-    if skill == "maximum":
-        truth = {"rule": "choice", "answer": labels[int(np.argmax(values))], "options": {it: [it] for it in labels}}
-        return Page(image, f"Which bar of the chart is the highest?{SHORT}", truth)
-    place = int(rng.integers(len(labels)))
-    question = f"What is the value of {labels[place]} in the chart?{SHORT}"
-    return Page(image, question, _number(values[place], CHART_TOLERANCE))
+    return image
 
 
 def _values(count: int, rng: np.random.Generator) -> list[int]:
@@ -143,22 +156,27 @@ def line_chart(skill: str, rng: np.random.Generator) -> Page:
     if skill == "trend":
         values = [values[0]] * len(values) if trend == "stays the same" else sorted(values, reverse=trend == "falls")
     title = str(rng.choice(["Members", "Tickets", "Orders", "Points"]))
-    image, canvas = _axes(title)
-    step, color = (RIGHT - LEFT) / len(YEARS), COLORS[rng.integers(len(COLORS))]
-    xs = [LEFT + step * (number + 0.5) for number in range(len(YEARS))]
-    canvas.line([(x, _y(value)) for x, value in zip(xs, values, strict=True)], color, 4, joint="curve")
-    for x, year, value in zip(xs, YEARS, values, strict=True):
-        canvas.ellipse((x - 6, _y(value) - 6, x + 6, _y(value) + 6), color)
-        canvas.text((x, BOTTOM + 18), str(year), INK, face(PLAIN, 17), anchor="mm")
+    drawn = partial(_draw_line, title, values, COLORS[rng.integers(len(COLORS))])
     if skill == "trend":
         truth = {"rule": "choice", "answer": trend, "options": {name: list(terms) for name, terms in TRENDS.items()}}
-        return Page(image, f"Does the line of the chart rise, fall or stay the same over the years?{SHORT}", truth)
+        return Page(drawn, f"Does the line of the chart rise, fall or stay the same over the years?{SHORT}", truth)
     if skill == "maximum":
         question = f"In which year was the value in the chart the highest?{SHORT}"
-        return Page(image, question, _number(YEARS[int(np.argmax(values))]))
+        return Page(drawn, question, _number(YEARS[int(np.argmax(values))]))
     place = int(rng.integers(len(YEARS)))
     question = f"What is the value of the chart in {YEARS[place]}?{SHORT}"
-    return Page(image, question, _number(values[place], CHART_TOLERANCE))
+    return Page(drawn, question, _number(values[place], CHART_TOLERANCE))
+
+
+def _draw_line(title: str, values: list[int], color: tuple[int, int, int]) -> Image.Image:
+    image, canvas = _axes(title)
+    step = (RIGHT - LEFT) / len(YEARS)
+    points = [(LEFT + step * (number + 0.5), _y(value)) for number, value in enumerate(values)]
+    canvas.line(points, color, 4, joint="curve")
+    for (x, y), year in zip(points, YEARS, strict=True):
+        canvas.ellipse((x - 6, y - 6, x + 6, y + 6), color)
+        canvas.text((x, BOTTOM + 18), str(year), INK, face(PLAIN, 17), anchor="mm")
+    return image
 
 
 # Receipts and tables -----------------------------------------------------------------------------------------
@@ -169,25 +187,30 @@ def receipt(skill: str, rng: np.random.Generator) -> Page:
     names = _pick(rng, ITEMS, int(rng.integers(3, 6)))
     cents = [int(value) for value in rng.choice(np.arange(60, 2000, 5), len(names), replace=False)]
     day = date(int(rng.integers(2019, 2025)), int(rng.integers(1, 13)), int(rng.integers(13, 29)))  # no month is 13
+    drawn = partial(_draw_receipt, str(rng.choice(SHOPS)), _written(day, rng), names, cents)
+    if skill == "total":
+        return Page(drawn, f"What is the total on the receipt?{SHORT}", _number(sum(cents) / 100))
+    if skill == "date":
+        return Page(drawn, f"What is the date on the receipt?{SHORT}", {"rule": "date", "answer": day.isoformat()})
+    place = int(rng.integers(len(names)))
+    question = f"What is the price of the {names[place]} on the receipt?{SHORT}"
+    return Page(drawn, question, _number(cents[place] / 100))
+
+
+def _draw_receipt(shop: str, day: str, names: list[str], cents: list[int]) -> Image.Image:
     image, canvas = _sheet((196, 190, 180))
     left, right, height = 64, SIDE - 64, 190 + 34 * len(names)
     top = (SIDE - height) // 2
     canvas.rectangle((left, top, right, top + height), (253, 253, 248))
-    canvas.text((SIDE // 2, top + 30), str(rng.choice(SHOPS)), INK, face(BOLD, 22), anchor="mm")
-    canvas.text((SIDE // 2, top + 62), _written(day, rng), INK, face(MONO, 18), anchor="mm")
+    canvas.text((SIDE // 2, top + 30), shop, INK, face(BOLD, 22), anchor="mm")
+    canvas.text((SIDE // 2, top + 62), day, INK, face(MONO, 18), anchor="mm")
     y = top + 104
     for name, price in zip(names, cents, strict=True):
         _row(canvas, left + 24, right - 24, y, name, price, MONO)
         y += 34
     canvas.line((left + 24, y - 8, right - 24, y - 8), INK, 2)
     _row(canvas, left + 24, right - 24, y + 16, "TOTAL", sum(cents), BOLD)
-    if skill == "total":
-        return Page(image, f"What is the total on the receipt?{SHORT}", _number(sum(cents) / 100))
-    if skill == "date":
-        return Page(image, f"What is the date on the receipt?{SHORT}", {"rule": "date", "answer": day.isoformat()})
-    place = int(rng.integers(len(names)))
-    question = f"What is the price of the {names[place]} on the receipt?{SHORT}"
-    return Page(image, question, _number(cents[place] / 100))
+    return image
 
 
 def _row(canvas: ImageDraw.ImageDraw, left: int, right: int, y: int, name: str, cents: int, kind: str) -> None:
@@ -209,24 +232,28 @@ def table(skill: str, rng: np.random.Generator) -> Page:
     columns = MONTHS[first : first + 3]
     most = 9_000 if rng.random() < 0.5 else 900
     values = rng.choice(np.arange(most // 9, most), (len(rows), 3), replace=False)
+    row, column = int(rng.integers(len(rows))), int(rng.integers(3))
+    question = f"What is the value for {rows[row]} in {columns[column]} in the table?{SHORT}"
+    return Page(partial(_draw_table, rows, columns, values), question, _number(int(values[row, column])))
+
+
+def _draw_table(rows: Sequence[str], columns: Sequence[str], values: np.ndarray) -> Image.Image:
     image, canvas = _sheet()
-    edges, height = (14, 112, 219, 326, SIDE - 14), 54
+    edges, height, line = (14, 112, 219, 326, SIDE - 14), 54, (120, 120, 120)
     top = (SIDE - height * (len(rows) + 1)) // 2
     canvas.rectangle((edges[0], top, edges[-1], top + height), (222, 230, 240))
     for number in range(len(rows) + 2):
-        canvas.line((edges[0], top + number * height, edges[-1], top + number * height), (120, 120, 120), 1)
+        canvas.line((edges[0], top + number * height, edges[-1], top + number * height), line, 1)
     for x in edges:
-        canvas.line((x, top, x, top + height * (len(rows) + 1)), (120, 120, 120), 1)
+        canvas.line((x, top, x, top + height * (len(rows) + 1)), line, 1)
     for x, x_next, month in zip(edges[1:], edges[2:], columns, strict=False):
         canvas.text(((x + x_next) // 2, top + height // 2), month, INK, face(BOLD, 16), anchor="mm")
-    for number, (name, line) in enumerate(zip(rows, values, strict=True), 1):
+    for number, (name, line_values) in enumerate(zip(rows, values, strict=True), 1):
         y = top + number * height + height // 2
         canvas.text((edges[0] + 12, y), name, INK, face(BOLD, 18), anchor="lm")
-        for x, value in zip(edges[2:], line, strict=True):
+        for x, value in zip(edges[2:], line_values, strict=True):
             canvas.text((x - 14, y), f"{value:,}", INK, face(PLAIN, 19), anchor="rm")
-    row, column = int(rng.integers(len(rows))), int(rng.integers(3))
-    question = f"What is the value for {rows[row]} in {columns[column]} in the table?{SHORT}"
-    return Page(image, question, _number(int(values[row, column])))
+    return image
 
 
 # By hand -----------------------------------------------------------------------------------------------------
@@ -234,62 +261,71 @@ def table(skill: str, rng: np.random.Generator) -> Page:
 
 def handwriting(skill: str, rng: np.random.Generator) -> Page:
     """Three words below each other in one hand. Skill: text."""
-    words, hand = _pick(rng, WORDS, 3), Hand.sample(rng)
+    words = _pick(rng, WORDS, 3)
+    truth = {"rule": "text", "answer": " ".join(words)}
+    return Page(partial(_draw_words, words, rng), f"What is written in this image?{SHORT}", truth)
+
+
+def _draw_words(words: list[str], rng: np.random.Generator) -> Image.Image:
     image, canvas = _sheet((252, 250, 240))
     for y in range(130, SIDE, 110):
         canvas.line((20, y, SIDE - 20, y), (190, 205, 225), 2)
-    size = min(52.0, (SIDE - 100) / max(map(width_of, words)))
+    hand, size = Hand.sample(rng), min(52.0, (SIDE - 100) / max(map(width_of, words)))
     for number, word in enumerate(words):
         start = 40 + rng.uniform(0, max(1.0, SIDE - 110 - size * width_of(word)))
         write(image, word, (start, 130 + 110 * number), size, hand, rng)
-    return Page(image, "What is written in this image?" + SHORT, {"rule": "text", "answer": " ".join(words)})
+    return image
 
 
 def sketch(skill: str, rng: np.random.Generator) -> Page:
     """A website drawn by hand, from the top: links, a heading, an image, a field with a button. Skill: html."""
-    image, _ = _sheet((252, 252, 252))
-    hand = Hand.sample(rng)
-    links, heading = _pick(rng, LINKS, int(rng.integers(2, 4))), str(rng.choice(HEADINGS))
-    button, elements = str(rng.choice(BUTTONS)), []
-    _frame(image, (12, 12, SIDE - 12, SIDE - 12), rng)
-    for number, link in enumerate(links):
-        x = 40 + 132 * number
-        write(image, link, (x, 60), 19, hand, rng)
-        curve(ImageDraw.Draw(image), [(x, 70), (x + 19 * width_of(link), 70 + rng.uniform(-2, 2))], 2, INK)
-        elements.append(["link", link])
-    write(image, heading, (40, 140), 34, hand, rng)
-    elements.append(["heading", heading])
-    if rng.random() < 0.7:
-        box = (40, 176, 40 + int(rng.integers(150, 300)), 310)
-        _frame(image, box, rng)
-        for ends in (((box[0], box[1]), (box[2], box[3])), ((box[0], box[3]), (box[2], box[1]))):
-            curve(ImageDraw.Draw(image), [_near(point, rng) for point in ends], 3, INK)
-        elements.append(["image", ""])
-    if rng.random() < 0.7:
-        _frame(image, (40, 346, 230, 396), rng)
-        elements.append(["field", ""])
-    _frame(image, (250, 346, 410, 396), rng)
-    write(image, button, (330 - 9.5 * width_of(button), 379), 19, hand, rng)
-    elements.append(["button", button])
+    elements = [["link", link] for link in _pick(rng, LINKS, int(rng.integers(2, 4)))]
+    elements.append(["heading", str(rng.choice(HEADINGS))])
+    elements += [[role, ""] for role in ("image", "field") if rng.random() < 0.7]
+    elements.append(["button", str(rng.choice(BUTTONS))])
     question = (
         "This is a sketch of a website. Write its HTML with the elements h1, a, img, input and button, and the texts "
         "that are in the sketch. A box with a cross is an img, an empty box is an input."
     )
-    return Page(image, question, {"rule": "html", "answer": elements})
+    return Page(partial(_draw_sketch, elements, rng), question, {"rule": "html", "answer": elements})
+
+
+def _draw_sketch(elements: list[list[str]], rng: np.random.Generator) -> Image.Image:
+    image, canvas = _sheet((252, 252, 252))
+    hand = Hand.sample(rng)
+    _frame(canvas, (12, 12, SIDE - 12, SIDE - 12), rng)
+    for number, (role, text) in enumerate(elements):
+        if role == "link":
+            x = 40 + 132 * number
+            write(image, text, (x, 60), 19, hand, rng)
+            curve(canvas, [(x, 70), (x + 19 * width_of(text), 70 + rng.uniform(-2, 2))], 2, INK)
+        elif role == "heading":
+            write(image, text, (40, 140), 34, hand, rng)
+        elif role == "image":
+            x0, y0, x1, y1 = box = (40, 176, 40 + int(rng.integers(150, 300)), 310)
+            _frame(canvas, box, rng)
+            for ends in (((x0, y0), (x1, y1)), ((x0, y1), (x1, y0))):
+                curve(canvas, [_near(point, rng) for point in ends], 3, INK)
+        elif role == "field":
+            _frame(canvas, (40, 346, 230, 396), rng)
+        else:
+            _frame(canvas, (250, 346, 410, 396), rng)
+            write(image, text, (330 - 9.5 * width_of(text), 379), 19, hand, rng)
+    return image
 
 
 def _near(point: Sequence[float], rng: np.random.Generator) -> tuple[float, float]:
     return point[0] + rng.normal(0, 2), point[1] + rng.normal(0, 2)
 
 
-def _frame(image: Image.Image, box: tuple[int, int, int, int], rng: np.random.Generator) -> None:
+def _frame(canvas: ImageDraw.ImageDraw, box: tuple[int, int, int, int], rng: np.random.Generator) -> None:
     """A box of four lines that a hand drew."""
     x0, y0, x1, y1 = box
     corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
     for start, end in zip(corners, corners[1:], strict=False):
         middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
         points = [_near(point, rng) for point in (start, middle, end)]
-        curve(ImageDraw.Draw(image), points, 3, INK)
+        curve(canvas, points, 3, INK)
 
 
 # Scenes ------------------------------------------------------------------------------------------------------
@@ -309,7 +345,7 @@ def scene(skill: str, rng: np.random.Generator) -> Page:
     image, drawn = draw(Scene(found.things, (SIDE, SIDE)), rng)
     (box,) = (each.box for each in drawn.things if each.kind == thing.kind)
     phrase = f"the {thing.kind}"
-    return Page(image, LOCATE.format(phrase), {"rule": "box", "answer": list(box), "phrase": phrase})
+    return Page(lambda: image, LOCATE.format(phrase), {"rule": "box", "answer": list(box), "phrase": phrase})
 
 
 KINDS: dict[str, tuple[Callable[[str, np.random.Generator], Page], tuple[str, ...]]] = {

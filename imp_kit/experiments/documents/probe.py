@@ -61,9 +61,15 @@ def cases(size: str, seed: int) -> list[Case]:
 
 def case(cell: Cell, seed: int) -> Case:
     """One sample: question and truth are those of its own document, whatever image is shown."""
-    asked = page(cell.kind, cell.skill, seed)
+    question, truth = _asked(cell.kind, cell.skill, seed)
     name = "/".join(str(part) for part in (*asdict(cell).values(), seed))
-    return Case(name, partial(_shown, cell, seed), asked.question, asdict(cell), asked.truth, seed)
+    return Case(name, partial(_shown, cell, seed), question, asdict(cell), truth, seed)
+
+
+@lru_cache(maxsize=10_000)  # a condition and its controls have the same
+def _asked(kind: str, skill: str, seed: int) -> tuple[str, dict]:
+    asked = page(kind, skill, seed)
+    return asked.question, asked.truth
 
 
 def _shown(cell: Cell, seed: int) -> "Image | None":

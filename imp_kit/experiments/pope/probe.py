@@ -4,9 +4,10 @@ Of each image six questions are asked, two for each sampling (see scenes.py): on
 about a thing that is not. So half of the true answers are yes, in each sampling, and a model that always says yes is
 right in half. Controls: the same questions about a plain gray image, and without one; nothing is there.
 
-The rule for yes and no was there before the first answer. It reads the first word that decides: "yes" or "no"; else a
-sentence that denies ("there is no bus", "I don't see one", "none") is no, and one that says what there is, is yes. An
-answer that does neither, or both yes and no, is no answer: it is not right, and no yes.
+The rule for yes and no was there before the first answer. An answer that begins with yes or no says so. Else its first
+sentence decides: one that denies ("there is no bus", "I don't see one") is no, one that says that the thing is there is
+yes. An answer that does neither, that is unsure, or speaks of other things only, is no answer: it is not right, and no
+yes.
 """
 
 import os
@@ -35,30 +36,30 @@ IMAGES = {"smoke": 2, "lesson": 40, "standard": 100, "full": 500}  # six questio
 GRAYS = {"smoke": 1, "lesson": 1, "standard": 3, "full": 6}  # plain images as a control
 QUESTION = "Is there {} in the image?"
 
-YES, NO = re.compile(r"\b(?:yes|yeah|yep|correct|true)\b"), re.compile(r"\b(?:no|nope|false|incorrect)\b(?! doubt)")
-DENIES = re.compile(r"\b(?:no|not|none|never|without|neither|nothing|nowhere)\b(?! only\b)|n't\b")
-CLAIMS = re.compile(
-    r"\bthere(?:'s| is| are)\b|\b(?:i|you|we) (?:can )?see\b|\b(?:shows?|contains?|has|have|includes?)\b"
-)
+BEGINS = re.compile(r"\W*(?:(?P<yes>yes|yeah|yep|correct|true)|(?:no|nope|false|incorrect))\b(?! doubt| one\b)")
+DENIES = re.compile(r"\b(?:no|not|none|never|without|neither|nothing|nowhere)\b(?! only\b| doubt\b)|n't\b")
+CLAIMS = re.compile(r"\byes\b|\bthere(?:'s| is| are)\b|\bsee\b|\b(?:shows?|contains?|has|have|includes?|depicts?)\b")
 UNSURE = re.compile(
-    r"\b(?:can ?not|can't|could not|couldn't|unable to|not able to) (?:say|tell|see|answer|determine|know)\b|"
-    r"\b(?:not sure|not certain|unsure|unclear|don't know|do not know)\b"
+    r"\b(?:can ?not|can't|could not|couldn't|unable to|not able to) (?:say|tell|answer|determine|know)\b|"
+    r"\b(?:not sure|not certain|unsure|unclear|don't know|do not know|yes or no|yes and no)\b"
 )
+WORDS = {"person": "person|people|man|woman|human|someone|boy|girl|child", "cup": "cup|mug", "cat": "cat|kitten"}
 
 
-def yes_or_no(reply: str) -> str:
-    """ "yes", "no", or "" for an answer that is neither; see the top of this file."""
+def yes_or_no(reply: str, kind: str) -> str:
+    """Whether an answer says that there is a thing of KINDS: "yes", "no", or ""; see the top of this file."""
     text = " ".join(reply.lower().replace("’", "'").split())
-    first = re.split(r"[.;!?\n]|, but ", text)[0]
     if UNSURE.search(text):
         return ""
-    if YES.search(first) and NO.search(first):  # "yes or no"
+    if begins := BEGINS.match(text):
+        return "yes" if begins["yes"] else "no"
+    first = re.split(r"[.;!?]|, but ", text)[0]
+    named = {each for each in KINDS if re.search(rf"\b(?:{WORDS.get(each, each)})(?:s|es)?\b", first)}
+    if named and kind not in named:
         return ""
-    if begins := re.match(r"\W*(?:(yes|yeah|yep|correct|true)|(no|nope|false|incorrect))\b", first):
-        return "yes" if begins[1] else "no"
     if DENIES.search(first):
         return "no"
-    return "yes" if YES.search(first) or CLAIMS.search(first) else ""
+    return "yes" if CLAIMS.search(first) and (named or re.search(r"\bone\b", first)) else ""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Sample:
 
     @property
     def said(self) -> str:
-        return yes_or_no(self.reply)
+        return yes_or_no(self.reply, self.kind)
 
     @property
     def right(self) -> bool:
@@ -259,8 +260,8 @@ def table(frame: "DataFrame") -> "DataFrame":
             "yes though it is not there": f.false_yes,
             "neither yes nor no": f.neither,
         }
-        shares = {name: "none said yes" if each is None else f"{each:.0%}" for name, each in shown.items()}
-        lines.append({"absent things": sampling, "questions": str(len(rows)), **shares, "yes-bias": f"{f.bias:+.0%}"})
+        shares = {name: "none said yes" if each is None else f"{each:.1%}" for name, each in shown.items()}
+        lines.append({"absent things": sampling, "questions": str(len(rows)), **shares, "yes-bias": f"{f.bias:+.1%}"})
     return DataFrame(lines)
 
 
