@@ -288,6 +288,13 @@ def test_a_sketch_holds_what_its_truth_says(monkeypatch):
         assert max(roles["image"], roles["field"]) <= 1
 
 
+def test_all_texts_of_a_sketch_have_space():
+    links = sorted(map(strokes.width_of, pages.LINKS))[-3:]
+    assert 40 + 17 * sum(links) + 2 * 34 < SIDE - 40
+    assert max(map(strokes.width_of, pages.HEADINGS)) * 34 < SIDE - 80
+    assert max(map(strokes.width_of, pages.BUTTONS)) * 19 < 410 - 250 - 10
+
+
 def test_a_thing_to_locate_is_there_once():
     for seed in range(8):
         asked = page("scene", "box", seed)

@@ -228,7 +228,7 @@ def boxes(frame: "DataFrame", count: int = 6, side: int = 180) -> Image.Image:
             if corners:
                 ImageDraw.Draw(image).rectangle([round(side * value) for value in corners], outline=color, width=4)
         shown.append((f"{json.loads(row.truth)['phrase']}: IoU {row.score:.2f}" if found else "no box", image))
-    return grid(shown, columns=3).quantize(48, dither=Image.Dither.NONE)  # a PNG with a third of the bytes
+    return grid(shown, columns=3).quantize(160, Image.Quantize.FASTOCTREE)  # a PNG with a third of the bytes
 
 
 def together() -> "Figure":

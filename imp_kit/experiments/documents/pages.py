@@ -294,11 +294,13 @@ def _draw_sketch(elements: list[list[str]], rng: np.random.Generator) -> Image.I
     image, canvas = _sheet((252, 252, 252))
     hand = Hand.sample(rng)
     _frame(canvas, (12, 12, SIDE - 12, SIDE - 12), rng)
-    for number, (role, text) in enumerate(elements):
+    x = 40.0
+    for role, text in elements:
         if role == "link":
-            x = 40 + 132 * number
-            write(image, text, (x, 60), 19, hand, rng)
-            curve(canvas, [(x, 70), (x + 19 * width_of(text), 70 + rng.uniform(-2, 2))], 2, INK)
+            end = x + 17 * width_of(text)
+            write(image, text, (x, 60), 17, hand, rng)
+            curve(canvas, [(x, 70), (end, 70 + rng.uniform(-2, 2))], 2, INK)
+            x = end + 34
         elif role == "heading":
             write(image, text, (40, 140), 34, hand, rng)
         elif role == "image":
