@@ -2,9 +2,11 @@
 
 import csv
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from imp_kit.device import is_small
-from imp_kit.errors import RunError
+from imp_kit.errors import CheckpointError, MemoryLimitError, RunError
 from imp_kit.finetuning.examples import EncodedExample, ImageFeatures
 from imp_kit.model.imp import ImpModel
+from imp_kit.model.memory import free_memory
 
 WARM_UP = 0.03  # of all steps, in which the learning rate rises; as LLaVA-1.5 (arXiv 2310.03744) was trained
 LARGEST_NORM = 1.0  # of all gradients together
@@ -84,7 +87,7 @@ def train(
 ) -> None:
     """Train with AdamW (arXiv 1711.05101, no weight decay), and write step and loss to the CSV file `log`.
 
-    Raises RunError where the training diverges.
+    Raises MemoryLimitError, CheckpointError for weights that give no numbers, RunError where the training diverges.
     """
     steps = epochs * math.ceil(len(rows) / batch_size)
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
@@ -92,7 +95,8 @@ def train(
     # In fp16 small gradients would be 0: they are computed of a multiple of the loss (arXiv 1710.03740).
     scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
     recompute_blocks(model)
-    lost = 0
+    check_memory(model, len(opening), rows, batch_size)
+    values: list[float] = []
     with (
         log.open("w", encoding="utf-8", newline="") as opened,
         tqdm(total=steps, unit="step", desc="training", disable=not progress) as bar,
@@ -105,12 +109,8 @@ def train(
             value = loss.item()
             writer.writerow((step, f"{value:.6g}"))
             opened.flush()
-            lost = 0 if math.isfinite(value) else lost + 1
-            if lost == LOST:
-                raise RunError(
-                    f"The training diverged: the loss was no number in {LOST} steps in a row, up to step {step} of "
-                    f"{steps}. Nothing was written; choose a learning_rate smaller than {learning_rate:g}."
-                )
+            values.append(value)
+            check_loss(values, steps, learning_rate, model.dtype)
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(trained, LARGEST_NORM)
@@ -121,3 +121,43 @@ def train(
             schedule.step()
             bar.set_postfix(loss=f"{value:.3f}", refresh=False)
             bar.update()
+    # A tenth of the steps, as single ones differ.
+    last, guess = fmean(values[-max(1, steps // 10) :]), math.log(model.config.decoder.vocab_size)
+    if last > guess:
+        warnings.warn(
+            f"The loss ended at {last:.1f} nats a token, and a blind guess among all tokens has {guess:.1f}: nothing "
+            "useful was learned. Try another learning_rate, or more epochs.",
+            stacklevel=3,
+        )
+
+
+def check_loss(values: Sequence[float], steps: int, learning_rate: float, dtype: torch.dtype) -> None:
+    """Raise where the last losses are no numbers: CheckpointError if there was none before, else RunError."""
+    if len(values) < LOST or any(map(math.isfinite, values[-LOST:])):
+        return
+    if len(values) == LOST:  # with the weights as they came
+        name = str(dtype).removeprefix("torch.")
+        raise CheckpointError(
+            "The loss is no number from the first step on: the checkpoint's weights are damaged, or too large for "
+            f"{name}. Nothing was written; download them again, or choose another dtype."
+        )
+    raise RunError(
+        f"The training diverged: the loss was no number in {LOST} steps in a row, up to step {len(values)} of {steps}. "
+        f"Nothing was written; choose a learning_rate smaller than {learning_rate:g}."
+    )
+
+
+def check_memory(model: ImpModel, opening: int, rows: Sequence[EncodedExample], batch_size: int) -> None:
+    """Raise MemoryLimitError where a batch's longest rows would surely not fit: a CPU's process would be killed."""
+    sizes = model.config.decoder
+    lengths = sorted((len(row.ids) for row in rows), reverse=True)[:batch_size]
+    positions = len(lengths) * (opening + model.config.vision.num_patches + lengths[0])
+    # What a block's backward pass needs at least: inputs of norms and products, q, k, v and the MLP's inner values.
+    block = 8 * sizes.hidden_size + 2 * sizes.intermediate_size
+    per_position = block * sizes.num_layers if is_small(model) else block + sizes.num_layers * sizes.hidden_size
+    needed, free = positions * per_position * model.dtype.itemsize, free_memory(model.device)
+    if needed > free:
+        raise MemoryLimitError(
+            f"A batch of {len(lengths)} examples needs {needed / 1e9:.1f} GB and more beside the weights, but "
+            f"{free / 1e9:.1f} GB are free on {model.device}. Choose a smaller batch_size than {batch_size}."
+        )
