@@ -5,7 +5,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,8 @@ def add_adapters(model: ImpModel, rank: int, alpha: float, targets: Sequence[str
         plain = nn.Linear(layer.in_features, layer.out_features, device="meta")
         plain.weight, plain.bias = layer.weight, layer.bias
         layers.set_submodule(path, plain)
-    config = LoraConfig(r=rank, target_modules=paths)
-    config.lora_alpha = alpha  # type: ignore[assignment] - of which peft computes alpha / rank
+    # peft's type says int, and it computes alpha / rank.
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=paths)  # type: ignore[arg-type]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, layers)
@@ -69,10 +69,11 @@ def collect_adapters(model: ImpModel) -> dict[str, Adapter]:
     from peft.tuners.lora import LoraLayer
 
     found = {}
-    for path, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
-            pair = (layer.get_submodule(f"{name}.{ADAPTER}").get_parameter("weight") for name in ("lora_A", "lora_B"))
-            a, b = (factor.detach().to("cpu", torch.float32, copy=True) for factor in pair)
+    for path, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            layer: Any = module
+            factors = (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
+            a, b = (factor.detach().to("cpu", torch.float32, copy=True) for factor in factors)
             found[f"{path}.weight"] = Adapter(a, b, layer.scaling[ADAPTER])
     return found
 

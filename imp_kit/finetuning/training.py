@@ -91,7 +91,6 @@ def train(
     """
     steps = epochs * math.ceil(len(rows) / batch_size)
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate, steps=steps))
     # In fp16 small gradients would be 0: they are computed of a multiple of the loss (arXiv 1710.03740).
     scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
     recompute_blocks(model)
@@ -111,6 +110,8 @@ def train(
             opened.flush()
             values.append(value)
             check_loss(values, steps, learning_rate, model.dtype)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * rate(step - 1, steps)
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(trained, LARGEST_NORM)
@@ -118,7 +119,6 @@ def train(
                 scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
-            schedule.step()
             bar.set_postfix(loss=f"{value:.3f}", refresh=False)
             bar.update()
     # A tenth of the steps, as single ones differ.
@@ -127,7 +127,7 @@ def train(
         warnings.warn(
             f"The loss ended at {last:.1f} nats a token, and a blind guess among all tokens has {guess:.1f}: nothing "
             "useful was learned. Try another learning_rate, or more epochs.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
