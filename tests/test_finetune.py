@@ -16,6 +16,7 @@ from forms import FORMS, write
 from oracle import make_oracle, write_checkpoint
 from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
+from quick import quick
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -45,6 +46,7 @@ PARTS = {
     "down": ("fc2", "down_proj"),
 }
 QUESTION = "What is it?"
+pytestmark = pytest.mark.filterwarnings("ignore:The loss ended:UserWarning")  # these runs are too short to learn
 
 
 def image_of(seed: int) -> Image.Image:
@@ -76,16 +78,23 @@ EXAMPLES = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
     """A CSV with two images, and a checkpoint."""
-    tiny("new", tmp_path / "base")
-    (tmp_path / "pictures").mkdir()
+    there = tmp_path_factory.mktemp("original")
+    tiny("new", there / "base")
+    (there / "pictures").mkdir()
     for seed in (1, 2):
-        image_of(seed).save(tmp_path / "pictures" / f"{seed}.png")
+        image_of(seed).save(there / "pictures" / f"{seed}.png")
     lines = ["image,question,answer,note", f'pictures/1.png,{QUESTION},"a user, helpful",x']
-    (tmp_path / "examples.csv").write_text("\n".join([*lines, f"pictures/2.png,{QUESTION},the picture,"]), "utf-8")
-    return tmp_path
+    (there / "examples.csv").write_text("\n".join([*lines, f"pictures/2.png,{QUESTION},the picture,"]), "utf-8")
+    return there
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """A copy of the original, which a test may spoil."""
+    return shutil.copytree(original, tmp_path / "folder")
 
 
 def tune(folder: Path, **settings) -> Path:
@@ -100,7 +109,7 @@ def left(folder: Path) -> list[str]:
 # What is learned ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", [FORMS[number] for number in (0, 2, 11, 14)], ids=str)
+@pytest.mark.parametrize("form", quick(2, (FORMS[number] for number in (14, 11, 0, 2))), ids=str)
 def test_what_is_trained_on_is_what_ask_reads(form, tmp_path):
     imp = imp_kit.load(write(form, tmp_path / "a"), device="cpu", dtype="fp32")
     read = []
@@ -115,24 +124,23 @@ def test_what_is_trained_on_is_what_ask_reads(form, tmp_path):
     assert stop in imp.stop_ids
 
 
-@pytest.mark.parametrize(("layout", "learning_rate"), [("old", 0.01), ("phi3", 0.01)])
-def test_a_checkpoint_learns_its_examples_and_loads(layout, learning_rate, folder):
+@pytest.mark.parametrize("layout", quick(1, ("old", "phi3")))
+def test_a_checkpoint_learns_its_examples_and_loads(layout, folder):
     shutil.rmtree(folder / "base")
     tiny(layout, folder / "base", shards=3)
-    out = tune(folder, epochs=40, learning_rate=learning_rate, batch_size=2)
+    out = tune(folder, epochs=30, learning_rate=0.01, batch_size=2)
     assert out == folder / "tuned"
     with (out / "log.csv").open(newline="") as opened:
         head, *rows = csv.reader(opened)
     assert head == ["step", "loss"]
-    assert [int(step) for step, _ in rows] == list(range(1, 41))
+    assert [int(step) for step, _ in rows] == list(range(1, 31))
     assert float(rows[-1][1]) < 0.1 * float(rows[0][1])
     imp = imp_kit.load(out, device="cpu")
     for seed, answer in ((1, "a user, helpful"), (2, "the picture")):
         assert str(imp.ask(folder / "pictures" / f"{seed}.png", QUESTION)) == answer
     assert imp.name == "tuned"
     assert left(folder) == ["tuned"]
-    files = {file for file in os.listdir(folder / "base")}
-    assert set(os.listdir(out)) == files | {"log.csv", "finetune.json"}
+    assert set(os.listdir(out)) == set(os.listdir(folder / "base")) | {"log.csv", "finetune.json"}
 
 
 def test_the_new_checkpoint_says_how_it_was_made_and_is_no_published_one(folder):
@@ -176,10 +184,10 @@ def test_16_bits_train_too_and_adapters_are_fp32(dtype, folder, monkeypatch):
         return collect(model)
 
     monkeypatch.setattr(run, "collect_adapters", look)
-    out = tune(folder, dtype=dtype, epochs=30, learning_rate=0.01, batch_size=2)
+    out = tune(folder, dtype=dtype, epochs=6, learning_rate=0.03, targets=["qkv"])
     assert dtypes == {(False, getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[dtype])), (True, torch.float32)}
     losses = np.loadtxt(out / "log.csv", delimiter=",", skiprows=1)[:, 1]
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 # The training ---------------------------------------------------------------------------------------------
@@ -241,9 +249,9 @@ def test_loss_and_gradients_are_those_of_transformers_with_peft(layout, tmp_path
     largest = 0.0
     for layer, parts in pairs:
         a, b = layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad
-        torch.testing.assert_close(a, sum(part.lora_A["default"].weight.grad for part in parts), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a, sum(part.lora_A["default"].weight.grad for part in parts), rtol=0, atol=1e-5)
         torch.testing.assert_close(
-            b, torch.cat([part.lora_B["default"].weight.grad for part in parts]), rtol=1e-4, atol=1e-5
+            b, torch.cat([part.lora_B["default"].weight.grad for part in parts]), rtol=0, atol=1e-5
         )
         largest = max(largest, a.abs().max().item(), b.abs().max().item())
     assert largest > 0.1
@@ -370,7 +378,7 @@ def test_merged_equals_unmerged(layout, tmp_path):
     assert len(set(tokens)) > 5
 
 
-@pytest.mark.parametrize("form", [FORMS[number] for number in (0, 8, 12, 14)], ids=str)
+@pytest.mark.parametrize("form", quick(2, (FORMS[number] for number in (0, 14, 8, 12))), ids=str)
 def test_files_have_the_form_of_the_source(form, tmp_path):
     """Same files, keys in the same order, dtypes and metadata; sums rounded once, the rest bit for bit."""
     source, target = write(form, tmp_path / "a"), tmp_path / "b"
@@ -467,9 +475,7 @@ def test_an_interrupted_run_leaves_nothing(error, folder, monkeypatch):
 
 
 def test_a_training_that_diverges_stops_and_writes_nothing(folder):
-    with pytest.raises(
-        imp_kit.RunError, match=r"^The training diverged: the loss was no number in 3 steps in a row, up"
-    ):
+    with pytest.raises(imp_kit.RunError, match="^The training diverged: the loss was no number in 3 steps"):
         tune(folder, learning_rate=1e30, epochs=10)
     assert left(folder) == []
 
@@ -516,16 +522,13 @@ def test_a_setting_that_makes_no_sense(name, value, folder):
 
 CSV = {  # text of the file -> class and message of the error
     "": ("SettingError", "has no column 'image' and no column 'question' and no column 'answer'; its columns are none"),
-    "image,question\npictures/1.png,What?": (
-        "SettingError",
-        "has no column 'answer'; its columns are 'image', 'question'",
-    ),
+    "image,question\npictures/1.png,What?": ("SettingError", "no column 'answer'; its columns are 'image', 'question'"),
     "image;question;answer\n": ("SettingError", "its columns are 'image;question;answer'"),
     "image,question,answer\n": ("SettingError", "there are no examples"),
     "image,question,answer\n\n,What?,A": ("ImageError", "line 3: the column 'image' is empty"),
     "image,question,answer\nnone.png,What?,A": ("ImageError", "line 2: there is no image file .*none.png"),
     "image,question,answer\npictures,What?,A": ("ImageError", "line 2: there is no image file .*pictures"),
-    "image,question,answer\nexamples.csv,What?,A": ("ImageError", "line 2: .*examples.csv: "),
+    "image,question,answer\nexamples.csv,What?,A": ("ImageError", "line 2: .*examples.csv'"),
     "image,question,answer\npictures/1.png, ,A": ("PromptError", "line 2: The question is empty"),
     "image,question,answer\npictures/1.png,<image>,A": ("PromptError", "line 2: The question contains <image>"),
     "image,question,answer\npictures/1.png,What?,\u200b": ("PromptError", "line 2: the answer is empty"),
@@ -535,11 +538,10 @@ CSV = {  # text of the file -> class and message of the error
         "PromptError",
         r"line 2: image, question and answer are \d+ tokens long, and the checkpoint reads 256. Shorten the answer",
     ),
-    "image,question,answer\npictures/1.png,Wh\0at?\xff,A": ("", ""),
 }
 
 
-@pytest.mark.parametrize("text", [text for text, (kind, _) in CSV.items() if kind])
+@pytest.mark.parametrize("text", CSV)
 def test_a_file_of_examples_that_cannot_be_used(text, folder):
     kind, message = CSV[text]
     (folder / "examples.csv").write_text(text, "utf-8")
@@ -553,9 +555,7 @@ def test_a_file_that_is_no_csv(folder):
     (folder / "examples.csv").write_bytes("image,question,answer\nö,ö,ö".encode("utf-16"))
     with pytest.raises(imp_kit.SettingError, match="is not in UTF-8"):
         tune(folder)
-    with pytest.raises(
-        imp_kit.SettingError, match=r"There is no file .*none.csv; give a CSV with the columns image, q"
-    ):
+    with pytest.raises(imp_kit.SettingError, match=r"There is no file .*none.csv; give a CSV with the columns"):
         tune(folder, examples=folder / "none.csv")
     with pytest.raises(imp_kit.SettingError, match="cannot be read as CSV"):
         tune(folder, examples=folder)
@@ -644,9 +644,7 @@ def test_a_peft_that_does_not_fit_is_said(folder, monkeypatch):
 def test_too_little_memory_or_disk(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(training, "free_memory", lambda _: 1000)
-        with pytest.raises(
-            imp_kit.MemoryLimitError, match="A batch of 2 examples needs .* Choose a smaller batch_size"
-        ):
+        with pytest.raises(imp_kit.MemoryLimitError, match="A batch of 2 examples needs .*a smaller batch_size"):
             tune(folder)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
@@ -667,9 +665,8 @@ def test_too_little_memory_or_disk(folder, monkeypatch):
 
 def test_the_command(folder, capsys):
     arguments = ["finetune", str(folder / "base"), str(folder / "examples.csv"), "--out", str(folder / "tuned")]
-    main(
-        [*arguments, "--rank", "2", "--alpha", "3", "--targets", "qkv", "down", "--device", "cpu", "--batch-size", "1"]
-    )
+    settings = ["--rank", "2", "--alpha", "3", "--targets", "qkv", "down", "--device", "cpu", "--batch-size", "1"]
+    main([*arguments, *settings])
     shown = capsys.readouterr()
     assert shown.out.startswith(f"The new checkpoint is in {folder / 'tuned'}")
     made = json.loads((folder / "tuned" / "finetune.json").read_text("utf-8"))
