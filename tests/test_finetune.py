@@ -109,7 +109,7 @@ def left(folder: Path) -> list[str]:
 # What is learned ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", quick(2, (FORMS[number] for number in (14, 11, 0, 2))), ids=str)
+@pytest.mark.parametrize("form", quick(1, (FORMS[number] for number in (14, 11, 0, 2))), ids=str)
 def test_what_is_trained_on_is_what_ask_reads(form, tmp_path):
     imp = imp_kit.load(write(form, tmp_path / "a"), device="cpu", dtype="fp32")
     read = []
@@ -163,7 +163,7 @@ def test_the_function_is_what_its_name_gives():
 
 def test_the_same_seed_gives_the_same_checkpoint(folder):
     def weights(**settings):
-        out = tune(folder, rank=2, epochs=2, batch_size=1, **settings)
+        out = tune(folder, rank=2, batch_size=1, **settings)
         return (out / "model.safetensors").read_bytes()
 
     first = weights(out=folder / "a", seed=1)
@@ -174,7 +174,7 @@ def test_the_same_seed_gives_the_same_checkpoint(folder):
     assert weights(out=folder / "c", seed=2) != first
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("dtype", quick(1, ("bf16", "fp16")))
 def test_16_bits_train_too_and_adapters_are_fp32(dtype, folder, monkeypatch):
     dtypes = set()
     collect = adapters.collect_adapters
@@ -220,7 +220,10 @@ def test_loss_and_gradients_are_those_of_transformers_with_peft(layout, tmp_path
         _, _, index, _, kind = name.split(".")
         prefix = f"model.layers.{index}."
         parts = [
-            theirs[path] for part in PARTS[kind] for path in theirs if path.startswith(prefix) and path.endswith(part)
+            theirs[path]
+            for part in PARTS[kind]
+            for path in theirs
+            if path.startswith(prefix) and path.endswith(f".{part}")
         ]
         pairs.append((layer, parts))
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -378,7 +381,7 @@ def test_merged_equals_unmerged(layout, tmp_path):
     assert len(set(tokens)) > 5
 
 
-@pytest.mark.parametrize("form", quick(2, (FORMS[number] for number in (0, 14, 8, 12))), ids=str)
+@pytest.mark.parametrize("form", quick(1, (FORMS[number] for number in (14, 0, 8, 12))), ids=str)
 def test_files_have_the_form_of_the_source(form, tmp_path):
     """Same files, keys in the same order, dtypes and metadata; sums rounded once, the rest bit for bit."""
     source, target = write(form, tmp_path / "a"), tmp_path / "b"
@@ -438,10 +441,12 @@ def test_weights_too_large_for_their_dtype(folder):
 # Runs that end early --------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize(("module", "name", "call"), [(training, "answer_loss", 2), (adapters, "read_tensor", 5)])
 def test_a_killed_run_leaves_nothing_under_its_name(module, name, call, folder, monkeypatch):
     child = os.fork()
     if not child:
+        signal.alarm(100)  # should it hang: a thread of the parent may have held a lock
         calls, function = [], getattr(module, name)
 
         def killed(*values):
@@ -472,6 +477,27 @@ def test_an_interrupted_run_leaves_nothing(error, folder, monkeypatch):
     assert left(folder) == []
     if error is KeyboardInterrupt:
         assert f"nothing was written to {folder / 'tuned'}" in str(caught.value)
+
+
+def test_a_disk_that_is_full_and_a_name_that_is_taken_meanwhile(folder, monkeypatch):
+    def taken(*_):
+        (folder / "tuned" / "other").mkdir(parents=True)
+
+    monkeypatch.setattr(run, "_tune", taken)
+    with pytest.raises(
+        imp_kit.RunError, match=r"tuned was made by another program .* the new checkpoint is in .*\.tuned"
+    ):
+        tune(folder)
+    assert len(left(folder)) == 2
+    assert [(folder / name / "finetune.json").exists() for name in left(folder)] == [True, False]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "_tune", full)
+    with pytest.raises(imp_kit.RunError, match="could not be written .*No space left on device"):
+        tune(folder, out=folder / "new")
+    assert len(left(folder)) == 2
 
 
 def test_a_training_that_diverges_stops_and_writes_nothing(folder):
@@ -526,8 +552,8 @@ CSV = {  # text of the file -> class and message of the error
     "image;question;answer\n": ("SettingError", "its columns are 'image;question;answer'"),
     "image,question,answer\n": ("SettingError", "there are no examples"),
     "image,question,answer\n\n,What?,A": ("ImageError", "line 3: the column 'image' is empty"),
-    "image,question,answer\nnone.png,What?,A": ("ImageError", "line 2: there is no image file .*none.png"),
-    "image,question,answer\npictures,What?,A": ("ImageError", "line 2: there is no image file .*pictures"),
+    "image,question,answer\nnone.png,What?,A": ("ImageError", "line 2: .*none.png.*no such file"),
+    "image,question,answer\npictures,What?,A": ("ImageError", "line 2: .*pictures.* folder"),
     "image,question,answer\nexamples.csv,What?,A": ("ImageError", "line 2: .*examples.csv'"),
     "image,question,answer\npictures/1.png, ,A": ("PromptError", "line 2: The question is empty"),
     "image,question,answer\npictures/1.png,<image>,A": ("PromptError", "line 2: The question contains <image>"),

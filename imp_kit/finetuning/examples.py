@@ -120,8 +120,6 @@ def _check(example: Example) -> None:
     image, answer, where = example.image, example.answer, example.where
     if image is None:
         raise ImageError(f"{where}: there is no image; give one.")
-    if isinstance(image, os.PathLike) and not os.path.isfile(image):
-        raise ImageError(f"{where}: there is no image file {os.fspath(image)}.")
     if not isinstance(answer, str):
         raise PromptError(f"{where}: the answer is {answer!r:.80}; give a text.")
     if is_blank(answer):
@@ -129,10 +127,12 @@ def _check(example: Example) -> None:
     try:
         answer.encode()
         check_question(example.question)
+        if isinstance(image, (str, os.PathLike)) and not os.path.isfile(image):
+            open_image(image)  # which says what is there instead
     except UnicodeEncodeError:
         raise PromptError(f"{where}: the answer {answer!r:.80} holds bytes that are no text; use UTF-8.") from None
-    except PromptError as error:
-        raise PromptError(f"{where}: {error}") from None
+    except ImpKitError as error:
+        raise type(error)(f"{where}: {error}") from None
 
 
 def opening_ids(tokenizer: TextTokenizer, family: str) -> list[int]:

@@ -21,7 +21,7 @@ from imp_kit.checkpoints.load import check_tokenizer, fill
 from imp_kit.checkpoints.plan import LoadPlan, plan_folder
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import LONG_DTYPES, choose_device, choose_dtype
-from imp_kit.errors import SettingError, Stopped
+from imp_kit.errors import RunError, SettingError, Stopped
 from imp_kit.finetuning.adapters import TARGETS, add_adapters, collect_adapters, write_merged
 from imp_kit.finetuning.examples import Example, ImageFeatures, encode_example, opening_ids, read_examples
 from imp_kit.finetuning.training import train
@@ -89,6 +89,8 @@ def finetune(
                 "imp_kit": __version__,
             }
             (folder / "finetune.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise RunError(f"The new checkpoint could not be written ({error}); nothing was left of it.") from error
     except KeyboardInterrupt:
         raise Stopped(f"nothing was written to {target}") from None
     return target
@@ -203,7 +205,13 @@ def unfinished(target: Path) -> Iterator[Path]:
         raise SettingError(f"out is {str(target)!r}, and {reason}; choose another.") from error
     try:
         yield folder
-        folder.rename(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    try:
+        folder.rename(target)
+    except OSError as error:  # the work is done, and is not thrown away
+        raise RunError(
+            f"{target} was made by another program meanwhile ({error.strerror}); the new checkpoint is in {folder}, "
+            "which you may rename."
+        ) from error

@@ -33,7 +33,9 @@ def recompute_blocks(model: ImpModel) -> None:
     """
     if not is_small(model):
         for block in model.decoder.layers:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            block.forward = partial(  # type: ignore[method-assign]
+                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+            )
 
 
 def answer_loss(model: ImpModel, opening: Sequence[int], features: Tensor, rows: Sequence[EncodedExample]) -> Tensor:
