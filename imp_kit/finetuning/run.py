@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
@@ -41,7 +41,7 @@ def finetune(
     epochs: int = 1,
     learning_rate: float = 2e-4,
     batch_size: int = 8,
-    targets: str | Sequence[str] | None = None,
+    targets: str | Collection[str] | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     seed: int = 0,
@@ -152,7 +152,7 @@ def check_settings(
         if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
             raise SettingError(f"{name} is {value!r:.80}; give a number above 0.")
     names = list(TARGETS) if targets is None else [targets] if isinstance(targets, str) else targets
-    known = isinstance(names, Sequence) and names and all(isinstance(name, str) and name in TARGETS for name in names)
+    known = isinstance(names, Collection) and names and all(isinstance(name, str) and name in TARGETS for name in names)
     if not known:
         raise SettingError(f"targets is {targets!r:.80}; give one or more of {', '.join(map(repr, TARGETS))}.")
     return {

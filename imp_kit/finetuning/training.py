@@ -23,7 +23,7 @@ from imp_kit.model.memory import free_memory
 
 WARM_UP = 0.03  # of all steps, in which the learning rate rises; as LLaVA-1.5 (arXiv 2310.03744) was trained
 LARGEST_NORM = 1.0  # of all gradients together
-LOST = 3  # steps in a row without a finite loss, after which nothing can be hoped for
+LOST = 3  # steps in a row without a finite loss end a run
 
 
 def recompute_blocks(model: ImpModel) -> None:
@@ -134,17 +134,21 @@ def train(
 
 
 def check_loss(values: Sequence[float], steps: int, learning_rate: float, dtype: torch.dtype) -> None:
-    """Raise where the last losses are no numbers: CheckpointError if there was none before, else RunError."""
-    if len(values) < LOST or any(map(math.isfinite, values[-LOST:])):
+    """Raise where the last losses of a run are no numbers, LOST of them before its end or one at its end.
+
+    CheckpointError if there was none before, else RunError.
+    """
+    done = len(values)
+    lost = next((count for count, value in enumerate(reversed(values)) if math.isfinite(value)), done)
+    if not lost or (lost < LOST and done < steps):
         return
-    if len(values) == LOST:  # with the weights as they came
-        name = str(dtype).removeprefix("torch.")
+    if lost == done:  # with the weights as they came
         raise CheckpointError(
             "The loss is no number from the first step on: the checkpoint's weights are damaged, or too large for "
-            f"{name}. Nothing was written; download them again, or choose another dtype."
+            f"{str(dtype).removeprefix('torch.')}. Nothing was written; download them again, or choose another dtype."
         )
     raise RunError(
-        f"The training diverged: the loss was no number in {LOST} steps in a row, up to step {len(values)} of {steps}. "
+        f"The training diverged: the loss is no number from step {done - lost + 1} to step {done} of {steps}. "
         f"Nothing was written; choose a learning_rate smaller than {learning_rate:g}."
     )
 
