@@ -270,6 +270,18 @@ def test_a_batch_is_the_mean_over_the_tokens_of_its_rows(tmp_path):
     assert answer_loss(model, opening, features, rows).item() == pytest.approx(mean, abs=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["old", "phi3"])
+def test_the_loss_is_the_likelihood_by_which_rank_judges(layout, tmp_path):
+    """`Imp.rank` reads the prompt with a cache, and its log-likelihood is the sum over answer and stop token."""
+    imp = imp_kit.load(tiny(layout, tmp_path / "a"), device="cpu", dtype="fp32")
+    model, _ = load_weights(tmp_path / "a", CPU, torch.float32)
+    opening, rows, features = rows_for(model, imp.tokenizer, EXAMPLES[:1])
+    (candidate,) = imp.rank(EXAMPLES[0].image, QUESTION, [EXAMPLES[0].answer])
+    assert candidate.tokens == len(rows[0].ids) - rows[0].start
+    loss = answer_loss(model, opening, features, rows).item()
+    assert loss * candidate.tokens == pytest.approx(-candidate.log_likelihood, abs=1e-4)
+
+
 def test_only_adapters_are_trained_and_the_rest_stays(tmp_path):
     model, _ = load_weights(tiny("old", tmp_path / "a"), CPU, torch.float32)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
