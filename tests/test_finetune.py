@@ -272,8 +272,9 @@ def test_a_batch_is_the_mean_over_the_tokens_of_its_rows(tmp_path):
 
 @pytest.mark.parametrize("layout", ["old", "phi3"])
 def test_the_loss_is_the_likelihood_by_which_rank_judges(layout, tmp_path):
-    """`Imp.rank` reads the prompt with a cache, and its log-likelihood is the sum over answer and stop token."""
+    """`Imp.rank` reads the prompt with a cache, and its log-likelihood is the sum over answer and stop tokens."""
     imp = imp_kit.load(tiny(layout, tmp_path / "a"), device="cpu", dtype="fp32")
+    imp.engine.stop_ids = frozenset({imp.tokenizer.control[imp.template.stop]})  # the one that is learned
     model, _ = load_weights(tmp_path / "a", CPU, torch.float32)
     opening, rows, features = rows_for(model, imp.tokenizer, EXAMPLES[:1])
     (candidate,) = imp.rank(EXAMPLES[0].image, QUESTION, [EXAMPLES[0].answer])
