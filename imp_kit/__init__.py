@@ -21,6 +21,7 @@ from imp_kit.errors import (
 from imp_kit.moved import MovedModules
 
 if TYPE_CHECKING:
+    from imp_kit.finetuning.run import finetune
     from imp_kit.imp import Answer, Box, Candidate, Chat, Imp, View, load
     from imp_kit.samples import sample
     from imp_kit.tools import bench as bench
@@ -43,6 +44,7 @@ __all__ = [
     "RunError",
     "SettingError",
     "View",
+    "finetune",
     "load",
     "sample",
 ]
@@ -57,6 +59,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"imp_kit.tools.{name}")
     if name == "sample":
         return import_module("imp_kit.samples").sample
+    if name == "finetune":
+        return import_module("imp_kit.finetuning.run").finetune
     if name in __all__:
         return getattr(import_module("imp_kit.imp"), name)
     raise AttributeError(f"module 'imp_kit' has no attribute {name!r}")

