@@ -45,6 +45,7 @@ def fault(name: str, file: str, old: str, new: str, *tests: str) -> Fault:
 LOGITS, TOKENS = "parity::same_logits", "parity::same_greedy_tokens"
 ROWS = "parity::a_stop_id_ends_its_row_only"
 SCORED = "japanese::answers_are_scored_as_a_reader_of_japanese_judges_them"
+RANKED = "rank::likelihoods_are_those_of_transformers"
 BATCH, RANDOM = "batches::many_answers_equal_those_of_ask", "fast::random_requests"
 
 NETWORK = (
@@ -113,6 +114,11 @@ GENERATION = (
           "batches::drawn_answers_do_not_depend_on_the_batch"),
     fault("top_p keeps too few", "model/sampling.py", "probabilities.cumsum(dim=-1) - probabilities",
           "probabilities.cumsum(dim=-1)", "parity::top_p_keeps_the_smallest_set_that_reaches_it"),
+    fault("ranked answers see each other", "model/likelihood.py", "(owner[:, None] == owner) & (positions",
+          "(positions", RANKED),
+    fault("a ranked answer's end left out", "model/likelihood.py", "if stops:", "if False:", RANKED),
+    fault("a ranked answer without its window", "model/likelihood.py", "decoder.config.window is not None", "False",
+          RANKED),
     fault("a stop id left out", "engine.py", 'control.get("<|endoftext|>"), *model.config.eos_token_ids)',
           'control.get("<|endoftext|>"))', "forms::prompt_stops_and_picture_are_the_published_ones"),
     fault("half a character shown", "engine.py", "text.rstrip(REPLACEMENT)", "text.rstrip()",
