@@ -191,6 +191,7 @@ def test_held_out_drawings_are_recognized(loss):
     [
         ({"loss": "hinge"}, "no loss 'hinge'; choose from 'softmax', 'sigmoid'"),
         ({"size": "huge"}, "no size 'huge'; choose from 'lesson', 'smoke'"),
+        ({"steps": 0}, "0 steps are no training"),
         ({"batch_size": 1}, "batch of 1 cannot be taken from 110 pairs"),
         ({"batch_size": 111}, "batch of 111 cannot be taken from 110 pairs"),
         ({"learning_rate": 1e30, "batch_size": 8}, "give a learning_rate below 1e+30"),
@@ -299,16 +300,27 @@ def test_batch_sizes_see_the_same_number_of_pairs(pairs):
     assert list(table.columns) == ["steps", "softmax", "sigmoid"]
 
 
-def test_plots_show_the_similarities():
-    """The colors are in the pictures, and each picture is small enough for a notebook."""
+def test_a_strip_shows_each_moment():
+    """A matrix for each moment, on one scale."""
     history = [contrastive.Moment(step, torch.eye(3) * step) for step in (0, 1)]
     first, last, _ = contrastive.strip(history).axes
     assert np.array_equal(last.images[0].get_array(), np.eye(3))
     assert not first.images[0].get_array().any()
     assert (first.images[0].norm.vmin, first.images[0].norm.vmax) == (-1, 1)
-    images = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
-    axes, *insets = contrastive.matrix(torch.tensor([[1.0, -0.5], [0.2, 0.3]]), images, ["a red bus", "a cat"]).axes
-    assert [text.get_text() for text in axes.texts] == ["1.00", "-0.50", "0.20", "0.30"]
+
+
+def test_a_matrix_shows_its_images_and_similarities():
+    """Squares of the images' own colors at the left, and of each similarity's color: dark red is 1, white 0."""
+    images = [Image.new("RGB", (20, 20), color) for color in ("lime", "cyan")]
+    picture = np.array(contrastive.matrix(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), images, ["a red bus", "a cat"]))
+    for color in ((0, 255, 0), (0, 255, 255)):
+        rows, columns = np.nonzero((picture == color).all(-1))
+        assert len(rows) > 500
+        assert columns.max() < picture.shape[1] / 2
+    rows, columns = np.nonzero((picture == (103, 0, 31)).all(-1))  # the colormap's last color
+    upper = rows < (rows.min() + rows.max()) / 2
+    assert len(rows) > 2000
+    assert columns[upper].max() <= columns[~upper].min()
 
 
 def test_a_sheet_shows_each_image():

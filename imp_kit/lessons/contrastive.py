@@ -5,6 +5,7 @@ its own caption than to the others, and each caption to its own image. SigLIP's 
 pair of the batch alone whether the two belong together.
 """
 
+import io
 import math
 import os
 import re
@@ -67,7 +68,7 @@ class Size:
     compared: int  # pairs that each training of `batch_sizes` sees
 
 
-SIZES = {"lesson": Size(6000, 500, 800, 64, 6400), "smoke": Size(150, 24, 4, 16, 128)}
+SIZES = {"lesson": Size(5000, 500, 700, 64, 6400), "smoke": Size(150, 24, 4, 16, 128)}
 
 
 def size_of(name: str) -> Size:
@@ -109,15 +110,17 @@ class Pairs:
 
     def different(self, count: int) -> "Pairs":
         """At most `count` of them, the first in which no kind and no color repeats."""
-        chosen: list[int] = []
-        for number in range(len(self)):
-            new = all(
-                self.kinds[number] != self.kinds[other] and self.colors[number] != self.colors[other]
-                for other in chosen
-            )
-            if new and len(chosen) < count:
-                chosen.append(number)
-        return Pairs(*(tuple(part[number] for number in chosen) for part in (self.images, self.things, self.captions)))
+        chosen: dict[str, int] = {}  # by kind
+        colors: set[str] = set()
+        for number, (kind, color) in enumerate(zip(self.kinds, self.colors, strict=True)):
+            if kind not in chosen and color not in colors and len(chosen) < count:
+                chosen[kind] = number
+                colors.add(color)
+        return Pairs(
+            tuple(self.images[number] for number in chosen.values()),
+            tuple(self.things[number] for number in chosen.values()),
+            tuple(self.captions[number] for number in chosen.values()),
+        )
 
 
 def draw_pairs(count: int, seed: int = 0, of: Sequence[tuple[str, str]] = SEEN_PAIRS) -> Pairs:
@@ -128,9 +131,11 @@ def draw_pairs(count: int, seed: int = 0, of: Sequence[tuple[str, str]] = SEEN_P
     if count < 1:
         raise SettingError(f"{count} drawings cannot be drawn; ask for at least one.")
     rng = np.random.default_rng(seed)
-    images, things, captions = [], [], []
+    images: list[Image.Image] = []
+    things: list[Thing] = []
+    captions: list[str] = []
     for _ in tqdm(range(count), "drawing", leave=False, disable=count < 100):
-        color, kind = of[rng.integers(len(of))]
+        color, kind = of[int(rng.integers(len(of)))]
         image, scene = draw(Scene((_place(kind, color, rng),), (CANVAS, CANVAS)), rng)
         images.append(image)
         things += scene.things
@@ -353,7 +358,10 @@ def train(
     of the pairs to `watch` at the beginning, at the end, and more and more seldom between. Raises SettingError, also
     where the loss is no number any more.
     """
-    steps, batch_size = steps or size_of(size).steps, batch_size or size_of(size).batch_size
+    steps = size_of(size).steps if steps is None else steps
+    batch_size = size_of(size).batch_size if batch_size is None else batch_size
+    if steps < 1:
+        raise SettingError(f"{steps} steps are no training; give at least one.")
     if not 2 <= batch_size <= len(pairs):
         raise SettingError(f"A batch of {batch_size} cannot be taken from {len(pairs)} pairs; choose from 2 on.")
     torch.manual_seed(seed)
@@ -517,9 +525,9 @@ def strip(history: Sequence[Moment]) -> "Figure":
     return figure
 
 
-def matrix(similarities: Tensor, images: Sequence[Image.Image], texts: Sequence[str]) -> "Figure":
+def matrix(similarities: Tensor, images: Sequence[Image.Image], texts: Sequence[str]) -> Image.Image:
     """The similarities of images, shown at the left, and texts, with numbers."""
-    side = 0.62
+    side = 0.62  # inches of a cell
     figure, (axes,) = _figure(1, 2.4 + side * len(texts), 2.2 + side * len(images))
     axes.imshow(similarities.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
     for row, values in enumerate(similarities.tolist()):
@@ -532,7 +540,9 @@ def matrix(similarities: Tensor, images: Sequence[Image.Image], texts: Sequence[
         inset = axes.inset_axes((-1.45, row - 0.45, 0.9, 0.9), transform=axes.transData)
         inset.imshow(image)
         inset.axis("off")
-    return figure
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return Image.open(file).convert("RGB")
 
 
 def _figure(columns: int, width: float, height: float) -> Any:
