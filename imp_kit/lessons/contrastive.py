@@ -12,6 +12,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ class Size:
     compared: int  # pairs that each training of `batch_sizes` sees
 
 
-SIZES = {"lesson": Size(5000, 500, 700, 64, 6400), "smoke": Size(150, 24, 4, 16, 128)}
+SIZES = {"lesson": Size(5000, 500, 600, 64, 4800), "smoke": Size(150, 24, 4, 16, 128)}
 
 
 def size_of(name: str) -> Size:
@@ -94,6 +95,11 @@ class Pairs:
 
     def __getitem__(self, part: slice) -> "Pairs":
         return Pairs(self.images[part], self.things[part], self.captions[part])
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """What the image tower gets of them, as of `pixels_of`: made once for many trainings."""
+        return pixels_of(self.images)
 
     @property
     def kinds(self) -> list[str]:
@@ -366,7 +372,7 @@ def train(
         raise SettingError(f"A batch of {batch_size} cannot be taken from {len(pairs)} pairs; choose from 2 on.")
     torch.manual_seed(seed)
     model = TinyClip(loss)
-    pixels, tokens = pixels_of(pairs.images), tokenize(pairs.captions)
+    pixels, tokens = pairs.pixels, tokenize(pairs.captions)
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 2), pct_start=0.1)
     moments = {0, *(steps // 2**power for power in range(5))} if watch else set()
