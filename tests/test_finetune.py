@@ -313,19 +313,17 @@ def test_blocks_computed_once_more_give_the_same_gradients(tmp_path, monkeypatch
     model.decoder.layers[0].norm.register_forward_hook(lambda *_: runs.append(1))
     for parameter in trained:
         parameter.grad = None
-    with training.recomputed_blocks(model):  # a small model's stay as they are
-        answer_loss(model, opening, features, rows).backward()
+    training.recompute_blocks(model)  # a small model's stay as they are
+    answer_loss(model, opening, features, rows).backward()
     assert len(runs) == 1
     monkeypatch.setattr(training, "is_small", lambda _: False)
     for parameter in trained:
         parameter.grad = None
-    with training.recomputed_blocks(model):
-        answer_loss(model, opening, features, rows).backward()
+    training.recompute_blocks(model)
+    answer_loss(model, opening, features, rows).backward()
     assert len(runs) == 3
     for parameter, grad in zip(trained, plain, strict=True):
         torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-6)
-    model.decoder(features)
-    assert len(runs) == 4
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, OSError, torch.OutOfMemoryError], ids=str)
@@ -350,17 +348,17 @@ def test_the_memory_of_a_run_is_free_after_it(error, folder, monkeypatch):
 
     monkeypatch.setattr(run, "fill", watched)
     monkeypatch.setattr(training, "answer_loss", fail)
-    gc.collect()
     gc.disable()
     try:
         tune(folder, rank=2)
     except (imp_kit.ImpKitError, Stopped) as raised:
         caught = raised
     finally:
+        kept = sum(weight() is not None for weight in weights)
         gc.enable()
     assert (caught is None) == (error is None)
     assert len(weights) > 80
-    assert [weight for weight in weights if weight() is not None] == []
+    assert kept == 0
 
 
 def test_the_rate_rises_in_a_line_and_falls_as_a_cosine():

@@ -1,5 +1,6 @@
 """From a checkpoint and examples to a new checkpoint in a folder of its own."""
 
+import gc
 import json
 import math
 import os
@@ -77,6 +78,8 @@ def finetune(
         if isinstance(error, OSError):
             raise RunError(f"The new checkpoint could not be written ({error}); nothing was left of it.") from error
         raise
+    finally:
+        gc.collect()  # what refers to itself, as recomputed blocks do, keeps its memory until Python looks for it
     return target
 
 

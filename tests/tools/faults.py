@@ -266,7 +266,7 @@ TOOLS = (
           "(position >= starts)", "finetune::a_batch_is_the_mean_over_the_tokens_of_its_rows"),
     fault("one order for all epochs", "finetuning/training.py", "torch.randperm(len(rows), generator=generator)",
           "torch.arange(len(rows))", "finetune::each_epoch_has_every_example_once_in_another_order"),
-    fault("a trained model's memory is kept", "finetuning/training.py", "del block.forward", "pass",
+    fault("a trained model's memory is kept", "finetuning/run.py", "        gc.collect()  #", "        pass  #",
           "finetune::the_memory_of_a_run_is_free_after_it"),
     fault("an error keeps the model's memory", "finetuning/run.py", "        _free_frames(error)\n", "",
           "finetune::the_memory_of_a_run_is_free_after_it"),
