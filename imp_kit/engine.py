@@ -345,7 +345,6 @@ class Engine:
         ]
 
     @torch.inference_mode()
-    @torch.inference_mode()
     def rank(self, turns: Sequence[Turn], answers: Sequence[str], per_token: bool) -> list[list[Candidate]]:
         """The answers to each turn, most probable first; see `Imp.rank`. All turns ask one question.
 

@@ -223,7 +223,7 @@ class Imp:
         An answer's likelihood is the product of its tokens' probabilities and that of its end, in fp32; `probability`
         is the softmax of `log_likelihood` over the given answers. A long answer has more factors below 1; `per_token`
         divides each log_likelihood by its number of tokens first. The image and the question are read once.
-        Raises ImageError, PromptError, SettingError, CheckpointError or MemoryLimitError.
+        Raises ImageError, PromptError, CheckpointError or MemoryLimitError.
         """
         check_order(image, question)
         check_question(question)
