@@ -1,17 +1,25 @@
 """A shape that imp-nano never saw, in scenes of the kit: what it is asked about it, and about what it knew before."""
 
-import math
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
+from tqdm.auto import tqdm
 
 from imp_kit.errors import SettingError
 from imp_kit.experiments.drawings import FIGURES, KINDS, SHAPES, Pen, Scene, Thing, draw, sample_scene
 from imp_kit.experiments.stats import Share, share_of
-from imp_kit.imp import Imp
+from imp_kit.finetuning.run import finetune
+from imp_kit.imp import Imp, load
+from imp_kit.system.extras import require
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Points = Sequence[tuple[float, float]]
 PLACES = {  # where a thing is, by (column, row), in the words that imp-nano learned
@@ -21,7 +29,34 @@ PLACES = {  # where a thing is, by (column, row), in the words that imp-nano lea
 }  # fmt: skip
 SPOTS = ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1))  # places that no side of the image holds, too
 ABOUT = ("what", "color", "place", "exists", "absent", "describe")
+EACH = 3  # questions about a drawing
 LESSONS, EXAM = 1, 2  # streams of random numbers: no drawing of the exam was learned
+TRAINED = {"batch_size": 8, "learning_rate": 2e-3}  # a tenth of this rate is usual for large models
+
+
+@dataclass(frozen=True)
+class Size:
+    """Drawings of the new shape to learn from and to ask about, and the grid's, with its ranks and epochs."""
+
+    learned: int
+    asked: int
+    grid_learned: int
+    grid_asked: int
+    ranks: tuple[int, ...]
+    epochs: tuple[int, ...]
+
+
+SIZES = {
+    "lesson": Size(40, 60, 24, 30, ranks=(4, 16, 64, 256), epochs=(1, 2, 3)),
+    "smoke": Size(2, 2, 1, 1, ranks=(4, 16), epochs=(1,)),
+}
+
+
+def size_named(name: str) -> Size:
+    """One of SIZES. Raises SettingError for another name."""
+    if name not in SIZES:
+        raise SettingError(f"size is {name!r:.60}; choose one of {', '.join(map(repr, SIZES))}.")
+    return SIZES[name]
 
 
 class Question(NamedTuple):
@@ -41,7 +76,9 @@ class NewShape:
 
     def __post_init__(self):
         if not (isinstance(self.name, str) and self.name.isascii() and self.name.isalpha() and self.name.islower()):
-            raise SettingError(f"The shape's name is {self.name!r:.60}; give one word of small letters, such as 'kite'.")
+            raise SettingError(
+                f"The shape's name is {self.name!r:.60}; give one word of small letters, such as 'kite'."
+            )
         if self.name in KINDS:
             raise SettingError(f"imp-nano knows a {self.name} already; choose a name other than {', '.join(KINDS)}.")
         if not self._is_drawn():
@@ -130,25 +167,45 @@ def _listed(parts: list[str]) -> str:
 def questions(shape: NewShape | None, drawings: int, each: int, rng: np.random.Generator) -> list[Question]:
     """Drawings with up to `each` different questions: about the new shape, or where it is None about anything."""
     found = []
-    abouts = [about for about in ABOUT if shape is None or about != "absent"]
     for _ in range(drawings):
         image, scene = sample_drawing(shape, rng)
-        asked = [ask(scene, about, rng, shape.name if shape else None) for about in rng.permutation(abouts)]
-        found += [Question(image, *pair) for pair in asked if pair][:each]
+        if shape is None:
+            found += _asked(image, scene, each, rng)
+        else:
+            found += _asked(image, scene, each, rng, shape.name, [about for about in ABOUT if about != "absent"])
     return found
 
 
-def lessons(shape: NewShape, drawings: int, *, replay: bool, seed: int = 0) -> list[Question]:
-    """What teaches a new shape: drawings of it, each with three questions.
+def _asked(
+    image: Image.Image,
+    scene: Scene,
+    most: int,
+    rng: np.random.Generator,
+    kind: str | None = None,
+    abouts: Sequence[str] = ABOUT,
+) -> list[Question]:
+    asked = (ask(scene, about, rng, kind) for about in rng.permutation(abouts))
+    return [Question(image, *pair) for pair in asked if pair][:most]
 
-    With `replay` as many drawings without it come along, each with two questions about what imp-nano knows, and one
-    whether the new shape is there.
+
+def lessons(shape: NewShape, size: str, *, replay: bool, seed: int = 0) -> list[Question]:
+    """What teaches a new shape: drawings of it, each with up to three questions. `size` is a key of SIZES.
+
+    With `replay` as many drawings without it come along, each with questions about what imp-nano knows, and one whether
+    the new shape is there. Raises SettingError.
     """
+    return _lessons(shape, size_named(size).learned, replay, seed)
+
+
+def _lessons(shape: NewShape, drawings: int, replay: bool, seed: int) -> list[Question]:
     rng = np.random.default_rng([LESSONS, seed])
-    found = questions(shape, drawings, 3, rng)
+    found = questions(shape, drawings, EACH, rng)
     for _ in range(drawings if replay else 0):
-        old = questions(None, 1, 2, rng)
-        found += [*old, Question(old[0].image, f"Is there {_a(shape.name)} in the image?", f"No, there is no {shape.name}.")]
+        old = questions(None, 1, EACH - 1, rng)
+        found += old
+        found.append(
+            Question(old[0].image, f"Is there {_a(shape.name)} in the image?", f"No, there is no {shape.name}.")
+        )
     return found
 
 
@@ -163,18 +220,48 @@ class Exam:
     answers: tuple[str, ...]
 
 
-def exam(imp: Imp, shape: NewShape, drawings: int, seed: int = 0) -> Exam:
-    """Ask two questions about each of `drawings` drawings with the new shape, and of as many without it."""
+def exam(imp: Imp, shape: NewShape, size: str, seed: int = 0) -> Exam:
+    """Ask two questions about each drawing, with the new shape and, as often, without. Raises SettingError."""
+    return _exam(imp, shape, size_named(size).asked, seed, progress=True)
+
+
+def _exam(imp: Imp, shape: NewShape, drawings: int, seed: int, progress: bool) -> Exam:
     rng = np.random.default_rng([EXAM, seed])
-    groups = [questions(each, drawings, 2, rng) for each in (shape, None)]
-    asked = [question for group in groups for question in group]
-    answers = [str(answer) for answer in imp.ask_many([each[:2] for each in asked], batch_size=16, max_new_tokens=60)]
-    right = [answer == question.answer for answer, question in zip(answers, asked, strict=True)]
-    old = answers[len(groups[0]) :]
-    return Exam(
-        share_of(right[: len(groups[0])]),
-        share_of(right[len(groups[0]) :]),
-        share_of([shape.name in answer for answer in old]),
-        tuple(asked),
-        tuple(answers),
+    new, old = (questions(each, drawings, 2, rng) for each in (shape, None))
+    asked = [*new, *old]
+    replies = imp.ask_many(
+        [(each.image, each.question) for each in asked], batch_size=16, progress=progress, max_new_tokens=60
     )
+    answers = [str(reply) for reply in replies]
+    right = [answer == each.answer for answer, each in zip(answers, asked, strict=True)]
+    named = [shape.name in answer for answer in answers[len(new) :]]
+    shares = (share_of(flags) for flags in (right[: len(new)], right[len(new) :], named))
+    return Exam(*shares, tuple(asked), tuple(answers))
+
+
+def grid(shape: NewShape, size: str, seed: int = 0) -> dict[tuple[int, int], Exam]:
+    """The exams after fine-tuning imp-nano with replay, by rank and epochs: a run of its own for each."""
+    chosen = size_named(size)
+    examples = _lessons(shape, chosen.grid_learned, True, seed)
+    exams = {}
+    for rank, epochs in tqdm(list(product(chosen.ranks, chosen.epochs)), unit="run", desc="rank and epochs"):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "tuned"
+            finetune("imp-nano", examples, out, rank=rank, epochs=epochs, seed=seed, progress=False, **TRAINED)
+            exams[rank, epochs] = _exam(load(out), shape, chosen.grid_asked, seed, progress=False)
+    return exams
+
+
+def table(exams: Mapping[str, Exam]) -> "DataFrame":
+    """The shares of exams with their 95 % Wilson intervals, a row for each."""
+    require("notebooks", "pandas", what="The table of exams")
+    from pandas import DataFrame
+
+    columns = {"new": "new shape right", "old": "old skills right", "confused": "named where it is not"}
+    rows = {name: {title: str(getattr(exam, key)) for key, title in columns.items()} for name, exam in exams.items()}
+    return DataFrame(rows).T
+
+
+def new_folder(name: str) -> Path:
+    """A path of this name, not there yet, in a temporary folder of its own."""
+    return Path(tempfile.mkdtemp()) / name

@@ -8,6 +8,7 @@ import numpy as np
 
 from imp_kit.experiments.stats import Share
 from imp_kit.lessons.two_stages.new_shape import Exam, NewShape, sample_drawing
+from imp_kit.lessons.two_stages.pictures import caption
 from imp_kit.lessons.two_stages.roadmap import PUBLISHED, SOURCE
 from imp_kit.lessons.two_stages.stages import CHECKS, NAMES, Course
 from imp_kit.system.extras import require
@@ -34,6 +35,11 @@ def _show(axes, image, title: str = "", **style) -> None:
     axes.axis("off")
 
 
+def _plain(text: str) -> str:
+    """A text as it is: dollars would begin a formula."""
+    return text.replace("$", "\\$")
+
+
 def _image(course: Course, number: int) -> np.ndarray:
     return ((course.pixels[number] + 1) / 2).permute(1, 2, 0).numpy()
 
@@ -42,8 +48,7 @@ def lessons_plot(course: Course) -> "Figure":
     """Six of the drawings that a course learns from, each with its caption."""
     figure, panels = _figure(2.9, 2, 3)
     for number, axes in enumerate(panels.flat):
-        text = course.words.text(course.words.ids(course.caption(number)))
-        _show(axes, _image(course, number), "\n".join(textwrap.wrap(text, 42)))
+        _show(axes, _image(course, number), "\n".join(textwrap.wrap(caption(course.scenes[number]), 42)))
     return figure
 
 
@@ -104,7 +109,7 @@ def compared_plot(exams: Mapping[str, Exam], drawings: Sequence[int] = (0, 1, -3
             answer = exam.answers[number]
             color = RIGHT if answer == question.answer else WRONG
             row[1].text(0, line, name, fontsize=8, color="#777777", va="center")
-            row[1].text(0.27, line, textwrap.shorten(answer, 62), fontsize=8.5, color=color, va="center")
+            row[1].text(0.27, line, _plain(textwrap.shorten(answer, 62)), fontsize=8.5, color=color, va="center")
     return figure
 
 

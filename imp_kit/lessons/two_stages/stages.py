@@ -1,8 +1,9 @@
-"""The tiny Imp's four lessons: looking and reading, which replace CLIP's and Phi-2's training, then Imp's two stages."""
+"""The tiny Imp's four lessons: looking and reading, in place of CLIP's and Phi-2's training, then Imp's two stages."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from imp_kit.errors import RunError, SettingError
-from imp_kit.experiments.drawings import SHAPES, Scene
+from imp_kit.experiments.drawings import SHAPES
 from imp_kit.experiments.stats import Share, share_of
 from imp_kit.lessons.two_stages.network import TinyImp
 from imp_kit.lessons.two_stages.pictures import (
@@ -29,6 +30,10 @@ from imp_kit.lessons.two_stages.pictures import (
     sample_scene,
     told,
 )
+from imp_kit.system.extras import require
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 PATCHES = 18
@@ -174,11 +179,12 @@ class Course:
         self._train(NAMES[3], modules, self._question_loss, self.size.second, rate=1.5e-3)
 
     def _caption_loss(self) -> Tensor:
-        return self._answers_loss([Pair("", caption(self.scenes[n])) for n in (chosen := self._batch())], chosen)
+        chosen = self._batch()
+        return self._answers_loss([Pair("", caption(self.scenes[number])) for number in chosen], chosen)
 
     def _question_loss(self) -> Tensor:
-        pairs = []
-        for number in (chosen := self._batch()):
+        pairs, chosen = [], self._batch()
+        for number in chosen:
             pair = None
             while pair is None:  # not every scene allows every question
                 pair = ask(self.scenes[number], str(self.rng.choice(QUESTIONS)), self.rng)
@@ -280,3 +286,13 @@ def learned(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor
 def next_word_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy, in nats: scores (rows, n, words) after each word, against the word that follows it."""
     return F.cross_entropy(scores[:, :-1].mT, labels[:, 1:], ignore_index=IGNORED)
+
+
+def table(course: Course) -> "DataFrame":
+    """The shares of a course's exams with their 95 % Wilson intervals, a column for each exam."""
+    require("notebooks", "pandas", what="The table of exams")
+    from pandas import DataFrame
+
+    return DataFrame(
+        {when: {about: str(share) for about, share in shares.items()} for when, shares in course.exams.items()}
+    )
