@@ -132,20 +132,20 @@ class Course:
     # ------------------------------------------------------------------------------- instead of CLIP and Phi-2
 
     def look(self) -> None:
-        """The tower learns to say which color and shape stands in each third; what says it is thrown away."""
+        """Each patch learns to say which color and shape stands in its third; what says it is thrown away."""
         labels = torch.zeros(len(self.scenes), 3, 2, dtype=torch.long)  # 0 where nothing stands
         for number, scene in enumerate(self.scenes):
             for thing in scene.things:
                 one = (1 + COLORS.index(thing.colors[0]), 1 + SHAPES.index(thing.kind))
                 labels[number, thing.column] = torch.tensor(one)
+        labels = labels.repeat_interleave(2, dim=1).repeat(1, 3, 1)  # two patches wide, in each of three rows
         width = self.model.projector[0].in_features
         heads = nn.ModuleList(nn.Linear(width, 1 + len(names)) for names in (COLORS, SHAPES))
 
         def loss() -> Tensor:
             chosen = self._batch()
             patches = self.model.tower(self.pixels[chosen])
-            thirds = patches.unflatten(1, (3, 3, 2)).mean(dim=(1, 3))  # 3 rows of 3 times 2 patches
-            parts = (F.cross_entropy(head(thirds).mT, labels[chosen, :, i]) for i, head in enumerate(heads))
+            parts = (F.cross_entropy(head(patches).mT, labels[chosen, :, i]) for i, head in enumerate(heads))
             return torch.stack(list(parts)).sum()
 
         self._train(NAMES[0], [self.model.tower, heads], loss, self.size.look, rate=1.5e-3)
