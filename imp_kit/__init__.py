@@ -22,7 +22,7 @@ from imp_kit.moved import MovedModules
 
 if TYPE_CHECKING:
     from imp_kit.finetuning.run import finetune
-    from imp_kit.imp import Answer, Box, Chat, Imp, View, load
+    from imp_kit.imp import Answer, Box, Candidate, Chat, Imp, View, load
     from imp_kit.samples import sample
     from imp_kit.tools import bench as bench
     from imp_kit.tools import doctor as doctor
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Answer",
     "Box",
+    "Candidate",
     "Chat",
     "CheckpointError",
     "ImageError",

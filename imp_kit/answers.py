@@ -2,6 +2,7 @@
 
 import html
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,12 @@ class Answer:
     def _repr_html_(self) -> str:
         text = html.escape(self.text).replace("\n", "<br>")
         return f"<p>{text}</p><p style='color:gray;font-size:smaller'>{html.escape(self.summary)}</p>"
+
+
+class Candidate(NamedTuple):
+    """One of several given answers, and how likely a checkpoint is to give it."""
+
+    answer: str
+    probability: float  # among the given answers, which make up 1
+    log_likelihood: float  # of the whole answer and its end, in nats
+    tokens: int  # of the answer, its end among them

@@ -8,16 +8,17 @@ import hashlib
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from imp_kit.answers import Answer, Seconds
+from imp_kit.answers import Answer, Candidate, Seconds
 from imp_kit.checkpoints.tokenizer import REPLACEMENT, TextTokenizer
 from imp_kit.device import Threads
 from imp_kit.errors import CheckpointError, ImpKitError, MemoryLimitError, PromptError, SettingError
@@ -25,6 +26,7 @@ from imp_kit.images import check_order, check_square, open_image, to_pixels
 from imp_kit.model.decoder import KVCache, Padding
 from imp_kit.model.generate import check_scores, generate
 from imp_kit.model.imp import ImpModel
+from imp_kit.model.likelihood import log_likelihoods
 from imp_kit.model.memory import free_memory, out_of_memory_errors, peak_memory
 from imp_kit.model.sampling import Sampling
 from imp_kit.prompts import TEMPLATES, check_question
@@ -32,6 +34,7 @@ from imp_kit.prompts import TEMPLATES, check_question
 PREFIX_HEADROOM = 256  # positions after a prefix: as long as question and answer fit in there, nothing is copied
 PREFIX_CACHE_BYTES = 400e6  # of keys and values: one image of a large Imp, or hundreds of imp-nano's
 QUESTION_TOKENS = 256  # of a prompt beside the image, as batches are planned
+RANKED_TOKENS = 128  # of answers that are read at once: 80 MB of scores where a vocabulary has 152,000 tokens
 
 
 class StreamDecoder:
@@ -249,7 +252,10 @@ class Engine:
         threads = self.threads.count(rows)
         start = time.perf_counter()
         with out_of_memory_errors(what), self.threads.use(threads):
-            cache = self._gather(turns, sampling)
+            # Short rows go on where a long one has reached the limit.
+            longest = max(len(turn.ids) for turn in turns)
+            capacity = turns[0].prefix_length + longest + min(sampling.max_new_tokens, max(map(self._room, turns)))
+            cache = self._gather(turns, capacity)
             if self.model.device.type == "cuda":
                 torch.cuda.synchronize(self.model.device)
             looked = start if all(turn.conversation.is_read for turn in turns) else time.perf_counter()
@@ -304,8 +310,7 @@ class Engine:
 
     def answer(self, turns: Sequence[Turn], sampling: Sampling, indices: Sequence[int]) -> None:
         """Answer turns to their ends, those about an image apart from those about none. Raises as `stream`."""
-        for length in {turn.prefix_length for turn in turns}:
-            rows = [row for row, turn in enumerate(turns) if turn.prefix_length == length]
+        for rows in _by_prefix(turns):
             for _ in self.stream([turns[row] for row in rows], sampling, [indices[row] for row in rows]):
                 pass
 
@@ -339,18 +344,52 @@ class Engine:
             for id, probability in zip(order.tolist(), sampling.probabilities(scores)[order].tolist(), strict=True)
         ]
 
+    @torch.inference_mode()
+    @torch.inference_mode()
+    def rank(self, turns: Sequence[Turn], answers: Sequence[str], per_token: bool) -> list[list[Candidate]]:
+        """The answers to each turn, most probable first; see `Imp.rank`. All turns ask one question.
+
+        Raises PromptError, CheckpointError or MemoryLimitError.
+        """
+        encoded = [self.tokenizer.encode(self.template.answer + answer, begins=False) for answer in answers]
+        lengths = torch.tensor([len(ids) + 1 for ids in encoded])
+        ranked: list[list[Candidate]] = [[] for _ in turns]
+        for rows in _by_prefix(turns):
+            found = self._log_likelihoods([turns[row] for row in rows], answers, encoded)
+            chances = (found / lengths if per_token else found).double().softmax(dim=-1)
+            for row, chance, likelihood in zip(rows, chances.tolist(), found.tolist(), strict=True):
+                candidates = map(Candidate, answers, chance, likelihood, lengths.tolist())
+                ranked[row] = sorted(candidates, key=lambda candidate: -candidate.probability)
+        return ranked
+
+    def _log_likelihoods(self, turns: Sequence[Turn], answers: Sequence[str], encoded: Sequence[list[int]]) -> Tensor:
+        """Of each answer to each turn, fp32 (turns, answers); the turns' prompts have one length."""
+        start, limit = turns[0].prompt_length, self.model.config.decoder.max_positions
+        for answer, ids in zip(answers, encoded, strict=True):
+            if start + len(ids) > limit:
+                raise PromptError(
+                    f"With the answer {answer[:40]!r} the prompt is {start + len(ids)} tokens long, and {self.name} "
+                    f"reads {limit}. Give a shorter answer."
+                )
+        with out_of_memory_errors("Ranking answers"), self.threads.use(self.threads.count(len(turns))):
+            parts = _parts(encoded, RANKED_TOKENS)
+            cache = self._gather(turns, start + max(sum(map(len, part)) for part in parts))
+            prompts = torch.cat([self.model.splice([turn.ids]) for turn in turns])
+            scores = self.model.decoder.logits(self.model.decoder(prompts, cache)[:, -1])
+            check_scores(scores, self.model.dtype)
+            first = scores.log_softmax(dim=-1)
+            found = [log_likelihoods(self.model, cache, first, part, self.stop_ids) for part in parts]
+        return torch.cat(found, dim=1)
+
     def _room(self, turn: Turn) -> int:
         """Positions that the checkpoint has after a turn's prompt."""
         return self.model.config.decoder.max_positions - turn.prompt_length
 
-    def _gather(self, turns: Sequence[Turn], sampling: Sampling) -> KVCache:
-        """One cache of the turns' prefixes, with room for their questions and answers.
+    def _gather(self, turns: Sequence[Turn], end: int) -> KVCache:
+        """One cache of the turns' prefixes that may be written up to `end`.
 
         A single turn goes on in its prefix's memory where that is free; rows are copied, one prefix after the other.
         """
-        # Short rows go on where a long one has reached the limit.
-        longest = max(len(turn.ids) for turn in turns)
-        end = turns[0].prefix_length + longest + min(sampling.max_new_tokens, max(map(self._room, turns)))
         if len(turns) == 1:
             return turns[0].conversation.prefix().fork(end)
         cache = self.model.new_cache(end, len(turns))
@@ -378,18 +417,45 @@ class Engine:
         stops: tuple[str, ...],
     ) -> list[Answer | ImpKitError]:
         """Answer (image, question) pairs; see `Imp.ask_many`."""
+
+        def answer(turns: Sequence[Turn], indices: Sequence[int]) -> list[Answer | None]:
+            self.answer(turns, sampling, indices)
+            return [turn.answer for turn in turns]
+
+        return self._in_batches(pairs, batch_size, progress, answer, sampling.max_new_tokens, stops)
+
+    def rank_all(
+        self, pairs: Sequence[tuple[Any, str]], batch_size: int, progress: bool, answers: Sequence[str], per_token: bool
+    ) -> list[list[Candidate] | ImpKitError]:
+        """Rank answers to one question about each of many images, as pairs; see `Imp.classify`."""
+
+        def rank(turns: Sequence[Turn], _: Sequence[int]) -> list[list[Candidate]]:
+            return self.rank(turns, answers, per_token)
+
+        return self._in_batches(pairs, batch_size, progress, rank, RANKED_TOKENS)
+
+    def _in_batches(
+        self,
+        pairs: Sequence[tuple[Any, str]],
+        batch_size: int,
+        progress: bool,
+        run: Callable[[Sequence[Turn], Sequence[int]], Sequence],
+        new_tokens: int,
+        stops: tuple[str, ...] = (),
+    ) -> list:
+        """What `run` makes of the pairs' turns and their places in the list; errors are in their places."""
         if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
             raise SettingError(f"batch_size is {batch_size!r}; give a whole number from 1.")
         size = int(batch_size)
-        results: list[Answer | ImpKitError] = []
+        results: list = []
         with tqdm(total=len(pairs), unit="answer", disable=not progress) as bar:
             for start in range(0, len(pairs), size):
                 items = [self._open(pair) for pair in pairs[start : start + size]]
-                results += self._answer_batch(items, start, sampling, stops)
+                results += self._run_batch(items, start, run, new_tokens, stops)
                 bar.update(len(items))
         errors = [result for result in results if isinstance(result, ImpKitError)]
         if errors:
-            warnings.warn(f"{len(errors)} of {len(pairs)} have no answer. The first: {errors[0]}", stacklevel=3)
+            warnings.warn(f"{len(errors)} of {len(pairs)} have no answer. The first: {errors[0]}", stacklevel=4)
         return results
 
     def _open(self, pair: Any) -> tuple[Image.Image | None, str] | ImpKitError:
@@ -408,8 +474,8 @@ class Engine:
             return _bare(error)
         return opened, question
 
-    def _answer_batch(self, items: Sequence, start: int, sampling: Sampling, stops: tuple[str, ...]) -> list:
-        """The items' answers, in halves and halves of these where they do not fit into memory; errors stay."""
+    def _run_batch(self, items: Sequence, start: int, run: Callable, new_tokens: int, stops: tuple[str, ...]) -> list:
+        """What `run` makes of the items, in halves and halves of these where memory is short; errors stay."""
         results, turns = list(items), {}
         for row, item in enumerate(items):
             if isinstance(item, ImpKitError):
@@ -421,27 +487,50 @@ class Engine:
                 results[row] = _bare(error)
         if not turns:
             return results
-        if len(turns) == 1 or len(turns) * self._row_bytes(sampling) <= free_memory(self.model.device):
+        if len(turns) == 1 or len(turns) * self._row_bytes(new_tokens) <= free_memory(self.model.device):
             try:
-                self.answer(list(turns.values()), sampling, [start + row for row in turns])
-                return [turns[row].answer if row in turns else result for row, result in enumerate(results)]
+                found = run(list(turns.values()), [start + row for row in turns])
+                for row, result in zip(turns, found, strict=True):
+                    results[row] = result
+                return results
             except (CheckpointError, MemoryLimitError) as error:
                 if len(turns) == 1:  # what fails alone costs itself, not the others
-                    return [_bare(error) if row in turns else result for row, result in enumerate(results)]
+                    (row,) = turns
+                    results[row] = _bare(error)
+                    return results
         half = len(items) // 2
         return [
             answer
             for part, first in ((items[:half], start), (items[half:], start + half))
-            for answer in self._answer_batch(part, first, sampling, stops)
+            for answer in self._run_batch(part, first, run, new_tokens, stops)
         ]
 
-    def _row_bytes(self, sampling: Sampling) -> int:
+    def _row_bytes(self, new_tokens: int) -> int:
         """Memory that one row of a batch takes at most, about: keys and values twice, and the widest layer's work."""
         sizes, patches = self.model.config.decoder, self.model.config.vision.num_patches
-        positions = min(sizes.max_positions, patches + QUESTION_TOKENS + sampling.max_new_tokens)
+        positions = min(sizes.max_positions, patches + QUESTION_TOKENS + new_tokens)
         values = 2 * sizes.kv_values_per_token * positions
         values += 4 * sizes.intermediate_size * (patches + QUESTION_TOKENS)
         return values * self.model.dtype.itemsize
+
+
+def _by_prefix(turns: Sequence[Turn]) -> list[list[int]]:
+    """The turns' places, those whose prefixes have one length together: those about an image, those about none."""
+    lengths = dict.fromkeys(turn.prefix_length for turn in turns)
+    return [[row for row, turn in enumerate(turns) if turn.prefix_length == length] for length in lengths]
+
+
+def _parts(answers: Sequence[list[int]], most: int) -> list[list[list[int]]]:
+    """The answers in order, in parts of at most `most` tokens; one that is longer is a part of its own."""
+    parts: list[list[list[int]]] = []
+    total = most
+    for answer in answers:
+        total += len(answer)
+        if total > most:
+            parts.append([])
+            total = len(answer)
+        parts[-1].append(answer)
+    return parts
 
 
 def _bare(error: ImpKitError) -> ImpKitError:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Unpack, cast
 import torch
 from PIL import Image
 
-from imp_kit.answers import Answer
+from imp_kit.answers import Answer, Candidate
 from imp_kit.boxes import Box, Corners, read_box, region
 from imp_kit.checkpoints.hub import DEFAULT, HUB_IDS, NANO, Snapshot, find, is_available
 from imp_kit.checkpoints.load import check_tokenizer, choose_cpu_dtype, fill
@@ -23,13 +23,13 @@ from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import LONG_DTYPES, choose_device, choose_dtype
 from imp_kit.engine import Conversation, Engine, Turn
-from imp_kit.errors import ImpKitError
+from imp_kit.errors import ImageError, ImpKitError, PromptError
 from imp_kit.images import check_order, open_image
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.memory import free_memory, trim_heap
 from imp_kit.model.packed_linear import check_quantize
 from imp_kit.model.sampling import Sampling
-from imp_kit.prompts import CAPTION, DESCRIBE_REGION, LOCATE, check_phrase, check_question
+from imp_kit.prompts import CAPTION, CLASSIFY, DESCRIBE_REGION, LOCATE, check_answers, check_phrase, check_question
 from imp_kit.settings import Settings, named_settings, read_settings
 
 KNOWN_WORDS = 0.4  # of a question's words: English that imp-nano never saw has more, other languages have fewer
@@ -215,6 +215,60 @@ class Imp:
         in the list, whatever the batch; the first are those of `ask`. Raises SettingError.
         """
         return self.engine.answer_all(list(questions), batch_size, progress, *read_settings(settings))
+
+    @image_by_older_name
+    def rank(self, image: Any, question: str, answers: Iterable[str], *, per_token: bool = False) -> list[Candidate]:
+        """How likely each of the given answers is, most probable first.
+
+        An answer's likelihood is the product of its tokens' probabilities and that of its end, in fp32; `probability`
+        is the softmax of `log_likelihood` over the given answers. A long answer has more factors below 1; `per_token`
+        divides each log_likelihood by its number of tokens first. The image and the question are read once.
+        Raises ImageError, PromptError, SettingError, CheckpointError or MemoryLimitError.
+        """
+        check_order(image, question)
+        check_question(question)
+        answers = check_answers(answers)
+        self._warn_of_unknown_words(question)
+        view = self.look(image)
+        turn = Conversation(self.engine, view.image, view.prefix).ask(question)
+        (ranked,) = self.engine.rank([turn], answers, per_token)
+        return ranked
+
+    def classify(
+        self,
+        images: Iterable[Any],
+        labels: Iterable[str],
+        *,
+        question: str = CLASSIFY,
+        answer: str = "{}",
+        per_token: bool = False,
+        batch_size: int = 8,
+        progress: bool = True,
+    ) -> list[list[Candidate] | ImpKitError]:
+        """Rank the labels for each image, most probable first, `batch_size` images at a time.
+
+        Each label is put into `answer`, such as "It is a {}.", and ranked as an answer to `question`; see `rank`. The
+        list has the order of the images; one that cannot be read has its error in its place. An image of None is the
+        question alone, which shows what is likely whatever there is to see.
+        Raises PromptError, SettingError, CheckpointError or MemoryLimitError.
+        """
+        check_question(question)
+        labels = check_answers(labels, "label")
+        if not isinstance(answer, str) or answer.count("{}") != 1:
+            raise PromptError(f"answer is {answer!r}; give a text with one {{}} where the label goes.")
+        if isinstance(images, str | os.PathLike | Image.Image):
+            raise ImageError(f"classify takes a list of images; put {images!r:.80} into one: [image].")
+        self._warn_of_unknown_words(question)
+        texts = [answer.replace("{}", label) for label in labels]
+        pairs = [(image, question) for image in images]
+        results = self.engine.rank_all(pairs, batch_size, progress, texts, per_token)
+        names = dict(zip(texts, labels, strict=True))
+        return [
+            result
+            if isinstance(result, ImpKitError)
+            else [candidate._replace(answer=names[candidate.answer]) for candidate in result]
+            for result in results
+        ]
 
     def _warn_of_unknown_words(self, question: str) -> None:
         """Say once if imp-nano, whose tokens are the words of its lessons, knows few words of a question."""

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imp_kit.errors import PromptError
@@ -11,6 +12,8 @@ SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 CAPTION = "Describe the image."
+# The second line asks for short answers, as in the data that LLaVA-1.5 was trained on.
+CLASSIFY = "What is the main object in the image?\nAnswer the question using a single word or phrase."
 # As in the data that LLaVA-1.5, and with it Imp, was trained on; the box is written as boxes.py says.
 LOCATE = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 DESCRIBE_REGION = "Please provide a short description for this region: {}."
@@ -51,6 +54,25 @@ def check_phrase(phrase: str) -> str:
     if is_blank(named):
         raise PromptError(f"The phrase is {phrase!r}; name what to look for, such as 'the bus'.")
     return named
+
+
+def check_answers(answers: Iterable[str], name: str = "answer") -> list[str]:
+    """Answers to rank, without blanks at their ends. Raises PromptError for none, an empty one or one that repeats."""
+    if isinstance(answers, str) or not isinstance(answers, Iterable):
+        raise PromptError(f"The {name}s are {answers!r:.80}; give a list of texts.")
+    checked: list[str] = []
+    for answer in answers:
+        if not isinstance(answer, str):
+            raise PromptError(f"Each {name} is text, not {type(answer).__name__}: {answer!r:.80}.")
+        text = answer.strip()
+        if is_blank(text):
+            raise PromptError(f"The {name} {answer!r} is empty; leave it out, or name something.")
+        if text in checked:
+            raise PromptError(f"The {name} {text[:80]!r} is given twice; give each once.")
+        checked.append(text)
+    if not checked:
+        raise PromptError(f"There are no {name}s; give at least one.")
+    return checked
 
 
 @dataclass(frozen=True)

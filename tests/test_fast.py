@@ -31,7 +31,6 @@ from imp_kit.model import packed_linear
 from imp_kit.model.cuda_graph import StepGraph
 from imp_kit.model.decoder import Padding
 from imp_kit.model.packed_linear import GeluLinear, HalfLinear, Int8Linear, PackedLinear, pack_linear, pack_model
-from imp_kit.model.sampling import Sampling
 from imp_kit.nano.training.evaluation import exam
 from imp_kit.nano.training.lessons import SKILLS
 
@@ -249,7 +248,7 @@ def test_questions_about_one_picture_read_it_once_and_leave_when_answered(imp, s
 
 def test_a_batch_that_does_not_fit_is_halved(imp, shapes, monkeypatch):
     pairs = [(DOOR, "What color is the door?")] * 3 + [(BUS, "What color is the bus?")] * 5  # halves that differ
-    row = imp.engine._row_bytes(Sampling(20))
+    row = imp.engine._row_bytes(20)
     monkeypatch.setattr(engine, "free_memory", lambda _: 3 * row)
     together = imp.ask_many(pairs, batch_size=8, progress=False, max_new_tokens=20)
     assert max(rows for rows, _ in shapes) == 2

@@ -20,6 +20,7 @@ from set_repository import ROOT
 
 STACK = ("torch", "transformers", "numpy", "pandas", "matplotlib")
 QUICK = "01_captioning.ipynb"
+LONG = {"06_contrastive.ipynb", "07_train_and_tune.ipynb"}  # minutes of training
 
 
 def as_made() -> bool:
@@ -42,11 +43,20 @@ def as_made() -> bool:
 )
 def test_outputs(name):
     """The whole run. With other packages, or on another CPU, texts may differ, which is shown; exercises may not."""
+    if name in LONG:  # in small; `make outputs` shows whether what they keep is what a whole run shows
+        _, wrong = notebook_outputs.run(NOTEBOOKS / name, "smoke")
+        assert wrong == []
+        return
     found = check(NOTEBOOKS / name)
     wrong = [line for line in found if as_made() or "was expected of the check" in line]
     assert wrong == [], f"run: python tests/tools/notebook_outputs.py notebooks/{name}"
     if found:
         warnings.warn("\n".join(found), stacklevel=1)
+
+
+def test_a_long_notebook_has_a_size():
+    for name in LONG:
+        assert notebook_outputs.with_size(nbformat.read(NOTEBOOKS / name, 4), "smoke") == 1, name
 
 
 # Small notebooks -------------------------------------------------------------------------------------------
@@ -120,6 +130,15 @@ def test_exercises_are_done_once_unsolved_and_once_solved(written):
 def test_an_exercise_that_cannot_be_done_or_is_done_already(written, exercise, solution, fault):
     given = new_code_cell(f"{exercise}\ncheck.seven(answer)", id="exercise-1")
     assert fault in check(written(CHECK, given, new_markdown_cell(SOLUTION.format(solution), id="solution-1")))
+
+
+def test_the_size_of_a_run_is_set_where_it_is_a_parameter():
+    cells = [cell(name="a"), cell(name="b", tags=["parameters"])]
+    for each in cells:
+        each.source = 'SIZE = "lesson"  # or "smoke"\nother = 1'
+    notebook = new_notebook(cells=cells)
+    assert notebook_outputs.with_size(notebook, "smoke") == 1
+    assert [each.source.split()[2] for each in notebook.cells] == ['"lesson"', '"smoke"']
 
 
 def test_a_solution_is_the_block_and_the_call_of_the_check():

@@ -5,7 +5,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,13 +46,13 @@ def add_adapters(model: ImpModel, rank: int, alpha: float, targets: Sequence[str
 
     layers, device = model.decoder.layers, model.device
     paths = [f"{index}.{TARGETS[name]}" for index in range(len(layers)) for name in targets]
-    fused = [path for path in paths if isinstance(layers.get_submodule(path), GeluLinear)]
-    for path in fused:  # what is added belongs before the activation
-        layer = layers.get_submodule(path)
+    fused = {path: layer for path in paths if isinstance(layer := layers.get_submodule(path), GeluLinear)}
+    for path, layer in fused.items():  # what is added belongs before the activation
         plain = nn.Linear(layer.in_features, layer.out_features, device="meta")
         plain.weight, plain.bias = layer.weight, layer.bias
         layers.set_submodule(path, plain)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=paths)
+    # peft's type says int, and it computes alpha / rank.
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=paths)  # type: ignore[arg-type]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, layers)
@@ -69,10 +69,11 @@ def collect_adapters(model: ImpModel) -> dict[str, Adapter]:
     from peft.tuners.lora import LoraLayer
 
     found = {}
-    for path, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
-            weights = (part[ADAPTER].weight.detach() for part in (layer.lora_A, layer.lora_B))
-            a, b = (weight.to("cpu", torch.float32, copy=True) for weight in weights)
+    for path, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            layer: Any = module
+            factors = (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
+            a, b = (factor.detach().to("cpu", torch.float32, copy=True) for factor in factors)
             found[f"{path}.weight"] = Adapter(a, b, layer.scaling[ADAPTER])
     return found
 
@@ -101,15 +102,15 @@ def write_merged(plan: LoadPlan, source: Path, adapters: Mapping[str, Adapter], 
                     merged = (stored.float() + adapters[slot.parameter].delta(slot.start, slot.stop)).to(stored.dtype)
                     if not merged.isfinite().all():
                         raise CheckpointError(
-                            f"{key} with what was learned is no number in {str(stored.dtype).removeprefix('torch.')}: "
-                            "the training diverged. Choose a smaller learning_rate."
+                            f"{key} with what was learned holds what is no number as "
+                            f"{str(stored.dtype).removeprefix('torch.')}. Choose a smaller learning_rate."
                         )
                     opened.seek(offsets[key])
                     opened.write(merged.contiguous().view(torch.uint8).numpy().tobytes())
                     bar.update()
 
 
-def _offsets(opened) -> dict[str, int]:
+def _offsets(opened: BinaryIO) -> dict[str, int]:
     """Where each tensor of a safetensors file begins: after 8 bytes with the header's length, and the header."""
     length = int.from_bytes(opened.read(8), "little")
     header = json.loads(opened.read(length))

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +12,13 @@ from torch import Tensor
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.errors import ImageError, ImpKitError, PromptError, SettingError
 from imp_kit.images import open_image, to_pixels
+from imp_kit.model.config import ImpConfig
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.memory import free_memory
 from imp_kit.prompts import TEMPLATES, Control, check_question, is_blank
 
 COLUMNS = ("image", "question", "answer")
-CACHE_SHARE = 4  # features of images are kept in up to the fourth part of the free memory
+CACHE_SHARE = 4
 
 
 class Example(NamedTuple):
@@ -74,6 +75,8 @@ def _items(examples: Any) -> list:
 
 def _from_tuple(item: Any, number: int) -> Example:
     try:
+        if isinstance(item, (str, Mapping)):
+            raise TypeError("its parts are letters or names")
         image, question, answer = item
     except (TypeError, ValueError):
         raise SettingError(f"Example {number} is {item!r:.80}; give (image, question, answer).") from None
@@ -85,9 +88,10 @@ def _read_csv(file: Path) -> list[Example]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             reader = csv.DictReader(opened)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            missing = [column for column in COLUMNS if column not in reader.fieldnames]
             if missing:
-                names = ", ".join(map(repr, reader.fieldnames or ())) or "none"
+                names = ", ".join(map(repr, reader.fieldnames)) or "none"
                 raise SettingError(
                     f"{file} has no column {' and no column '.join(map(repr, missing))}; its columns are {names}. "
                     f"The first line names them: {','.join(COLUMNS)}."
@@ -95,6 +99,10 @@ def _read_csv(file: Path) -> list[Example]:
             for row in reader:
                 image, question, answer = (row[column] or "" for column in COLUMNS)
                 where = f"{file}, line {reader.line_num}"
+                if None in row:
+                    raise SettingError(
+                        f"{where} has more values than the first line has names: put a text with a comma in quotes."
+                    )
                 if not image.strip():
                     raise ImageError(f"{where}: the column 'image' is empty; give the path of an image.")
                 found.append(Example(file.parent / image.strip(), question, answer, where))
@@ -112,8 +120,6 @@ def _check(example: Example) -> None:
     image, answer, where = example.image, example.answer, example.where
     if image is None:
         raise ImageError(f"{where}: there is no image; give one.")
-    if isinstance(image, os.PathLike) and not os.path.isfile(image):
-        raise ImageError(f"{where}: there is no image file {os.fspath(image)}.")
     if not isinstance(answer, str):
         raise PromptError(f"{where}: the answer is {answer!r:.80}; give a text.")
     if is_blank(answer):
@@ -121,10 +127,12 @@ def _check(example: Example) -> None:
     try:
         answer.encode()
         check_question(example.question)
+        if isinstance(image, (str, os.PathLike)) and not os.path.isfile(image):
+            open_image(image)  # which says what is there instead
     except UnicodeEncodeError:
         raise PromptError(f"{where}: the answer {answer!r:.80} holds bytes that are no text; use UTF-8.") from None
-    except PromptError as error:
-        raise PromptError(f"{where}: {error}") from None
+    except ImpKitError as error:
+        raise type(error)(f"{where}: {error}") from None
 
 
 def opening_ids(tokenizer: TextTokenizer, family: str) -> list[int]:
@@ -132,16 +140,16 @@ def opening_ids(tokenizer: TextTokenizer, family: str) -> list[int]:
     return tokenizer.encode_pieces(TEMPLATES[family].open(), begins=True)
 
 
-def encode_example(example: Example, model: ImpModel, tokenizer: TextTokenizer) -> EncodedExample:
+def encode_example(example: Example, config: ImpConfig, tokenizer: TextTokenizer) -> EncodedExample:
     """The ids of the question as `Imp.ask` reads it, of the answer, and of the token that ends an answer.
 
     Raises PromptError where they are more than the checkpoint reads.
     """
-    template, limit = TEMPLATES[model.config.family], model.config.decoder.max_positions
+    template, limit = TEMPLATES[config.family], config.decoder.max_positions
     begun = [*tokenizer.encode_pieces(template.ask(example.question, first=True)), *tokenizer.suffix]
     answer = tokenizer.encode_pieces((template.answer + example.answer.strip(), Control(template.stop)))
     ids = [*begun, *answer]
-    length = len(opening_ids(tokenizer, model.config.family)) + model.config.vision.num_patches + len(ids)
+    length = len(opening_ids(tokenizer, config.family)) + config.vision.num_patches + len(ids)
     if length > limit:
         raise PromptError(
             f"{example.where}: image, question and answer are {length} tokens long, and the checkpoint reads {limit}. "
@@ -153,8 +161,8 @@ def encode_example(example: Example, model: ImpModel, tokenizer: TextTokenizer) 
 class ImageFeatures:
     """What the decoder sees of images, (patches, hidden_size) in the model's dtype, without gradient.
 
-    Each image is prepared once and its features are kept, as long as they take up to `limit` bytes in all; those of
-    later images are computed when they are asked for.
+    Those of the images that were prepared first are kept, up to `limit` bytes in all (a fourth of the free memory);
+    those of other images are computed each time that they are asked for.
     """
 
     def __init__(self, model: ImpModel, limit: int | None = None):
@@ -163,21 +171,26 @@ class ImageFeatures:
         self._kept: dict[Hashable, Tensor] = {}
         self._bytes = 0
 
+    def prepare(self, example: Example) -> None:
+        """Open an example's image, and keep its features if there is memory for them. Raises ImageError."""
+        config, pixels = self.model.config, self._open(example)
+        size = config.vision.num_patches * config.decoder.hidden_size * self.model.dtype.itemsize
+        if example.key not in self._kept and self._bytes + size <= self.limit:
+            self._kept[example.key] = self._encode(pixels).cpu()
+            self._bytes += size
+
     def __call__(self, example: Example) -> Tensor:
         """The features of an example's image. Raises ImageError."""
-        if example.key in self._kept:
-            return self._kept[example.key].to(self.model.device)
-        features = self._encode(example)
-        if self._bytes + features.nbytes <= self.limit:
-            self._kept[example.key] = features.cpu()
-            self._bytes += features.nbytes
-        return features
+        kept = self._kept.get(example.key)
+        return self._encode(self._open(example)) if kept is None else kept.to(self.model.device)
 
-    @torch.no_grad()  # not inference_mode, whose tensors cannot be part of training
-    def _encode(self, example: Example) -> Tensor:
+    def _open(self, example: Example) -> Tensor:
         config = self.model.config
         try:
-            pixels = to_pixels(open_image(example.image), config.vision.image_size, config.pad)
+            return to_pixels(open_image(example.image), config.vision.image_size, config.pad)
         except ImpKitError as error:
             raise ImageError(f"{example.where}: {error}") from error
+
+    @torch.no_grad()  # not inference_mode, whose tensors cannot be part of training
+    def _encode(self, pixels: Tensor) -> Tensor:
         return self.model.encode(pixels[None])[0]

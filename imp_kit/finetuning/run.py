@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
@@ -15,14 +15,15 @@ import torch
 from tqdm.auto import tqdm
 
 from imp_kit import __version__
+from imp_kit.checkpoints.files import readable
 from imp_kit.checkpoints.hub import HUB_IDS, NANO, find
 from imp_kit.checkpoints.load import check_tokenizer, fill
-from imp_kit.checkpoints.plan import plan_folder
+from imp_kit.checkpoints.plan import LoadPlan, plan_folder
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import LONG_DTYPES, choose_device, choose_dtype
-from imp_kit.errors import SettingError, Stopped
+from imp_kit.errors import RunError, SettingError, Stopped
 from imp_kit.finetuning.adapters import TARGETS, add_adapters, collect_adapters, write_merged
-from imp_kit.finetuning.examples import ImageFeatures, encode_example, opening_ids, read_examples
+from imp_kit.finetuning.examples import Example, ImageFeatures, encode_example, opening_ids, read_examples
 from imp_kit.finetuning.training import train
 from imp_kit.model.memory import out_of_memory_errors, trim_heap
 from imp_kit.system.extras import require
@@ -40,7 +41,7 @@ def finetune(
     epochs: int = 1,
     learning_rate: float = 2e-4,
     batch_size: int = 8,
-    targets: str | Sequence[str] | None = None,
+    targets: str | Collection[str] | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     seed: int = 0,
@@ -63,46 +64,77 @@ def finetune(
     CheckpointError, ImageError, PromptError, MemoryLimitError, or RunError where the training diverges; Ctrl-C raises
     `imp_kit.errors.Stopped`, a KeyboardInterrupt.
     """
-    require("finetune", what="Fine-tuning")
+    check_peft()
     settings = check_settings(rank, alpha, epochs, learning_rate, batch_size, targets, seed)
     target = check_out(out)
-    found = read_examples(examples)
-    device = choose_device(device)
-    chosen = choose_dtype(dtype, device) or torch.float32
-    snapshot = find(checkpoint)
-    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(snapshot.folder)):
-        raise SettingError(f"out is {str(target)!r}, inside the checkpoint's own folder; choose a folder elsewhere.")
-    tokenizer, plan = TextTokenizer(snapshot.folder), plan_folder(snapshot.folder)
-    check_tokenizer(tokenizer, plan)
-    rows = [encode_example(example, plan.model, tokenizer) for example in found]
-    check_space(target, snapshot.folder)
-    trim_heap()
     try:
-        with unfinished(target) as folder, out_of_memory_errors(f"Fine-tuning with batch_size={batch_size}"):
-            model = fill(plan, device, chosen)
-            features = ImageFeatures(model)
-            images = {example.key: example for example in found}
-            for example in tqdm(images.values(), unit="image", desc="images", disable=not progress):
-                features(example)
-            trained = add_adapters(model, settings["rank"], settings["alpha"], settings["targets"], seed)
-            opening = opening_ids(tokenizer, model.config.family)
-            schedule = {name: settings[name] for name in ("epochs", "learning_rate", "batch_size", "seed")}
-            train(model, trained, opening, rows, features, folder / "log.csv", **schedule, progress=progress)
-            write_merged(plan, snapshot.folder, collect_adapters(model), folder, progress)
+        found = read_examples(examples)
+        chosen_device = choose_device(device)
+        chosen_dtype = choose_dtype(dtype, chosen_device) or torch.float32
+        snapshot = find(checkpoint)
+        if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(snapshot.folder)):
+            raise SettingError(f"out is {str(target)!r}, inside the checkpoint's own folder; choose one elsewhere.")
+        plan = plan_folder(snapshot.folder)
+        check_space(target, plan)
+        with unfinished(target) as folder:
+            _tune(snapshot.folder, plan, found, folder, settings, chosen_device, chosen_dtype, progress)
             record = {
                 "base": snapshot.name,
                 "revision": snapshot.revision,
                 "files": snapshot.digest(),
                 "examples": len(found),
                 **settings,
-                "dtype": LONG_DTYPES[str(chosen).removeprefix("torch.")],
-                "device": device.type,
+                "dtype": LONG_DTYPES[str(chosen_dtype).removeprefix("torch.")],
+                "device": chosen_device.type,
                 "imp_kit": __version__,
             }
             (folder / "finetune.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise RunError(f"The new checkpoint could not be written ({error}); nothing was left of it.") from error
     except KeyboardInterrupt:
         raise Stopped(f"nothing was written to {target}") from None
     return target
+
+
+def _tune(
+    source: Path,
+    plan: LoadPlan,
+    found: Sequence[Example],
+    folder: Path,
+    settings: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: bool,
+) -> None:
+    """Train, and write the new checkpoint's files, made from those in `source`, and log.csv into `folder`."""
+    tokenizer, family = TextTokenizer(source), plan.model.config.family
+    check_tokenizer(tokenizer, plan)
+    rows = [encode_example(example, plan.model.config, tokenizer) for example in found]
+    trim_heap()
+    advice = "choose a smaller batch_size, a smaller checkpoint or dtype='fp16'"
+    with out_of_memory_errors(f"Fine-tuning with batches of {settings['batch_size']}", advice):
+        model = fill(plan, device, dtype)
+        features = ImageFeatures(model)
+        images = {example.key: example for example in found}
+        for example in tqdm(images.values(), unit="image", desc="images", disable=not progress):
+            features.prepare(example)
+        trained = add_adapters(model, *(settings[name] for name in ("rank", "alpha", "targets", "seed")))
+        schedule = {name: settings[name] for name in ("epochs", "learning_rate", "batch_size", "seed")}
+        opening = opening_ids(tokenizer, family)
+        train(model, trained, opening, rows, features, folder / "log.csv", **schedule, progress=progress)
+    write_merged(plan, source, collect_adapters(model), folder, progress)
+
+
+def check_peft() -> None:
+    """Raise SettingError where peft is missing, or does not go with the transformers that is here."""
+    require("finetune", what="Fine-tuning")
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise SettingError(
+            f"Fine-tuning needs peft, and the one here cannot be imported ({error}). Versions of peft and transformers "
+            "may not fit each other: with transformers 4.37 pip install 'peft<0.14', else the newest of both."
+        ) from error
 
 
 def check_settings(
@@ -111,16 +143,16 @@ def check_settings(
     """The settings of a run as it uses them. Raises SettingError for the first that makes no sense."""
     whole = {"rank": (rank, LARGEST_RANK), "epochs": (epochs, 10_000), "batch_size": (batch_size, 100_000)}
     for name, (value, largest) in whole.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= value <= largest:
+        if not _is_whole(value) or not 1 <= value <= largest:
             raise SettingError(f"{name} is {value!r:.80}; give a whole number from 1 to {largest}.")
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+    if not _is_whole(seed) or not 0 <= seed < 2**63:
         raise SettingError(f"seed is {seed!r:.80}; give a whole number from 0.")
     alpha = rank if alpha is None else alpha
     for name, value in (("alpha", alpha), ("learning_rate", learning_rate)):
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
             raise SettingError(f"{name} is {value!r:.80}; give a number above 0.")
     names = list(TARGETS) if targets is None else [targets] if isinstance(targets, str) else targets
-    known = isinstance(names, Sequence) and names and all(isinstance(name, str) and name in TARGETS for name in names)
+    known = isinstance(names, Collection) and names and all(isinstance(name, str) and name in TARGETS for name in names)
     if not known:
         raise SettingError(f"targets is {targets!r:.80}; give one or more of {', '.join(map(repr, TARGETS))}.")
     return {
@@ -134,11 +166,17 @@ def check_settings(
     }
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_out(out: Any) -> Path:
     """The folder that is to be made. Raises SettingError where it cannot be a new checkpoint's."""
-    if not isinstance(out, (str, os.PathLike)) or not str(out).strip():
+    if not isinstance(out, (str, os.PathLike)) or not str(out).strip() or "\0" in str(out):
         raise SettingError(f"out is {out!r:.80}; give the path of a new folder.")
-    target = Path(os.path.abspath(os.path.expanduser(out)))
+    target = Path(os.path.abspath(os.path.expanduser(os.fsdecode(out))))
+    if readable(str(target)) != str(target):
+        raise SettingError(f"out is {str(target)!r}, with bytes that are no UTF-8; choose another name.")
     if os.path.lexists(target):
         raise SettingError(f"out is {str(out)!r}, which is there already; choose a new folder, or remove it first.")
     if target.name.lower() in (NANO, *HUB_IDS):
@@ -146,9 +184,9 @@ def check_out(out: Any) -> Path:
     return target
 
 
-def check_space(target: Path, source: Path) -> None:
+def check_space(target: Path, plan: LoadPlan) -> None:
     """Raise SettingError where a copy of the checkpoint would not fit on the disk."""
-    needed = sum(os.path.getsize(file) for file in source.iterdir() if file.suffix == ".safetensors")
+    needed = sum(os.path.getsize(file) for file in {info.file for info in plan.found.values()})
     there = next(folder for folder in target.parents if folder.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
@@ -163,10 +201,17 @@ def unfinished(target: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise SettingError(f"out is {str(target)!r}, and no folder can be made there ({error.strerror}).") from error
+        reason = f"no folder can be made there ({error.strerror})"
+        raise SettingError(f"out is {str(target)!r}, and {reason}; choose another.") from error
     try:
         yield folder
-        folder.rename(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    try:
+        folder.rename(target)
+    except OSError as error:  # the work is done, and is not thrown away
+        raise RunError(
+            f"{target} was made by another program meanwhile ({error.strerror}); the new checkpoint is in {folder}, "
+            "which you may rename."
+        ) from error

@@ -2,9 +2,11 @@
 
 import csv
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +16,14 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from imp_kit.device import is_small
-from imp_kit.errors import RunError
+from imp_kit.errors import CheckpointError, MemoryLimitError, RunError
 from imp_kit.finetuning.examples import EncodedExample, ImageFeatures
 from imp_kit.model.imp import ImpModel
+from imp_kit.model.memory import free_memory
 
 WARM_UP = 0.03  # of all steps, in which the learning rate rises; as LLaVA-1.5 (arXiv 2310.03744) was trained
 LARGEST_NORM = 1.0  # of all gradients together
-LOST = 3  # steps in a row without a finite loss, after which nothing can be hoped for
+LOST = 3  # steps in a row without a finite loss end a run
 
 
 def recompute_blocks(model: ImpModel) -> None:
@@ -30,7 +33,9 @@ def recompute_blocks(model: ImpModel) -> None:
     """
     if not is_small(model):
         for block in model.decoder.layers:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            block.forward = partial(  # type: ignore[method-assign]
+                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+            )
 
 
 def answer_loss(model: ImpModel, opening: Sequence[int], features: Tensor, rows: Sequence[EncodedExample]) -> Tensor:
@@ -84,15 +89,15 @@ def train(
 ) -> None:
     """Train with AdamW (arXiv 1711.05101, no weight decay), and write step and loss to the CSV file `log`.
 
-    Raises RunError where the training diverges.
+    Raises MemoryLimitError, CheckpointError for weights that give no numbers, RunError where the training diverges.
     """
     steps = epochs * math.ceil(len(rows) / batch_size)
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate, steps=steps))
     # In fp16 small gradients would be 0: they are computed of a multiple of the loss (arXiv 1710.03740).
     scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
     recompute_blocks(model)
-    lost = 0
+    check_memory(model, len(opening), rows, batch_size)
+    values: list[float] = []
     with (
         log.open("w", encoding="utf-8", newline="") as opened,
         tqdm(total=steps, unit="step", desc="training", disable=not progress) as bar,
@@ -105,12 +110,10 @@ def train(
             value = loss.item()
             writer.writerow((step, f"{value:.6g}"))
             opened.flush()
-            lost = 0 if math.isfinite(value) else lost + 1
-            if lost == LOST:
-                raise RunError(
-                    f"The training diverged: the loss was no number in {LOST} steps in a row, up to step {step} of "
-                    f"{steps}. Nothing was written; choose a learning_rate smaller than {learning_rate:g}."
-                )
+            values.append(value)
+            check_loss(values, steps, learning_rate, model.dtype)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * rate(step - 1, steps)
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(trained, LARGEST_NORM)
@@ -118,6 +121,49 @@ def train(
                 scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
-            schedule.step()
             bar.set_postfix(loss=f"{value:.3f}", refresh=False)
             bar.update()
+    # A tenth of the steps, as single ones differ.
+    last, guess = fmean(values[-max(1, steps // 10) :]), math.log(model.config.decoder.vocab_size)
+    if last > guess:
+        warnings.warn(
+            f"The loss ended at {last:.1f} nats a token, and a blind guess among all tokens has {guess:.1f}: nothing "
+            "useful was learned. Try another learning_rate, or more epochs.",
+            stacklevel=4,
+        )
+
+
+def check_loss(values: Sequence[float], steps: int, learning_rate: float, dtype: torch.dtype) -> None:
+    """Raise where the last losses of a run are no numbers, LOST of them before its end or one at its end.
+
+    CheckpointError if there was none before, else RunError.
+    """
+    done = len(values)
+    lost = next((count for count, value in enumerate(reversed(values)) if math.isfinite(value)), done)
+    if not lost or (lost < LOST and done < steps):
+        return
+    if lost == done:  # with the weights as they came
+        raise CheckpointError(
+            "The loss is no number from the first step on: the checkpoint's weights are damaged, or too large for "
+            f"{str(dtype).removeprefix('torch.')}. Nothing was written; download them again, or choose another dtype."
+        )
+    raise RunError(
+        f"The training diverged: the loss is no number from step {done - lost + 1} to step {done} of {steps}. "
+        f"Nothing was written; choose a learning_rate smaller than {learning_rate:g}."
+    )
+
+
+def check_memory(model: ImpModel, opening: int, rows: Sequence[EncodedExample], batch_size: int) -> None:
+    """Raise MemoryLimitError where a batch's longest rows would surely not fit: a CPU's process would be killed."""
+    sizes = model.config.decoder
+    lengths = sorted((len(row.ids) for row in rows), reverse=True)[:batch_size]
+    positions = len(lengths) * (opening + model.config.vision.num_patches + lengths[0])
+    # What a block's backward pass needs at least: inputs of norms and products, q, k, v and the MLP's inner values.
+    block = 8 * sizes.hidden_size + 2 * sizes.intermediate_size
+    per_position = block * sizes.num_layers if is_small(model) else block + sizes.num_layers * sizes.hidden_size
+    needed, free = positions * per_position * model.dtype.itemsize, free_memory(model.device)
+    if needed > free:
+        raise MemoryLimitError(
+            f"A batch of {len(lengths)} examples needs {needed / 1e9:.1f} GB and more beside the weights, but "
+            f"{free / 1e9:.1f} GB are free on {model.device}. Choose a smaller batch_size than {batch_size}."
+        )

@@ -37,15 +37,14 @@ def free_memory(device: torch.device) -> int:
 
 
 @contextmanager
-def out_of_memory_errors(what: str) -> Iterator[None]:
-    """Turn torch's out-of-memory error into MemoryLimitError, which names `what` needed the memory."""
+def out_of_memory_errors(what: str, advice: str = "choose a smaller checkpoint or dtype='fp16'") -> Iterator[None]:
+    """Turn torch's out-of-memory error into MemoryLimitError: `what` needed the memory, and an `advice`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise MemoryLimitError(
-            f"{what} needs more memory than is free ({reason}). "
-            "Free some of it, or choose a smaller checkpoint or dtype='fp16'."
+            f"{what} needs more memory than is free ({reason}). Free some of it, or {advice}."
         ) from error
 
 

@@ -19,6 +19,8 @@ from imp_kit.system.extras import require
 if TYPE_CHECKING:
     from imp_kit.imp import Chat, Imp
 
+UNDONE = {"probe": "nothing was asked yet", "finetune": "nothing was written"}  # what an interrupt says of a command
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line; building it imports nothing that a command may need."""
@@ -87,6 +89,23 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--growth", metavar="FILE", help="measure longer prompts and larger batches, too, and plot them")
     bench.set_defaults(run=measure_speed)
 
+    tune = commands.add_parser("finetune", help="teach a checkpoint new answers with LoRA, from pictures and a CSV")
+    tune.add_argument("checkpoint", help="name, hub id or folder")
+    tune.add_argument(
+        "examples", metavar="CSV", help="columns image (its path from the CSV's folder), question, answer"
+    )
+    tune.add_argument("--out", required=True, metavar="FOLDER", help="a new folder for the new checkpoint")
+    tune.add_argument("--rank", type=int, default=16, help="of the adapters (default: 16)")
+    tune.add_argument("--alpha", type=float, help="what is learned counts alpha / rank times (default: as rank)")
+    tune.add_argument("--epochs", type=int, default=1, help="how often each example is learned (default: 1)")
+    tune.add_argument("--learning-rate", type=float, default=2e-4, metavar="RATE", help="its highest (default: 2e-4)")
+    tune.add_argument("--batch-size", type=int, default=8, metavar="N", help="examples of one step (default: 8)")
+    tune.add_argument("--targets", nargs="+", metavar="LAYER", help="of qkv, out, up and down (default: all)")
+    tune.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    tune.add_argument("--dtype", default="auto", help="of the weights that stay: auto, fp32, bf16 or fp16")
+    tune.add_argument("--seed", type=int, default=0, help="of first values and of the examples' order (default: 0)")
+    tune.set_defaults(run=tune_checkpoint)
+
     probe = commands.add_parser("probe", help="run an experiment").add_subparsers(required=True, metavar="experiment")
     loading = probe.add_parser("loading", help="which versions of transformers load Imp by its own code")
     loading.add_argument("--versions", nargs="+", metavar="VERSION", help="such as 4.37.2, or newest (default: 16)")
@@ -118,8 +137,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command; an error of the kit is one line on stderr and exit status 2, a bad finding is status 1."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     args = parser().parse_args(arguments)
-    if args.command == "probe" and _is_first():
-        again = Stopped("nothing was asked yet", f"python -m imp_kit {shlex.join(arguments)}")
+    resumable = args.command in UNDONE and _is_first()
+    if resumable:
+        again = Stopped(UNDONE[args.command], f"python -m imp_kit {shlex.join(arguments)}")
         interrupts.hint = str(again)
     # An answer may hold any character, and so may what is typed: an escape or a mark instead of a failure. A closed
     # stream is None.
@@ -138,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"imp-kit: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stopped:
-        if args.command == "probe" and _is_first():
+        if resumable:
             print(stopped if isinstance(stopped, Stopped) else interrupts.hint, file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:  # such as `| head`, which reads no further; what Python would flush at its end goes nowhere
@@ -367,6 +387,16 @@ def measure_speed(args: argparse.Namespace) -> None:
         draw(result, args.plot)
     if args.growth:
         draw_growth(result, args.growth)
+
+
+def tune_checkpoint(args: argparse.Namespace) -> None:
+    """Fine-tune a checkpoint, and say where the new one is."""
+    from imp_kit.finetuning.run import finetune
+
+    interrupts.work()
+    names = ("rank", "alpha", "epochs", "learning_rate", "batch_size", "targets", "device", "dtype", "seed")
+    out = finetune(args.checkpoint, args.examples, args.out, **{name: getattr(args, name) for name in names})
+    print(f"The new checkpoint is in {out}; ask it with --checkpoint {shlex.quote(str(out))}.")
 
 
 def probe_loading(args: argparse.Namespace) -> None:

@@ -45,6 +45,7 @@ def fault(name: str, file: str, old: str, new: str, *tests: str) -> Fault:
 LOGITS, TOKENS = "parity::same_logits", "parity::same_greedy_tokens"
 ROWS = "parity::a_stop_id_ends_its_row_only"
 SCORED = "japanese::answers_are_scored_as_a_reader_of_japanese_judges_them"
+RANKED = "rank::likelihoods_are_those_of_transformers"
 BATCH, RANDOM = "batches::many_answers_equal_those_of_ask", "fast::random_requests"
 
 NETWORK = (
@@ -113,6 +114,11 @@ GENERATION = (
           "batches::drawn_answers_do_not_depend_on_the_batch"),
     fault("top_p keeps too few", "model/sampling.py", "probabilities.cumsum(dim=-1) - probabilities",
           "probabilities.cumsum(dim=-1)", "parity::top_p_keeps_the_smallest_set_that_reaches_it"),
+    fault("ranked answers see each other", "model/likelihood.py", "(owner[:, None] == owner) & (positions",
+          "(positions", RANKED),
+    fault("a ranked answer's end left out", "model/likelihood.py", "if stops:", "if False:", RANKED),
+    fault("a ranked answer without its window", "model/likelihood.py", "decoder.config.window is not None", "False",
+          RANKED),
     fault("a stop id left out", "engine.py", 'control.get("<|endoftext|>"), *model.config.eos_token_ids)',
           'control.get("<|endoftext|>"))', "forms::prompt_stops_and_picture_are_the_published_ones"),
     fault("half a character shown", "engine.py", "text.rstrip(REPLACEMENT)", "text.rstrip()",
@@ -246,6 +252,24 @@ TOOLS = (
           "captioning::panels_have_one_scale"),
     fault("a solution that its check refuses", "exercises/captioning.py", "(4 / 7, 3 / 7)", "(3 / 7, 4 / 7)",
           "captioning::a_solution_is_right_and_an_empty_cell_is_not_yet"),
+    fault("a question is learned, too", "finetuning/examples.py", "EncodedExample(example, ids, len(begun))",
+          "EncodedExample(example, ids, 1)", "finetune::what_is_trained_on_is_what_ask_reads"),
+    fault("no end learned", "finetuning/examples.py", "answer.strip(), Control(template.stop)))", "answer.strip(),))",
+          "finetune::what_is_trained_on_is_what_ask_reads"),
+    fault("an adapter after the activation", "finetuning/adapters.py", "(path), GeluLinear)}", "(path), tuple)}",
+          "finetune::loss_and_gradients_are_those_of_transformers_with_peft"),
+    fault("merged without alpha / rank", "finetuning/adapters.py", "return self.scale * (", "return (",
+          "finetune::merged_equals_unmerged"),
+    fault("each part of a product gets the first rows", "finetuning/adapters.py", "self.b[start:stop] @",
+          "self.b[: (stop or len(self.b)) - start] @", "finetune::merged_equals_unmerged"),
+    fault("what fills up a batch is learned", "finetuning/training.py", "(position >= starts) & (position < ends)",
+          "(position >= starts)", "finetune::a_batch_is_the_mean_over_the_tokens_of_its_rows"),
+    fault("one order for all epochs", "finetuning/training.py", "torch.randperm(len(rows), generator=generator)",
+          "torch.arange(len(rows))", "finetune::each_epoch_has_every_example_once_in_another_order"),
+    fault("half a checkpoint is left", "finetuning/run.py", "shutil.rmtree(folder, ignore_errors=True)", "pass",
+          "finetune::an_interrupted_run_leaves_nothing"),
+    fault("a published name for another checkpoint", "finetuning/run.py", "if target.name.lower() in (NANO, *HUB_IDS):",
+          "if False:", "finetune::an_out_that_cannot_be_a_new_checkpoint"),
     fault("one package told of several", "system/extras.py", "pip install {' '.join(missing)}",
           "pip install {missing[0]}", "extras::all_that_is_missing_is_named_at_once"),
 )  # fmt: skip

@@ -81,6 +81,16 @@ def execute(notebook: NotebookNode) -> None:
         client.execute(env={**os.environ, **OFFLINE})
 
 
+def with_size(notebook: NotebookNode, size: str) -> int:
+    """Set SIZE in the cells tagged `parameters`; returns how many have it."""
+    count = 0
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source, found = re.subn(r'^SIZE = "\w+"', f'SIZE = "{size}"', cell.source, flags=re.M)
+            count += found
+    return count
+
+
 def is_exercise(cell: NotebookNode) -> bool:
     return cell.cell_type == "code" and cell.id.startswith("exercise-")
 
@@ -104,9 +114,14 @@ def _is_check(node: ast.stmt) -> bool:
     return isinstance(call, ast.Call) and ast.unparse(call.func).startswith("check.")
 
 
-def run(path: Path) -> tuple[NotebookNode, list[str]]:
-    """A notebook with the outputs of a run as they are kept, and what is wrong with its exercises."""
+def run(path: Path, size: str | None = None) -> tuple[NotebookNode, list[str]]:
+    """A notebook with the outputs of a run as they are kept, and what is wrong with its exercises.
+
+    `size` is that of the run where the notebook has sizes; else it is as the notebook says.
+    """
     notebook = nbformat.read(path, as_version=4)
+    if size:
+        with_size(notebook, size)
     cells, metadata, solutions = notebook.cells, deepcopy(notebook.metadata), {}
     for cell, following in zip(cells, [*cells[1:], None], strict=True):
         if is_exercise(cell):
