@@ -270,7 +270,7 @@ def test_a_loss_that_is_no_number_ends_the_stage(course):
 
 @pytest.mark.parametrize("name", ["", "Kite", "red kite", "kite2", None, "凧"])
 def test_a_name_that_is_no_word(name):
-    with pytest.raises(SettingError, match="give a word of small letters"):
+    with pytest.raises(SettingError, match="word of small letters"):
         new_shape.NewShape(name, KITE.points)
 
 

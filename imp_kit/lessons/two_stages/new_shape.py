@@ -29,9 +29,8 @@ PLACES = {  # where a thing is, by (column, row), in the words that imp-nano lea
 }  # fmt: skip
 SPOTS = ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1))  # places that no side of the image holds, too
 ABOUT = ("what", "color", "place", "exists", "absent", "describe")
-EACH = 3  # questions about a drawing
 LESSONS, EXAM = 1, 2  # streams of random numbers: no drawing of the exam was learned
-TRAINED = {"batch_size": 8, "learning_rate": 2e-3}  # a tenth of this rate is usual for large models
+RATE = 3e-3  # of learning; large models take a tenth of it
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Size:
 
 
 SIZES = {
-    "lesson": Size(40, 60, 24, 30, ranks=(4, 16, 64, 256), epochs=(1, 2, 3)),
+    "lesson": Size(50, 50, 24, 25, ranks=(4, 16, 64, 256), epochs=(1, 2, 3)),
     "smoke": Size(2, 2, 1, 1, ranks=(4, 16), epochs=(1,)),
 }
 
@@ -189,23 +188,23 @@ def _asked(
 
 
 def lessons(shape: NewShape, size: str, *, replay: bool, seed: int = 0) -> list[Question]:
-    """What teaches a new shape: drawings of it, each with up to three questions. `size` is a key of SIZES.
+    """What teaches a new shape: drawings of it, each with two questions. `size` is a key of SIZES.
 
-    With `replay` as many drawings without it come along, each with questions about what imp-nano knows, and one whether
-    the new shape is there. Raises SettingError.
+    With `replay` as many drawings without it come along, with as many questions about what imp-nano knows; every
+    fourth of these asks whether the new shape is there. Raises SettingError.
     """
-    return _lessons(shape, size_named(size).learned, replay, seed)
+    return _lessons(shape, size_named(size).learned, 2, replay, seed)
 
 
-def _lessons(shape: NewShape, drawings: int, replay: bool, seed: int) -> list[Question]:
+def _lessons(shape: NewShape, drawings: int, each: int, replay: bool, seed: int) -> list[Question]:
     rng = np.random.default_rng([LESSONS, seed])
-    found = questions(shape, drawings, EACH, rng)
-    for _ in range(drawings if replay else 0):
-        old = questions(None, 1, EACH - 1, rng)
+    found = questions(shape, drawings, each, rng)
+    for number in range(drawings if replay else 0):
+        image, scene = sample_drawing(None, rng)
+        old = _asked(image, scene, each, rng)
+        if number % 2:
+            old[-1:] = _asked(image, scene, 1, rng, shape.name, ("absent",))
         found += old
-        found.append(
-            Question(old[0].image, f"Is there {_a(shape.name)} in the image?", f"No, there is no {shape.name}.")
-        )
     return found
 
 
@@ -242,12 +241,13 @@ def _exam(imp: Imp, shape: NewShape, drawings: int, seed: int, progress: bool) -
 def grid(shape: NewShape, size: str, seed: int = 0) -> dict[tuple[int, int], Exam]:
     """The exams after fine-tuning imp-nano with replay, by rank and epochs: a run of its own for each."""
     chosen = size_named(size)
-    examples = _lessons(shape, chosen.grid_learned, True, seed)
+    examples = _lessons(shape, chosen.grid_learned, 1, True, seed)
+    settings = {"batch_size": 4, "seed": seed, "progress": False}  # so few examples would make too few steps of 8
     exams = {}
     for rank, epochs in tqdm(list(product(chosen.ranks, chosen.epochs)), unit="run", desc="rank and epochs"):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "tuned"
-            finetune("imp-nano", examples, out, rank=rank, epochs=epochs, seed=seed, progress=False, **TRAINED)
+            finetune("imp-nano", examples, out, rank=rank, epochs=epochs, learning_rate=RATE, **settings)
             exams[rank, epochs] = _exam(load(out), shape, chosen.grid_asked, seed, progress=False)
     return exams
 

@@ -60,7 +60,7 @@ class Size:
 
 
 SIZES = {
-    "lesson": Size(2_500, look=800, read=300, first=300, second=400, batch=48, exam=100),
+    "lesson": Size(2_500, look=800, read=400, first=250, second=500, batch=48, exam=100),
     "smoke": Size(24, look=2, read=2, first=6, second=6, batch=8, exam=8),
 }
 
@@ -171,12 +171,12 @@ class Course:
 
     def stage_one(self) -> None:
         """The projector alone learns, from captions; the tower and the decoder stay as they are."""
-        self._train(NAMES[2], [self.model.projector], self._caption_loss, self.size.first, rate=5e-3)
+        self._train(NAMES[2], [self.model.projector], self._caption_loss, self.size.first, rate=1e-2)
 
     def stage_two(self) -> None:
         """The projector and the decoder learn from questions and answers."""
         modules = [self.model.projector, self.model.decoder]
-        self._train(NAMES[3], modules, self._question_loss, self.size.second, rate=1.5e-3)
+        self._train(NAMES[3], modules, self._question_loss, self.size.second, rate=2e-3)
 
     def _caption_loss(self) -> Tensor:
         chosen = self._batch()
