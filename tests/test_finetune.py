@@ -1,12 +1,14 @@
 """LoRA on the decoder: what is learned, the training beside transformers' classes with peft, merging, and bad input."""
 
 import csv
+import gc
 import json
 import math
 import os
 import shutil
 import signal
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -272,8 +274,9 @@ def test_a_batch_is_the_mean_over_the_tokens_of_its_rows(tmp_path):
 
 @pytest.mark.parametrize("layout", ["old", "phi3"])
 def test_the_loss_is_the_likelihood_by_which_rank_judges(layout, tmp_path):
-    """`Imp.rank` reads the prompt with a cache, and its log-likelihood is the sum over answer and stop token."""
+    """`Imp.rank` reads the prompt with a cache, and its log-likelihood is the sum over answer and stop tokens."""
     imp = imp_kit.load(tiny(layout, tmp_path / "a"), device="cpu", dtype="fp32")
+    imp.engine.stop_ids = frozenset({imp.tokenizer.control[imp.template.stop]})  # the one that is learned
     model, _ = load_weights(tmp_path / "a", CPU, torch.float32)
     opening, rows, features = rows_for(model, imp.tokenizer, EXAMPLES[:1])
     (candidate,) = imp.rank(EXAMPLES[0].image, QUESTION, [EXAMPLES[0].answer])
@@ -310,17 +313,54 @@ def test_blocks_computed_once_more_give_the_same_gradients(tmp_path, monkeypatch
     model.decoder.layers[0].norm.register_forward_hook(lambda *_: runs.append(1))
     for parameter in trained:
         parameter.grad = None
-    training.recompute_blocks(model)  # a small model's stay as they are
-    answer_loss(model, opening, features, rows).backward()
+    with training.recomputed_blocks(model):  # a small model's stay as they are
+        answer_loss(model, opening, features, rows).backward()
     assert len(runs) == 1
     monkeypatch.setattr(training, "is_small", lambda _: False)
-    training.recompute_blocks(model)
     for parameter in trained:
         parameter.grad = None
-    answer_loss(model, opening, features, rows).backward()
+    with training.recomputed_blocks(model):
+        answer_loss(model, opening, features, rows).backward()
     assert len(runs) == 3
     for parameter, grad in zip(trained, plain, strict=True):
         torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-6)
+    model.decoder(features)
+    assert len(runs) == 4
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, OSError, torch.OutOfMemoryError], ids=str)
+def test_the_memory_of_a_run_is_free_after_it(error, folder, monkeypatch):
+    """At once, for the next try may need it: also where a notebook keeps the error, and before Python's next search of
+    objects that refer to each other.
+    """
+    weights, caught = [], None
+    filled, loss = run.fill, training.answer_loss
+    monkeypatch.setattr(training, "is_small", lambda _: False)
+
+    def watched(*values):
+        model = filled(*values)
+        weights.extend(map(weakref.ref, model.parameters()))
+        return model
+
+    def fail(*values):
+        made = loss(*values)
+        if error:
+            raise error("no more")
+        return made
+
+    monkeypatch.setattr(run, "fill", watched)
+    monkeypatch.setattr(training, "answer_loss", fail)
+    gc.collect()
+    gc.disable()
+    try:
+        tune(folder, rank=2)
+    except (imp_kit.ImpKitError, Stopped) as raised:
+        caught = raised
+    finally:
+        gc.enable()
+    assert (caught is None) == (error is None)
+    assert len(weights) > 80
+    assert [weight for weight in weights if weight() is not None] == []
 
 
 def test_the_rate_rises_in_a_line_and_falls_as_a_cosine():

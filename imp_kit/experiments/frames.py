@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING
 
 from imp_kit.errors import RunError
 from imp_kit.experiments.captcha import probe as captcha
+from imp_kit.experiments.documents import probe as documents
 from imp_kit.experiments.japanese import probe as japanese
+from imp_kit.experiments.pope import probe as pope
 from imp_kit.experiments.runs import read, read_head
 from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-PROBES = {captcha.NAME: captcha, japanese.NAME: japanese}
+PROBES = {probe.NAME: probe for probe in (captcha, japanese, documents, pope)}
 # Facts that the kit's scores need, for each experiment.
-TRUTH = {captcha.NAME: {"code", "caption", "glyph"}, japanese.NAME: set()}
+TRUTH = {
+    captcha.NAME: {"code", "caption", "glyph"},
+    japanese.NAME: set(),
+    documents.NAME: {"rule", "answer"},
+    pope.NAME: {"kind"},
+}
 # Columns of every experiment. Text is kept as Python's strings: pyarrow cannot hold half a character.
 COLUMNS = {
     "experiment": "string[python]",
@@ -73,6 +80,19 @@ def samples_frame(run: str | os.PathLike) -> "DataFrame":
     - right, both (boolean): right in any language; right and in Japanese. japanese (bool): in Japanese.
     - bridged (string): the answer to an English question, in Japanese by dictionary.
     - repetition (float64, 0 to 1). characters, replaced_inside, replaced_at_end (int64): of the answer, and its U+FFFD.
+
+    Of "documents":
+
+    - kind, skill (string): of document and of question. control (string): "none", "no image" or "other image".
+    - rule (string): by which the answer is scored. truth (string): as JSON, all that the rule needs.
+    - extracted (string): what the answer gives. right (bool), score (float64, 0 to 1): what that is worth.
+    - refused (bool): the answer gives nothing and says so.
+
+    Of "pope":
+
+    - sampling (string): how absent things are chosen; empty for a control. control (string): "none", "gray image" or
+      "no image". kind (string): the thing that is asked for. present (bool): it is there.
+    - extracted (string): "yes", "no" or neither. right, yes (bool).
 
     Raises RunError for a folder that holds no run, a run of an experiment without scores, a record that lacks what this
     version reads, or a run without an answer; SettingError where pandas or a score's package is missing.

@@ -3,6 +3,7 @@
 They show frames of samples, see frames.py.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,12 @@ from PIL import Image, ImageDraw
 
 from imp_kit.experiments import scores
 from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.documents import probe as documents
+from imp_kit.experiments.documents.pages import page
 from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.japanese import tokenized
+from imp_kit.experiments.pope import probe as pope
+from imp_kit.experiments.pope.scenes import KINDS, statistics
 from imp_kit.experiments.stats import Share, share_of
 from imp_kit.system.extras import require
 from imp_kit.system.faces import families
@@ -28,6 +33,12 @@ CHAIN = {"right": "#7570b3", "japanese": "#d95f02", "both": "#1b9e77"}
 CHAIN_LABELS = {"right": "right, in any language", "japanese": "in Japanese", "both": "right and in Japanese"}
 WHOLE, PART = "#9ecae1", "#fdae6b"  # tokens that are text, and that hold a part of a character
 ENGLISH, JAPANESE = "#1f77b4", "#d62728"
+CONTROLS = {
+    "none": ("its own document", "#1f77b4"),
+    "other image": ("another document", "#d95f02"),
+    "no image": ("no image", "#999999"),
+}
+TRUE, FOUND = (0, 150, 60), (255, 0, 80)
 
 
 def _figure(columns: int = 1, height: float = 3.6):
@@ -181,6 +192,75 @@ def fidelity(frame: "DataFrame", name: str) -> "Figure":
     axes.set_xticks(range(len(groups)), labels)
     axes.set(title=f"{_label(name)}: replies in Japanese")
     _percent(axes, "in Japanese")
+    return figure
+
+
+def skills(runs: "Mapping[str, DataFrame]") -> "Figure":
+    """Right answers by kind of document and question, a panel for each run; with the document and with the controls."""
+    figure, every = _figure(len(runs), height=4.6)
+    names = [*(f"{kind}: {skill}" for kind, skill in documents.SKILLS), "all"]
+    for axes, (name, frame) in zip(every, runs.items(), strict=True):
+        for offset, (control, (label, color)) in enumerate(CONTROLS.items()):
+            found = {
+                f"{kind}: {skill}": share_of(rows.right) for kind, skill, rows in documents.by_skill(frame, control)
+            }
+            if found:
+                found["all"] = share_of(frame[frame.control == control].right)
+                ys = [names.index(each) + 0.25 * (offset - 0.5) for each in found]
+                middle = [share.share for share in found.values()]
+                errors = [[s.share - s.low for s in found.values()], [s.high - s.share for s in found.values()]]
+                axes.errorbar(middle, ys, xerr=errors, fmt="o", capsize=2, markersize=4, color=color, label=label)
+        axes.set_yticks(range(len(names)), names if axes is every[0] else [""] * len(names))
+        axes.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.4, -0.6), xlabel="right", title=_label(name))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.grid(alpha=0.3)
+    figure.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def boxes(frame: "DataFrame", count: int = 6, side: int = 180) -> Image.Image:
+    """Drawn scenes with the true box (green), the box of the answer (red), if it has one, and their IoU."""
+    shown = []
+    for row in frame[(frame.rule == "box") & (frame.control == "none")].head(count).itertuples():
+        image = page(row.kind, row.skill, row.seed).image.resize((side, side))
+        found = [float(value) for value in row.extracted.split(", ")] if row.extracted else None
+        for corners, color in ((json.loads(row.truth)["answer"], TRUE), (found, FOUND)):
+            if corners:
+                ImageDraw.Draw(image).rectangle([round(side * value) for value in corners], outline=color, width=4)
+        shown.append((f"{json.loads(row.truth)['phrase']}: IoU {row.score:.2f}" if found else "no box", image))
+    return grid(shown, columns=3).quantize(160, Image.Quantize.FASTOCTREE)  # a PNG with a third of the bytes
+
+
+def together() -> "Figure":
+    """How many of POPE's drawings hold both of two things, and on the diagonal how many hold the one."""
+    single, pairs = statistics()
+    table = [[single[one] if one == other else pairs[frozenset((one, other))] for other in KINDS] for one in KINDS]
+    figure, (axes,) = _figure(height=4.4)
+    axes.imshow(table, cmap="Blues")
+    for y, line in enumerate(table):
+        for x, value in enumerate(line):
+            axes.text(x, y, value, ha="center", va="center", color="white" if value > 500 else "black", fontsize=8)
+    axes.set_xticks(range(len(KINDS)), KINDS, fontsize=9)
+    axes.set_yticks(range(len(KINDS)), KINDS)
+    axes.set(title=f"of {single.total() // 3:,} drawings, how many hold both")
+    return figure
+
+
+def hallucination(frame: "DataFrame", name: str) -> "Figure":
+    """How often the answer is yes, about what is there and about what is not, by sampling, and in the controls."""
+    figure, (axes,) = _figure()
+    labels = [sampling for sampling, _ in pope.by_sampling(frame)]
+    for present, label, color in ((True, "it is there", "#1b9e77"), (False, "it is not there", "#d62728")):
+        shares = [share_of(rows[rows.present == present].yes) for _, rows in pope.by_sampling(frame)]
+        _points(axes, range(len(shares)), shares, label, color=color, linestyle="", markersize=8)
+    for control, rows in frame[frame.control != "none"].groupby("control", sort=False):
+        labels.append(control)
+        _points(axes, [len(labels) - 1], [share_of(rows.yes)], color="#d62728", linestyle="", markersize=8)
+    axes.axhline(0.5, color="#999999", linestyle="--", linewidth=1)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set(title=f"{_label(name)}: “Is there a … in the image?”", xlim=(-0.5, len(labels) - 0.5))
+    _percent(axes, "answered with yes")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
 

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 from imp_kit.errors import RunError
 from imp_kit.experiments import plots, scores
 from imp_kit.experiments.captcha import probe as reading
+from imp_kit.experiments.documents import probe as documents
 from imp_kit.experiments.files import disk_errors, write_whole
 from imp_kit.experiments.frames import complete, frame_of
 from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.markdown import block, plain, quoted, table
+from imp_kit.experiments.pope import probe as pope
 from imp_kit.experiments.runs import HEAD, command, read, read_head
 from imp_kit.experiments.stats import (
     UNLIKE,
@@ -415,10 +417,90 @@ def _similarity(frame: "DataFrame") -> str:
     return "\n\n".join(lines)
 
 
-TITLES = {reading.NAME: "Reading probe", japanese.NAME: "Japanese limits"}
+def _documents(page: _Page, frame: "DataFrame") -> list[str]:
+    lines = []
+    for kind, skill, rows in documents.by_skill(frame):
+        s = documents.summarise(rows)
+        lines += [[kind, skill, rows.rule.iloc[0], str(len(rows)), str(s.right),
+                   "" if s.chance is None else f"{s.chance:.1%}", str(s.score), str(s.refused)]]  # fmt: skip
+    head = ["document", "question", "rule", "samples", "right", "by chance", "score", "says that it cannot"]
+    note = (
+        f"{CHANCE} score: of text ANLS, of HTML F1 over its elements, of boxes IoU (right from 0.5 on), else 1 or 0, "
+        "mean. The rules are in imp_kit/experiments/documents/answers.py."
+    )
+    parts = ["## By document and question", f"{table(head, lines)}\n\n{note}"]
+    what = "right answers with the document, with another one, and without image"
+    parts += [page.figure("skills", what, plots.skills({page.name: frame}))]
+    for control in documents.CONTROLS[1:]:
+        if len(paired := documents.pairs(frame, control)):
+            parts += [f"## The same questions with {_named(control)}", _against(paired)]
+    shown = [
+        [s.kind, plain(s.question.splitlines()[0]), plain(s.expected), quoted(s.answer), plain(s.extracted)]
+        for s in _some(frame[frame.control == "none"]).itertuples()
+    ]
+    head = ["document", "question", "true", "answer", "extracted"]
+    return [*parts, "## Some answers in full", table(head, shown)]
+
+
+def _named(control: str) -> str:
+    return {"other image": "another document of the same kind", "no image": "no image"}[control]
+
+
+def _against(paired: "DataFrame") -> str:
+    """What the document adds to right answers: of all questions, which is the main question, and of each skill."""
+    groups = {"all": paired} | {
+        f"{kind}: {skill}": rows for (kind, skill), rows in paired.groupby(["kind", "skill"], sort=False)
+    }
+    tests = [mcnemar(rows.right, rows.right_control) for rows in groups.values()]
+    p_values = [tests[0], *holm(tests[1:])]
+    lines = [
+        [name, str(len(rows)), f"{rows.right.mean():.1%}", f"{rows.right_control.mean():.1%}",
+         f"{bounded_difference(-_more(rows, 'right', '_control'), range(len(rows))):+.1%}", f"{p:.3g}"]
+        for (name, rows), p in zip(groups.items(), p_values, strict=True)
+    ]  # fmt: skip
+    head = ["questions", "pairs", "with its document", "control", "difference", "p"]
+    return table(head, lines) + "\n\np: exact McNemar; of the single questions after Holm."
+
+
+def _pope(page: _Page, frame: "DataFrame") -> list[str]:
+    figures = pope.table(frame)
+    note = (
+        "yes-bias: how much more often the answer is yes than it is true; half of the things are there. Always yes has "
+        "an accuracy of 50 %, a recall of 100 % and an F1 of 66.7 %. After arXiv 2305.10355, with drawings."
+    )
+    parts = ["## By sampling of the absent things", f"{table(list(figures), figures.values.tolist())}\n\n{note}"]
+    paired = pope.pairs(frame)
+    if len(paired):
+        more = bounded_difference(_more(paired, "yes", "_other"), range(len(paired)))
+        p = mcnemar(paired.yes, paired.yes_other)
+        parts += [
+            "The main question: does a habit, a thing that often comes with those in the image, draw a yes? An absent "
+            f"thing that was chosen at random was said to be in {paired.yes.mean():.1%} of {len(paired)} images, one "
+            f"chosen by co-occurrence in {paired.yes_other.mean():.1%}: difference {more:+.1%}, exact McNemar p = "
+            f"{p:.3g}."
+        ]
+    what = "answers of yes, about what is there and what is not"
+    parts += [page.figure("yes", what, plots.hallucination(frame, page.name))]
+    controls = [
+        [control, str(len(rows)), str(share_of(rows.yes)), quoted(rows.answer.iloc[0])]
+        for control, rows in frame[frame.control != "none"].groupby("control", sort=False)
+    ]
+    if controls:
+        parts += ["## Where nothing is there", table(["image", "questions", "yes", "for example"], controls)]
+    shown = [[plain(s.question), s.expected, quoted(s.answer), s.extracted] for s in _some(frame).itertuples()]
+    parts += ["## Some answers in full", table(["question", "true", "answer", "read as"], shown)]
+    return [*parts, "## What others published", PUBLISHED, published(pope.NAME)]
+
+
+TITLES = {
+    reading.NAME: "Reading probe",
+    japanese.NAME: "Japanese limits",
+    documents.NAME: "Documents",
+    pope.NAME: "Things that are not there",
+}
 PARTS = {
     "scene": "Drawn scenes with exact truth",
     "photograph": "Photographs",
     "written": "Japanese text in the picture",
 }
-SECTIONS = {reading.NAME: _captcha, japanese.NAME: _japanese}
+SECTIONS = {reading.NAME: _captcha, japanese.NAME: _japanese, documents.NAME: _documents, pope.NAME: _pope}

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import traceback
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,32 +69,55 @@ def finetune(
     settings = check_settings(rank, alpha, epochs, learning_rate, batch_size, targets, seed)
     target = check_out(out)
     try:
-        found = read_examples(examples)
-        chosen_device = choose_device(device)
-        chosen_dtype = choose_dtype(dtype, chosen_device) or torch.float32
-        snapshot = find(checkpoint)
-        if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(snapshot.folder)):
-            raise SettingError(f"out is {str(target)!r}, inside the checkpoint's own folder; choose one elsewhere.")
-        plan = plan_folder(snapshot.folder)
-        check_space(target, plan)
-        with unfinished(target) as folder:
-            _tune(snapshot.folder, plan, found, folder, settings, chosen_device, chosen_dtype, progress)
-            record = {
-                "base": snapshot.name,
-                "revision": snapshot.revision,
-                "files": snapshot.digest(),
-                "examples": len(found),
-                **settings,
-                "dtype": LONG_DTYPES[str(chosen_dtype).removeprefix("torch.")],
-                "device": chosen_device.type,
-                "imp_kit": __version__,
-            }
-            (folder / "finetune.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    except OSError as error:
-        raise RunError(f"The new checkpoint could not be written ({error}); nothing was left of it.") from error
-    except KeyboardInterrupt:
-        raise Stopped(f"nothing was written to {target}") from None
+        _make(checkpoint, examples, target, settings, device, dtype, progress)
+    except BaseException as error:
+        _free_frames(error)
+        if isinstance(error, KeyboardInterrupt):
+            raise Stopped(f"nothing was written to {target}") from None
+        if isinstance(error, OSError):
+            raise RunError(f"The new checkpoint could not be written ({error}); nothing was left of it.") from error
+        raise
     return target
+
+
+def _free_frames(error: BaseException | None) -> None:
+    """Empty the frames that an error refers to: a notebook keeps its last error, and with it a whole model's memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _make(
+    checkpoint: str | os.PathLike,
+    examples: str | os.PathLike | Iterable[tuple[Any, str, str]],
+    target: Path,
+    settings: dict[str, Any],
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    progress: bool,
+) -> None:
+    """Train and write the new checkpoint's folder."""
+    found = read_examples(examples)
+    chosen_device = choose_device(device)
+    chosen_dtype = choose_dtype(dtype, chosen_device) or torch.float32
+    snapshot = find(checkpoint)
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(snapshot.folder)):
+        raise SettingError(f"out is {str(target)!r}, inside the checkpoint's own folder; choose one elsewhere.")
+    plan = plan_folder(snapshot.folder)
+    check_space(target, plan)
+    with unfinished(target) as folder:
+        _tune(snapshot.folder, plan, found, folder, settings, chosen_device, chosen_dtype, progress)
+        record = {
+            "base": snapshot.name,
+            "revision": snapshot.revision,
+            "files": snapshot.digest(),
+            "examples": len(found),
+            **settings,
+            "dtype": LONG_DTYPES[str(chosen_dtype).removeprefix("torch.")],
+            "device": chosen_device.type,
+            "imp_kit": __version__,
+        }
+        (folder / "finetune.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
 
 
 def _tune(

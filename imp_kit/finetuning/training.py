@@ -4,6 +4,7 @@ import csv
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -26,16 +27,21 @@ LARGEST_NORM = 1.0  # of all gradients together
 LOST = 3  # steps in a row without a finite loss end a run
 
 
-def recompute_blocks(model: ImpModel) -> None:
-    """Keep of each block of a large decoder its input alone for the backward pass, and compute the rest once more.
+@contextmanager
+def recomputed_blocks(model: ImpModel) -> Iterator[None]:
+    """For a while, only the input of each block of a large decoder is kept for the backward pass.
 
-    Chen et al., arXiv 1604.06174: a third more work for a fraction of the memory.
+    The rest is computed once more (Chen et al., arXiv 1604.06174): a third more work for a fraction of the memory.
     """
-    if not is_small(model):
-        for block in model.decoder.layers:
-            block.forward = partial(  # type: ignore[method-assign]
-                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
-            )
+    blocks = [] if is_small(model) else list(model.decoder.layers)
+    for block in blocks:
+        recomputed = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = recomputed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # a block that refers to itself would keep its memory until Python looks for such
 
 
 def answer_loss(model: ImpModel, opening: Sequence[int], features: Tensor, rows: Sequence[EncodedExample]) -> Tensor:
@@ -95,11 +101,11 @@ def train(
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
     # In fp16 small gradients would be 0: they are computed of a multiple of the loss (arXiv 1710.03740).
     scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
-    recompute_blocks(model)
     check_memory(model, len(opening), rows, batch_size)
     values: list[float] = []
     with (
         log.open("w", encoding="utf-8", newline="") as opened,
+        recomputed_blocks(model),
         tqdm(total=steps, unit="step", desc="training", disable=not progress) as bar,
     ):
         writer = csv.writer(opened)

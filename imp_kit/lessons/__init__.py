@@ -1,1 +1,1 @@
-"""What the lessons compute and draw in which a reader builds and trains: a module for each."""
+"""What the lessons that build compute and draw: a module or a folder for each notebook."""

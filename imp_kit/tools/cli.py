@@ -116,10 +116,14 @@ def parser() -> argparse.ArgumentParser:
     experiments = {
         "captcha": "how much of a distorted code is read",
         "japanese": "what a question in Japanese costs an answer",
+        "documents": "charts, receipts, tables, handwriting, sketches and boxes: what is read",
+        "pope": "things that are not there: how often the answer is yes",
     }
     for name, what in experiments.items():
         experiment = probe.add_parser(name, parents=[source], help=what)
-        experiment.add_argument("--size", default="standard", help="smoke, standard (default), full; captcha: lesson")
+        experiment.add_argument(
+            "--size", default="standard", help="smoke, standard (default), full; lesson, but for japanese"
+        )
         experiment.add_argument("--seed", type=int, default=1, help="of the pictures (default 1)")
         experiment.add_argument(
             "--out", required=True, metavar="FOLDER", help="where the answers go; a run there goes on"
@@ -413,14 +417,14 @@ def probe_loading(args: argparse.Namespace) -> None:
 
 
 def probe_answers(args: argparse.Namespace) -> None:
-    """Run the reading or the Japanese probe, or what is left of it."""
+    """Run a probe, or what is left of it."""
     from imp_kit.device import choose_device
     from imp_kit.experiments.captcha import probe as reading
-    from imp_kit.experiments.japanese import probe as japanese
+    from imp_kit.experiments.frames import PROBES
     from imp_kit.experiments.runs import answered, read
     from imp_kit.imp import choose_checkpoint
 
-    experiment = {reading.NAME: reading, japanese.NAME: japanese}[args.experiment]
+    experiment = PROBES[args.experiment]
     checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
     loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
     require("measure", what="The probe with its report")  # all at once, and before anything is asked

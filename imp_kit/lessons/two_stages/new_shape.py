@@ -188,7 +188,7 @@ def _asked(
 
 
 def lessons(shape: NewShape, size: str, *, replay: bool, seed: int = 0) -> list[Question]:
-    """What teaches a new shape: drawings of it, each with two questions. `size` is a key of SIZES.
+    """What teaches a new shape: drawings of it, each with up to two questions. `size` is a key of SIZES.
 
     With `replay` as many drawings without it come along, with as many questions about what imp-nano knows; every
     fourth of these asks whether the new shape is there. Raises SettingError.

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imp_kit.experiments.claims.tables import sources, table
 from imp_kit.experiments.stats import Share
 from imp_kit.lessons.two_stages.new_shape import Exam, NewShape, sample_drawing
 from imp_kit.lessons.two_stages.pictures import caption
-from imp_kit.lessons.two_stages.roadmap import PUBLISHED, SOURCE
 from imp_kit.lessons.two_stages.stages import CHECKS, NAMES, Course
 from imp_kit.system.extras import require
 
@@ -115,7 +115,7 @@ def compared_plot(exams: Mapping[str, Exam], drawings: Sequence[int] = (0, 1, -3
 
 def grid_plot(grid: Mapping[tuple[int, int], Exam]) -> "Figure":
     """New and old questions by rank and epochs, as measured here, beside the published means of six benchmarks."""
-    figure, (panels,) = _figure(3.0, 1, 3)
+    figure, (panels,) = _figure(3.2, 1, 3)
     for axes, group in zip(panels, ("new", "old"), strict=False):
         epochs = sorted({epochs for _, epochs in grid})
         for offset, many in enumerate(epochs):
@@ -130,11 +130,19 @@ def grid_plot(grid: Mapping[tuple[int, int], Exam]) -> "Figure":
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.grid(axis="y", alpha=0.3)
     panels[0].legend(frameon=False, fontsize=8)
-    axes = panels[2]
-    axes.barh(range(len(PUBLISHED)), [mean for _, mean in PUBLISHED], color="#bbbbbb")
-    axes.set_yticks(range(len(PUBLISHED)), [name for name, _ in PUBLISHED], fontsize=8)
-    axes.bar_label(axes.containers[0], fmt="%.1f", fontsize=8, padding=2)
+    _published(panels[2])
+    return figure
+
+
+def _published(axes) -> None:
+    """The means that Imp's authors published for the ranks and the numbers of epochs which they tried."""
+    frame = table("imp_roadmap")
+    epochs = frame[(frame.section == "2.2 epochs") & (frame.step != "1 epoch")]  # which is "LoRA, rank 256"
+    rows = [*frame[frame.section == "2.1 finetuning"].itertuples(), *epochs.itertuples()]
+    names = [row.step if row.section.startswith("2.1") else f"LoRA, rank 256, {row.step}" for row in rows]
+    bars = axes.barh(range(len(rows)), [row.mean for row in rows], color="#bbbbbb")
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     axes.invert_yaxis()
     axes.set(xlim=(70, 73), xlabel="mean of six benchmarks", title="published for Imp")
-    axes.text(1, -0.32, SOURCE, transform=axes.transAxes, fontsize=7, ha="right")
-    return figure
+    axes.text(1, -0.36, sources(frame), transform=axes.transAxes, fontsize=7, ha="right")

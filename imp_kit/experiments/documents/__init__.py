@@ -1,0 +1,1 @@
+"""Charts, receipts, tables, handwriting, sketches and boxes: drawn with their truth, asked about, and scored."""

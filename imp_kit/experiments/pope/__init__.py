@@ -1,0 +1,1 @@
+"""Things that are not there: POPE's questions (arXiv 2305.10355) about drawings."""

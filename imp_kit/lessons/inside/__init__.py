@@ -1,0 +1,1 @@
+"""Notebook 05: one image followed to one word."""
