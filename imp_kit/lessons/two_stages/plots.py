@@ -32,7 +32,8 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **more):
 def _show(axes, image, title: str = "", **style) -> None:
     axes.imshow(image)
     axes.set_title(title, fontsize=8.5, **style)
-    axes.axis("off")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color("#cccccc")
 
 
 def _plain(text: str) -> str:
@@ -70,9 +71,10 @@ def losses_plot(course: Course) -> "Figure":
 def answers_plot(course: Course, stage: str) -> "Figure":
     """What is answered about three unseen drawings while a stage goes on; the right answer stands in green."""
     checks = [check for check in course.checks if check.stage == stage]
-    figure, panels = _figure(1.35 * len(course.watched), len(course.watched), 2, width_ratios=(1, 2.4))
-    for row, (number, pair) in enumerate(course.watched):
-        _show(panels[row, 0], _image(course, number), pair.question + " ?")
+    watched = course.watched(stage)
+    figure, panels = _figure(1.35 * len(watched), len(watched), 2, width_ratios=(1, 2.4))
+    for row, (number, pair) in enumerate(watched):
+        _show(panels[row, 0], _image(course, number), f"{pair.question} ?" if pair.question else "(no question)")
         axes = panels[row, 1]
         axes.axis("off")
         axes.set(xlim=(0, 1), ylim=(CHECKS + 0.6, -0.6))
@@ -95,9 +97,14 @@ def shape_plot(shape: NewShape, count: int = 5, seed: int = 0) -> "Figure":
     return figure
 
 
-def compared_plot(exams: Mapping[str, Exam], drawings: Sequence[int] = (0, 1, -3, -1)) -> "Figure":
-    """The same questions about unseen drawings, answered by each checkpoint; what is wrong stands in red."""
+def compared_plot(exams: Mapping[str, Exam], count: int = 4) -> "Figure":
+    """The same questions about unseen drawings, answered by each checkpoint; what is wrong stands in red.
+
+    Half of the `count` questions are about the new shape; no two of a half begin alike.
+    """
     first = next(iter(exams.values()))
+    drawings = [*_unlike(first, range(first.new.total), count // 2)]
+    drawings += _unlike(first, range(first.new.total, len(first.asked)), count - len(drawings))
     figure, panels = _figure(1.75 * len(drawings), len(drawings), 2, width_ratios=(1, 2.6))
     for row, number in zip(panels, drawings, strict=True):
         question = first.asked[number]
@@ -111,6 +118,14 @@ def compared_plot(exams: Mapping[str, Exam], drawings: Sequence[int] = (0, 1, -3
             row[1].text(0, line, name, fontsize=8, color="#777777", va="center")
             row[1].text(0.27, line, _plain(textwrap.shorten(answer, 62)), fontsize=8.5, color=color, va="center")
     return figure
+
+
+def _unlike(exam: Exam, numbers: Sequence[int], most: int) -> list[int]:
+    """The first questions of an exam that begin with different words."""
+    found: dict[str, int] = {}
+    for number in numbers:
+        found.setdefault(" ".join(exam.asked[number].question.split()[:2]), number)
+    return list(found.values())[:most]
 
 
 def grid_plot(grid: Mapping[tuple[int, int], Exam]) -> "Figure":
@@ -140,9 +155,11 @@ def _published(axes) -> None:
     epochs = frame[(frame.section == "2.2 epochs") & (frame.step != "1 epoch")]  # which is "LoRA, rank 256"
     rows = [*frame[frame.section == "2.1 finetuning"].itertuples(), *epochs.itertuples()]
     names = [row.step if row.section.startswith("2.1") else f"LoRA, rank 256, {row.step}" for row in rows]
-    bars = axes.barh(range(len(rows)), [row.mean for row in rows], color="#bbbbbb")
+    axes.plot([row.mean for row in rows], range(len(rows)), "o", color="#555555")
+    for place, row in enumerate(rows):
+        axes.text(row.mean + 0.1, place, f"{row.mean:.1f}", fontsize=8, va="center")
     axes.set_yticks(range(len(rows)), names, fontsize=8)
-    axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
-    axes.invert_yaxis()
-    axes.set(xlim=(70, 73), xlabel="mean of six benchmarks", title="published for Imp")
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set(xlim=(70.9, 72.6), xlabel="mean of six benchmarks", title="published for Imp")
     axes.text(1, -0.36, sources(frame), transform=axes.transAxes, fontsize=7, ha="right")

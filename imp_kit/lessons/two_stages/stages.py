@@ -112,15 +112,15 @@ class Course:
         self.checks: list[Check] = []
         self.exams: dict[str, dict[str, Share]] = {}
 
-    @property
-    def watched(self) -> list[tuple[int, Pair]]:
-        """Three drawings that it never learns from, and what is asked about each while it learns."""
-        rng = np.random.default_rng(0)
+    def watched(self, stage: str) -> list[tuple[int, Pair]]:
+        """Three drawings that it never learns from, and what is asked about each while it learns.
+
+        The first is described, in stage 1 without a question, as that is learned there.
+        """
         found: dict[int, Pair] = {}
         numbers = sorted(self._tests(0), key=lambda n: abs(len(self.scenes[n].things) - 2))
-        for about in ("describe", "color", "place"):
-            asked = ((n, ask(self.scenes[n], about, rng)) for n in numbers if n not in found)
-            number, pair = next((n, pair) for n, pair in asked if pair)
+        for about in (CAPTION if stage == NAMES[2] else "describe", "color", "place"):
+            number, pair = next(each for each in self._asked(about, numbers) if each[0] not in found)
             found[number] = pair
         return list(found.items())
 
@@ -261,7 +261,7 @@ class Course:
         numbers = self._tests(0)[:ASKED_IN_CHECKS]
         abouts = [CAPTION] if stage == NAMES[2] else list(QUESTIONS)
         asked = [pair for about in abouts for pair in self._asked(about, numbers[:: len(abouts)])]
-        return Check(stage, step, tuple(self.answer(self.watched)), self._right(asked))
+        return Check(stage, step, tuple(self.answer(self.watched(stage))), self._right(asked))
 
     def exam(self, when: str) -> None:
         """Ask every kind of question about drawings that it never learned from; `exams` keeps the shares right."""
