@@ -1,5 +1,6 @@
 """Seeded drawings: a scene is sampled as data first, then drawn, so that the truth about it is exact."""
 
+from collections.abc import Callable, Mapping, Sequence
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass, replace
 
@@ -808,10 +809,12 @@ def background(size, paints, rng):
     return image, _light(_mix(*colors, 0.5))
 
 
-def draw(scene: Scene, rng: np.random.Generator) -> tuple[Image.Image, Scene]:
+def draw(
+    scene: Scene, rng: np.random.Generator, figures: Mapping[str, Sequence[Callable[[Pen], None]]] = FIGURES
+) -> tuple[Image.Image, Scene]:
     """The scene as a picture, and once more with the boxes as far as the drawn things reach.
 
-    Everything the scene does not say is left to chance.
+    Everything the scene does not say is left to chance. `figures` has for each kind the functions that can draw it.
     """
     drawn = []
     big = (2 * scene.size[0], 2 * scene.size[1])  # drawn at twice the size, for smooth edges
@@ -825,7 +828,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> tuple[Image.Image, Scene]:
         matrix, size = _lay(thing, big, rng)
         pen = Pen(image, matrix, size, some, len(some) == 2, rng, dark)
         pen.held = held
-        any_of(FIGURES[thing.kind], rng)(pen)
+        any_of(figures[thing.kind], rng)(pen)
         corners = np.concatenate((np.min(pen.reach, axis=0), np.max(pen.reach, axis=0))) / (big * 2)
         drawn.append(replace(thing, box=tuple(float(value) for value in np.clip(corners, 0, 1))))
     image = image.reduce(2)
