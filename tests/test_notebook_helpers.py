@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from IPython.display import Image as Shown
+from matplotlib.figure import Figure
 from PIL import Image
 
 import imp_kit
@@ -176,6 +177,21 @@ def test_a_chart_is_shown_as_drawn_in_half_the_bytes_or_less(monkeypatch):
     before, after = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int) for png in (whole.getvalue(), *pngs))
     assert np.abs(before - after).mean() < 0.5  # of 255
     assert len(pngs[0]) < len(whole.getvalue()) / 2
+
+
+def test_the_colors_of_a_small_heat_map_stay_what_its_scale_says(monkeypatch):
+    """A palette of the most frequent colors made the dark red and blue ends of the scale black."""
+    pngs = []
+    monkeypatch.setattr("IPython.display.display", lambda shown: pngs.append(shown.data))
+    figure, whole = Figure(figsize=(11, 2.3), dpi=80), io.BytesIO()
+    axes = figure.subplots(1, 6)
+    for each, strength in zip(axes, np.linspace(0, 1, 6), strict=True):
+        drawn = each.imshow(np.linspace(-strength, strength, 64).reshape(8, 8), cmap="RdBu_r", vmin=-1, vmax=1)
+    figure.colorbar(drawn, ax=list(axes))
+    figure.savefig(whole, format="png")
+    notebook.plot(figure)
+    before, after = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int) for png in (whole.getvalue(), *pngs))
+    assert np.abs(before - after).max() <= 32  # of 255, in each pixel
 
 
 # The model of a lesson ---------------------------------------------------------------------------------------

@@ -200,7 +200,9 @@ def plot(figure: "Figure") -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     small = io.BytesIO()
-    Image.open(content).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    # Median cut, Pillow's default, gives colors of small areas away: the dark red of a heat map became black.
+    palette = Image.open(content).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(small, "png", optimize=True)
     _display_png(small.getvalue())
 
 
