@@ -294,6 +294,12 @@ def test_a_score_counts_the_first_label_of_each_image():
     assert list(table.index) == ["kinds"]
 
 
+def test_a_score_of_images_that_could_not_be_read_is_an_error():
+    for ranked, said in (([ImageError("damaged")], "damaged"), ([], "None")):
+        with pytest.raises(SettingError, match=f"No image was ranked.*{said}"):
+            contrastive.score("kinds", ranked, ["bus"] * len(ranked))
+
+
 def test_batch_sizes_see_the_same_number_of_pairs(pairs):
     table = contrastive.batch_sizes(pairs, pairs[:10], (16, 32), size="smoke")
     assert list(table.steps) == [8, 4]
