@@ -456,14 +456,14 @@ def score(name: str, ranked: Sequence[Any], truths: Sequence[str]) -> dict[str, 
     """
     if len(ranked) != len(truths):
         raise SettingError(f"{len(ranked)} images and {len(truths)} true labels do not fit; give one for each.")
-    right = share_of(
-        [isinstance(row, list) and row[0].answer == true for row, true in zip(ranked, truths, strict=True)]
-    )
     labels = max((len(row) for row in ranked if isinstance(row, list)), default=0)
     if not labels:
         raise SettingError(
             f"No image was ranked, so there is nothing to count; the first gave {next(iter(ranked), None)}."
         )
+    right = share_of(
+        [isinstance(row, list) and row[0].answer == true for row, true in zip(ranked, truths, strict=True)]
+    )
     return {"": name, "images": right.total, "labels": labels, "by chance": f"{1 / labels:.1%}", "right": str(right)}
 
 
