@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -234,15 +234,15 @@ def _exam(imp: Imp, shape: NewShape, drawings: int, seed: int, progress: bool) -
     answers = [str(reply) for reply in replies]
     right = [answer == each.answer for answer, each in zip(answers, asked, strict=True)]
     named = [shape.name in answer for answer in answers[len(new) :]]
-    shares = (share_of(flags) for flags in (right[: len(new)], right[len(new) :], named))
-    return Exam(*shares, tuple(asked), tuple(answers))
+    old_right, new_right = right[len(new) :], right[: len(new)]
+    return Exam(share_of(new_right), share_of(old_right), share_of(named), tuple(asked), tuple(answers))
 
 
 def grid(shape: NewShape, size: str, seed: int = 0) -> dict[tuple[int, int], Exam]:
     """The exams after fine-tuning imp-nano with replay, by rank and epochs: a run of its own for each."""
     chosen = size_named(size)
     examples = _lessons(shape, chosen.grid_learned, 1, True, seed)
-    settings = {"batch_size": 4, "seed": seed, "progress": False}  # so few examples would make too few steps of 8
+    settings: dict[str, Any] = {"batch_size": 4, "seed": seed, "progress": False}  # of 8 there would be too few steps
     exams = {}
     for rank, epochs in tqdm(list(product(chosen.ranks, chosen.epochs)), unit="run", desc="rank and epochs"):
         with tempfile.TemporaryDirectory() as folder:

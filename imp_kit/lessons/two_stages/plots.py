@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ RIGHT, WRONG = "#1b7837", "#b2182b"
 SMOOTHED = 10  # steps, of which a loss curve shows the mean
 
 
-def _figure(height: float, rows: int = 1, columns: int = 1, **more):
+def _figure(height: float, rows: int = 1, columns: int = 1, **more: Any) -> Any:
     require("notebooks", "matplotlib", what="A plot")
     from matplotlib.figure import Figure
 
@@ -29,9 +29,9 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **more):
     return figure, figure.subplots(rows, columns, squeeze=False, **more)
 
 
-def _show(axes, image, title: str = "", **style) -> None:
+def _show(axes: Any, image: Any, title: str = "") -> None:
     axes.imshow(image)
-    axes.set_title(title, fontsize=8.5, **style)
+    axes.set_title(title, fontsize=8.5)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#cccccc")
 
@@ -149,9 +149,9 @@ def grid_plot(grid: Mapping[tuple[int, int], Exam]) -> "Figure":
     return figure
 
 
-def _published(axes) -> None:
+def _published(axes: Any) -> None:
     """The means that Imp's authors published for the ranks and the numbers of epochs which they tried."""
-    frame = table("imp_roadmap")
+    frame: Any = table("imp_roadmap")
     epochs = frame[(frame.section == "2.2 epochs") & (frame.step != "1 epoch")]  # which is "LoRA, rank 256"
     rows = [*frame[frame.section == "2.1 finetuning"].itertuples(), *epochs.itertuples()]
     names = [row.step if row.section.startswith("2.1") else f"LoRA, rank 256, {row.step}" for row in rows]

@@ -139,7 +139,7 @@ class Course:
                 one = (1 + COLORS.index(thing.colors[0]), 1 + SHAPES.index(thing.kind))
                 labels[number, thing.column] = torch.tensor(one)
         labels = labels.repeat_interleave(2, dim=1).repeat(1, 3, 1)  # two patches wide, in each of three rows
-        width = self.model.projector[0].in_features
+        width = self.model.decoder.embed.embedding_dim
         heads = nn.ModuleList(nn.Linear(width, 1 + len(names)) for names in (COLORS, SHAPES))
 
         def loss() -> Tensor:
