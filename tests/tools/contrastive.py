@@ -1,7 +1,7 @@
 """What notebook 06 teaches, for several seeds, as Markdown: `python tests/tools/contrastive.py [--seeds N]`.
 
 The seed decides the drawings to learn from, the first weights and the order of the pairs; the 500 held-out drawings are
-the same for all, and those of the notebook. Then imp-nano's zero-shot classes on them. About six minutes of two cores.
+the same for all, and those of the notebook. Then imp-nano's zero-shot classes on them. About seven minutes of one core.
 """
 
 import argparse
