@@ -505,6 +505,8 @@ def test_compared_answers_are_those_of_each_checkpoint(exams):
     shown = [(text.get_text(), text.get_color()) for text in texts(figure)]
     questions = [text for text, color in shown if text.endswith(("?", ".")) and color == "#777777"]
     assert len(questions) > 2
+    drawings = {image.get_array().data.tobytes() for axes in figure.axes for image in axes.images}
+    assert len(drawings) == len(questions), "each question is about a drawing of its own"
     assert shown.count(("It is a \\$boat\\$.", plots.WRONG)) == len(questions)
     assert sum(color == plots.RIGHT for _, color in shown) == len(questions)
     assert len(png(figure)) < MAX_BYTES

@@ -100,7 +100,7 @@ def shape_plot(shape: NewShape, count: int = 5, seed: int = 0) -> "Figure":
 def compared_plot(exams: Mapping[str, Exam], count: int = 4) -> "Figure":
     """The same questions about unseen drawings, answered by each checkpoint; what is wrong stands in red.
 
-    Half of the `count` questions are about the new shape; no two of a half begin alike.
+    Half of the `count` questions are about the new shape; no two of a half begin alike or are about one drawing.
     """
     first = next(iter(exams.values()))
     drawings = [*_unlike(first, range(first.new.total), count // 2)]
@@ -121,10 +121,12 @@ def compared_plot(exams: Mapping[str, Exam], count: int = 4) -> "Figure":
 
 
 def _unlike(exam: Exam, numbers: Sequence[int], most: int) -> list[int]:
-    """The first questions of an exam that begin with different words."""
+    """The first questions of an exam that begin with different words and are about different drawings."""
     found: dict[str, int] = {}
     for number in numbers:
-        found.setdefault(" ".join(exam.asked[number].question.split()[:2]), number)
+        begun = " ".join(exam.asked[number].question.split()[:2])
+        if all(exam.asked[number].image is not exam.asked[other].image for other in found.values()):
+            found.setdefault(begun, number)
     return list(found.values())[:most]
 
 
