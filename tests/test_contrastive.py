@@ -350,6 +350,11 @@ def test_a_solution_is_right_and_an_empty_cell_is_not_yet(number, capsys):
     assert capsys.readouterr().out.startswith("Right: ")
 
 
+def test_top1_may_be_written_with_tensors(capsys):
+    check.top1(lambda similarities, truth: (similarities.argmax(1) == truth).float().mean())
+    assert capsys.readouterr().out.startswith("Right: ")
+
+
 def by_rows(logits):
     return F.cross_entropy(logits, torch.arange(len(logits)))
 
@@ -368,7 +373,7 @@ def by_rows(logits):
         (check.sigmoid_loss, lambda logits: -F.logsigmoid(logits.diagonal()).mean(), "the diagonal alone"),
         (check.sigmoid_loss, lambda logits: -contrastive.sigmoid_loss(logits), "is negative"),
         (check.sigmoid_loss, contrastive.softmax_loss, "yours is"),
-        (check.top1, lambda values, truth: sum(values.argmax(1) == torch.tensor(truth)), "give their share"),
+        (check.top1, lambda values, truth: sum(values.argmax(1) == truth), "give their share"),
         (check.top1, lambda values, truth: 1.0, "it is 0.75; yours is 1"),
         (check.top1, lambda values, truth: ..., "still returns `...`"),
     ],

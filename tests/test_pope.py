@@ -115,10 +115,17 @@ def test_popular_things_are_frequent_and_adversarial_ones_come_with_those_in_the
     assert max(habit, key=habit.get) == "adversarial"
 
 
-def test_absent_things_by_hand(monkeypatch):
+def test_absent_things_are_those_that_come_most_often():
     rng = np.random.default_rng(0)
-    picked = {scenes.absent(("tree", "bus", "person"), "adversarial", rng) for _ in range(30)}
-    assert picked == {"house", "box"}  # of a street, and with persons and trees
+    single, pairs = scenes.statistics()
+    for kinds in (("tree", "bus", "person"), ("door", "cat", "cup"), ("person", "box", "star")):
+        together = {kind: sum(pairs[frozenset((kind, other))] for other in kinds) for kind in scenes.KINDS}
+        options = [kind for kind in scenes.KINDS if kind not in kinds and scenes._is_clear(kind, kinds)]
+        picked = {scenes.absent(kinds, "adversarial", rng) for _ in range(30)}
+        assert picked == {max(options, key=together.get)}
+        popular = {scenes.absent(kinds, "popular", rng) for _ in range(30)}
+        assert popular == {*sorted(options, key=single.get)[-2:]}
+    assert scenes.absent(("tree", "bus", "person"), "adversarial", rng) == "house"  # it completes the street
     with pytest.raises(imp_kit.SettingError, match="sampling is 'rare'"):
         scenes.absent(("tree",), "rare", rng)
 

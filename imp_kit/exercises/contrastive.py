@@ -1,7 +1,7 @@
 """Exercises of notebook 06."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,10 +63,10 @@ def sigmoid_loss(function: Callable[[Tensor], Any]) -> str:
 
 
 @exercise
-def top1(function: Callable[[Tensor, Sequence[int]], Any]) -> str:
-    """A function of similarities (images, labels) and the numbers of the true labels: the share that is right."""
+def top1(function: Callable[[Tensor, Tensor], Any]) -> str:
+    """A function of similarities (images, labels) and numbers of the true labels, int64: the share that is right."""
     for truth, wanted in TRUTHS:
-        found = number_of(result_of(function, LABELLED.clone(), list(truth)))
+        found = number_of(result_of(function, LABELLED.clone(), torch.tensor(truth)))
         case = f"For {_written(LABELLED)} and the true labels {list(truth)}"
         expect(not _near(found, wanted * len(truth)) or not wanted, f"{case} you count {found:.0f}: give their share.")
         expect(_near(found, wanted), f"{case} it is {wanted}; yours is {found:.4g}. The largest of each row is chosen.")

@@ -91,7 +91,10 @@ def wins(frame: "DataFrame", columns: Sequence[str]) -> "Figure":
     axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=3, fontsize=8)
     _names(axes, list(shares.index))
     axes.set(xlim=(0, 1.1), xticks=[])
-    axes.set_title(f"Best mean, of all {2 ** len(columns) - 1} choices of columns", fontsize=11)
+    axes.set_title(
+        f"Best mean, of all {2 ** len(columns) - 1} choices of columns ({len(shares)} models with all cells)",
+        fontsize=11,
+    )
     return figure
 
 
@@ -126,6 +129,7 @@ def scales(frame: "DataFrame", columns: Sequence[str]) -> "Figure":
         axes.bar_label(bars, [f"{mean:.1f}" for mean in means], padding=3, fontsize=8)
         _names(axes, list(means.index), 8)
         axes.set(xlim=(0, 1.25 * means.max()), xticks=[])
+        axes.set_xlabel(f"mean of {len(columns)} columns", fontsize=9)
         axes.set_title(title, fontsize=10)
     return figure
 

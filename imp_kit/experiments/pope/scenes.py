@@ -30,7 +30,8 @@ HABIT = 0.85  # the share of things that belong to the place
 THINGS = 3  # in an image
 CORPUS = 2000
 SAMPLINGS = ("random", "popular", "adversarial")
-TOP = 2  # of the most frequent things, one is drawn
+# Of the most frequent things one is drawn: the first alone would nearly always be the same for "popular".
+TOP = {"popular": 2, "adversarial": 1}
 
 
 def sample_kinds(rng: np.random.Generator) -> tuple[str, ...]:
@@ -67,7 +68,7 @@ def absent(kinds: tuple[str, ...], sampling: str, rng: np.random.Generator) -> s
         single, pairs = statistics()
         together = {kind: sum(pairs[frozenset((kind, other))] for other in kinds) for kind in options}
         frequency = single if sampling == "popular" else together
-        options = sorted(options, key=lambda kind: -frequency[kind])[:TOP]
+        options = sorted(options, key=lambda kind: -frequency[kind])[: TOP[sampling]]
     return options[rng.integers(len(options))]
 
 

@@ -132,7 +132,7 @@ def _unlike(exam: Exam, numbers: Sequence[int], most: int) -> list[int]:
 
 def grid_plot(grid: Mapping[tuple[int, int], Exam]) -> "Figure":
     """New and old questions by rank and epochs, as measured here, beside the published means of six benchmarks."""
-    figure, (panels,) = _figure(3.2, 1, 3)
+    figure, (panels,) = _figure(3.2, 1, 3, width_ratios=(1, 1, 1.1))
     for axes, group in zip(panels, ("new", "old"), strict=False):
         epochs = sorted({epochs for _, epochs in grid})
         for offset, many in enumerate(epochs):
@@ -146,6 +146,7 @@ def grid_plot(grid: Mapping[tuple[int, int], Exam]) -> "Figure":
         axes.set(ylim=(-0.03, 1.03), xlabel="rank", title=f"measured here: {group}")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.grid(axis="y", alpha=0.3)
+    panels[0].set_ylabel("right")
     panels[0].legend(frameon=False, fontsize=8)
     _published(panels[2])
     return figure
@@ -156,7 +157,8 @@ def _published(axes: Any) -> None:
     frame: Any = table("imp_roadmap")
     epochs = frame[(frame.section == "2.2 epochs") & (frame.step != "1 epoch")]  # which is "LoRA, rank 256"
     rows = [*frame[frame.section == "2.1 finetuning"].itertuples(), *epochs.itertuples()]
-    names = [row.step if row.section.startswith("2.1") else f"LoRA, rank 256, {row.step}" for row in rows]
+    names = [row.step if row.section.startswith("2.1") else f"rank 256, {row.step}" for row in rows]
+    names = [name.replace("LoRA, rank 256", "rank 256, 1 epoch").removeprefix("LoRA, ") for name in names]
     axes.plot([row.mean for row in rows], range(len(rows)), "o", color="#555555")
     for place, row in enumerate(rows):
         axes.text(row.mean + 0.1, place, f"{row.mean:.1f}", fontsize=8, va="center")
