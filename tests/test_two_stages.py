@@ -41,16 +41,38 @@ TWINS = scene(thing("star", "red", 0), thing("star", "blue", 1))
 
 
 @pytest.fixture(scope="module")
-def course():
-    """A whole course of a few steps, with both exams."""
-    made = stages.Course("smoke")
-    made.look()
-    made.read()
-    made.stage_one()
+def short_answers():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "LONGEST_ANSWER", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_course(short_answers):
+    """A whole course of a few steps, with both exams, and the parts that each of its lessons changed.
+
+    It learns nothing, so no answer ends by itself; a few words of each are enough.
+    """
+    made, changed = stages.Course("smoke"), {}
+
+    def teach(lesson):
+        before = {name: value.clone() for name, value in made.model.state_dict().items()}
+        lesson()
+        after = made.model.state_dict()
+        changed[lesson.__name__] = {name.partition(".")[0] for name in before if not before[name].equal(after[name])}
+
+    teach(made.look)
+    teach(made.read)
+    teach(made.stage_one)
     made.exam("after stage 1")
-    made.stage_two()
+    teach(made.stage_two)
     made.exam("after stage 2")
-    return made
+    return made, changed
+
+
+@pytest.fixture(scope="module")
+def course(whole_course):
+    return whole_course[0]
 
 
 @pytest.fixture(scope="module")
@@ -193,20 +215,13 @@ def test_only_the_answer_is_learned():
     torch.testing.assert_close(stages.next_word_loss(scores, labels), -torch.stack(wanted).mean())
 
 
-def test_each_lesson_changes_its_own_parts():
-    made = stages.Course("smoke", seed=1)
-    wanted = (
-        (made.look, {"tower"}),
-        (made.read, {"decoder"}),
-        (made.stage_one, {"projector"}),
-        (made.stage_two, {"projector", "decoder"}),
-    )
-    for teach, parts in wanted:
-        before = {name: value.clone() for name, value in made.model.state_dict().items()}
-        teach()
-        after = made.model.state_dict()
-        changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
-        assert changed == parts
+def test_each_lesson_changes_its_own_parts(whole_course):
+    assert whole_course[1] == {
+        "look": {"tower"},
+        "read": {"decoder"},
+        "stage_one": {"projector"},
+        "stage_two": {"projector", "decoder"},
+    }
 
 
 def test_a_course_is_a_function_of_its_seed():
@@ -508,8 +523,20 @@ def test_compared_answers_are_those_of_each_checkpoint(exams):
     drawings = {image.get_array().data.tobytes() for axes in figure.axes for image in axes.images}
     assert len(drawings) == len(questions), "each question is about a drawing of its own"
     assert shown.count(("It is a \\$boat\\$.", plots.WRONG)) == len(questions)
-    assert sum(color == plots.RIGHT for _, color in shown) == len(questions)
+    assert shown.count(("right answer", "#777777")) == len(questions)
+    assert sum(color == plots.RIGHT for _, color in shown) == 2 * len(questions)
     assert len(png(figure)) < MAX_BYTES
+
+
+def test_what_is_answered_differently_is_compared_first(exams):
+    first = exams["before"]
+    for row, number in ((0, first.new.total - 1), (2, len(first.asked) - 1)):  # two of each half are shown
+        other = replace(first, answers=(*first.answers[:number], "A boat.", *first.answers[number + 1 :]))
+        axes = plots.compared_plot({"before": first, "after": other}).axes
+        assert np.array_equal(axes[2 * row].images[0].get_array(), np.asarray(first.asked[number].image))
+        assert axes[2 * row + 1].texts[0].get_text() == first.asked[number].question
+        assert "differently" in axes[1].get_title()
+    assert plots.compared_plot(exams).axes[1].get_title() == ""
 
 
 def test_the_grid_shows_shares_with_their_intervals(exams):

@@ -74,7 +74,7 @@ def answers_plot(course: Course, stage: str) -> "Figure":
     watched = course.watched(stage)
     figure, panels = _figure(1.35 * len(watched), len(watched), 2, width_ratios=(1, 2.4))
     for row, (number, pair) in enumerate(watched):
-        _show(panels[row, 0], _image(course, number), f"{pair.question} ?" if pair.question else "(no question)")
+        _show(panels[row, 0], _image(course, number), pair.question or "(no question)")
         axes = panels[row, 1]
         axes.axis("off")
         axes.set(xlim=(0, 1), ylim=(CHECKS + 0.6, -0.6))
@@ -98,34 +98,38 @@ def shape_plot(shape: NewShape, count: int = 5, seed: int = 0) -> "Figure":
 
 
 def compared_plot(exams: Mapping[str, Exam], count: int = 4) -> "Figure":
-    """The same questions about unseen drawings, answered by each checkpoint; what is wrong stands in red.
+    """The same questions about unseen drawings: the right answer, then each checkpoint's; what is wrong stands in red.
 
-    Half of the `count` questions are about the new shape; no two of a half begin alike or are about one drawing.
+    Half of the `count` questions are about the new shape; no two of a half begin alike or are about one drawing. Those
+    that the checkpoints answer differently come first, which the title says.
     """
     first = next(iter(exams.values()))
-    drawings = [*_unlike(first, range(first.new.total), count // 2)]
-    drawings += _unlike(first, range(first.new.total, len(first.asked)), count - len(drawings))
+    drawings = [*_unlike(exams, range(first.new.total), count // 2)]
+    drawings += _unlike(exams, range(first.new.total, len(first.asked)), count - len(drawings))
     figure, panels = _figure(1.75 * len(drawings), len(drawings), 2, width_ratios=(1, 2.6))
+    if len(exams) > 1:
+        panels[0, 1].set_title("examples; those that are answered differently come first", fontsize=8.5)
     for row, number in zip(panels, drawings, strict=True):
         question = first.asked[number]
         _show(row[0], question.image)
         row[1].axis("off")
-        row[1].set(xlim=(0, 1), ylim=(len(exams) + 0.5, -0.6))
+        row[1].set(xlim=(0, 1), ylim=(len(exams) + 1.5, -0.6))
         row[1].text(0, 0, question.question, fontsize=9, color="#777777", va="center")
-        for line, (name, exam) in enumerate(exams.items(), 1):
-            answer = exam.answers[number]
+        lines = [(name, exam.answers[number]) for name, exam in exams.items()]
+        for line, (name, answer) in enumerate([("right answer", question.answer), *lines], 1):
             color = RIGHT if answer == question.answer else WRONG
             row[1].text(0, line, name, fontsize=8, color="#777777", va="center")
             row[1].text(0.27, line, _plain(textwrap.shorten(answer, 62)), fontsize=8.5, color=color, va="center")
     return figure
 
 
-def _unlike(exam: Exam, numbers: Sequence[int], most: int) -> list[int]:
-    """The first questions of an exam that begin with different words and are about different drawings."""
+def _unlike(exams: Mapping[str, Exam], numbers: Sequence[int], most: int) -> list[int]:
+    """Questions that begin with different words and are about different drawings, differently answered ones first."""
+    asked = next(iter(exams.values())).asked
     found: dict[str, int] = {}
-    for number in numbers:
-        begun = " ".join(exam.asked[number].question.split()[:2])
-        if all(exam.asked[number].image is not exam.asked[other].image for other in found.values()):
+    for number in sorted(numbers, key=lambda n: len({exam.answers[n] for exam in exams.values()}) == 1):
+        begun = " ".join(asked[number].question.split()[:2])
+        if all(asked[number].image is not asked[other].image for other in found.values()):
             found.setdefault(begun, number)
     return list(found.values())[:most]
 

@@ -254,18 +254,23 @@ class Course:
             return [(n, Pair("", caption(self.scenes[n]))) for n in numbers]
         return [(n, pair) for n in numbers if (pair := ask(self.scenes[n], about, rng))]
 
-    def _right(self, asked: Sequence[tuple[int, Pair]]) -> Share:
-        return share_of([answer == pair.answer for answer, (_, pair) in zip(self.answer(asked), asked, strict=True)])
-
     def _check(self, stage: str, step: int) -> Check:
         numbers = self._tests(0)[:ASKED_IN_CHECKS]
         abouts = [CAPTION] if stage == NAMES[2] else list(QUESTIONS)
         asked = [pair for about in abouts for pair in self._asked(about, numbers[:: len(abouts)])]
-        return Check(stage, step, tuple(self.answer(self.watched(stage))), self._right(asked))
+        watched = self.watched(stage)
+        answers = self.answer([*watched, *asked])
+        return Check(stage, step, tuple(answers[: len(watched)]), right_share(asked, answers[len(watched) :]))
 
     def exam(self, when: str) -> None:
         """Ask every kind of question about drawings that it never learned from; `exams` keeps the shares right."""
-        self.exams[when] = {about: self._right(self._asked(about, self._tests(1))) for about in (CAPTION, *QUESTIONS)}
+        asked = {about: self._asked(about, self._tests(1)) for about in (CAPTION, *QUESTIONS)}
+        self.exams[when] = {about: right_share(pairs, self.answer(pairs)) for about, pairs in asked.items()}
+
+
+def right_share(asked: Sequence[tuple[int, Pair]], answers: Sequence[str]) -> Share:
+    """How many of the answers are right in each word."""
+    return share_of([answer == pair.answer for answer, (_, pair) in zip(answers, asked, strict=True)])
 
 
 def learned(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
