@@ -256,7 +256,8 @@ class Imp:
         labels = check_answers(labels, "label")
         if not isinstance(answer, str) or answer.count("{}") != 1:
             raise PromptError(f"answer is {answer!r}; give a text with one {{}} where the label goes.")
-        if isinstance(images, str | os.PathLike | Image.Image):
+        one = isinstance(images, str | bytes | os.PathLike | Image.Image) or hasattr(images, "read")
+        if one or getattr(images, "ndim", 4) < 4 or not isinstance(images, Iterable):
             raise ImageError(f"classify takes a list of images; put {images!r:.80} into one: [image].")
         self._warn_of_unknown_words(question)
         texts = [answer.replace("{}", label) for label in labels]

@@ -233,6 +233,15 @@ def test_unclear_pairs_are_those_whose_interval_holds_zero(readme):
         (lambda: claims.questions("MME-P", "ten subtasks"), "No number of questions is recorded for MME-P"),
         (lambda: claims.interval(1476.9, 1000), "1476.9 is no percentage"),
         (lambda: claims.interval(50, 0), "is no proportion"),
+        (
+            lambda: claims.means(claims.table("imp_readme"), ["MMBench"]),
+            "The columns to compare are 'MMBench'; give a list",
+        ),
+        (lambda: claims.complete(claims.table("imp_readme"), "MMB"), "The columns to compare are 'MMB'; give a list"),
+        (lambda: claims.wins(claims.table("imp_readme"), ["model"]), "The columns to compare are 'model'; give a list"),
+        (lambda: claims.wins(claims.table("imp_readme"), []), "The columns to compare are none; give a list"),
+        (lambda: claims.dropped(claims.table("imp_readme"), ["MMB"]), "none can be left out; give at least two"),
+        (lambda: claims.wins(claims.table("imp_readme")[:0], ["MMB"]), "No model has all of the columns MMB"),
     ],
 )
 def test_one_clear_error(call, says):

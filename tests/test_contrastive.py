@@ -278,6 +278,8 @@ def test_a_published_model_that_is_not_there_or_no_clip(folder, tmp_path):
         contrastive.published(tmp_path / "none")
     with pytest.raises(CheckpointError, match="no-such/model cannot be loaded"):
         contrastive.published("no-such/model")
+    with pytest.raises(CheckpointError, match="is an address; give a name on the hub or a folder"):
+        contrastive.published("http://127.0.0.1:9/model")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(CheckpointError, match="of the kind 'bert'; give a CLIP or SigLIP model"):
         contrastive.published(tmp_path)

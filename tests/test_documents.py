@@ -125,6 +125,7 @@ def test_elements_of_html():
     assert answers.elements(html) == wanted
     assert answers.elements("<h1>open <a>both") == [("heading", "open"), ("link", "both")]
     assert answers.elements("</h1></a> & < text") == []
+    assert answers.elements("<h1>open</h1><![foo[x]]><a>both</a>") == [("heading", "open")]  # Python's parser gives up
     assert answers.f1(wanted, wanted[::-1]) == 1
     assert answers.f1(wanted, wanted[:2]) == pytest.approx(2 / 3)
     assert answers.f1([("image", "")] * 3, [("image", "")]) == 0.5

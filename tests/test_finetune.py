@@ -592,9 +592,9 @@ BAD = {
     "epochs": [0, 1.5, None],
     "batch_size": [0, "8"],
     "seed": [-1, 0.5, None],
-    "alpha": [0, -1, math.nan, math.inf, "16"],
-    "learning_rate": [0, -1e-4, math.nan, None, "fast"],
-    "targets": ["q_proj", ["qkv", "lm_head"], [], [3], 7],
+    "alpha": [0, -1, math.nan, math.inf, "16", 1e300, 10**400],
+    "learning_rate": [0, -1e-4, math.nan, None, "fast", 1e38, 10**400],
+    "targets": ["q_proj", ["qkv", "lm_head"], [], [3], 7, np.array(["up", "lm_head"])],
     "out": ["", None, 5, "a\0b"],
     "device": ["tpu"],
     "dtype": ["fp8"],
@@ -622,6 +622,10 @@ CSV = {  # text of the file -> class and message of the error
     "image,question,answer\npictures/1.png,<image>,A": ("PromptError", "line 2: The question contains <image>"),
     "image,question,answer\npictures/1.png,What?,\u200b": ("PromptError", "line 2: the answer is empty"),
     "image,question,answer\npictures/1.png,What?": ("PromptError", "line 2: the answer is empty"),
+    'image,question,answer\npictures/1.png,What?,"a bus\npictures/2.png,Who?,a cat': (
+        "SettingError",
+        "cannot be read as CSV",
+    ),
     "image,question,answer\npictures/1.png,What?,red, blue": ("SettingError", "line 2 has more values than the first"),
     'image,question,answer\npictures/1.png,What?,"' + "a b " * 200 + '"': (
         "PromptError",

@@ -142,6 +142,10 @@ def test_what_has_no_table(runs, tmp_path):
         ([older], {}, r"\(truth\)"),
         ([newer], {}, r"\(weather\)"),
         ([record | {"seed": "one"}], {}, "holds a value of an unexpected type"),
+        ([record | {"answer": 5}], {}, r"unexpected type \(the answer of"),
+        ([record | {"factors": ["L0"], "truth": None}], {}, r"unexpected type \(the factors and the truth of"),
+        ([record | {"truth": dict.fromkeys(record["truth"])}], {}, "unexpected type"),
+        ([record | {"tokens": "many"}], {}, "unexpected type"),
     )
     for number, (records, head, message) in enumerate(cases):
         with pytest.raises(imp_kit.RunError, match=message):

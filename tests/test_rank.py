@@ -201,6 +201,8 @@ def test_answers_that_cannot_be_ranked(imp, answers, message):
         ({"labels": ["bus", ""]}, "PromptError", "^The label '' is empty; "),
         ({"labels": ["red " * 1000]}, "PromptError", "Give a shorter answer.$"),
         ({"images": BUS}, "ImageError", r"^classify takes a list of images; put .* into one: \[image\].$"),
+        *(({"images": wrong}, "ImageError", "^classify takes a list of images; put ") for wrong in (None, 3, b"PNG")),
+        ({"images": np.zeros((8, 8, 3), "uint8")}, "ImageError", "^classify takes a list of images; put "),
         ({"answer": "It is a bus."}, "PromptError", "^answer is 'It is a bus.'; give a text with one {} where "),
         ({"answer": "{} or {}"}, "PromptError", "^answer is "),
         ({"answer": None}, "PromptError", "^answer is None; "),

@@ -268,6 +268,11 @@ def test_another_size_is_refused(size, nano):
             use(size)
 
 
+def test_stage_one_after_stage_two(course):
+    with pytest.raises(SettingError, match="Stage 2 was here already; make a new Course"):
+        course.stage_one()
+
+
 def test_a_stage_before_the_tower_learned():
     made = stages.Course("smoke")
     for use in (made.stage_one, made.stage_two, lambda: made.exam("now")):
@@ -289,6 +294,12 @@ def test_a_loss_that_is_no_number_ends_the_stage(course):
 @pytest.mark.parametrize("name", ["", "Kite", "red kite", "kite2", None, "凧"])
 def test_a_name_that_is_no_word(name):
     with pytest.raises(SettingError, match="word of small letters"):
+        new_shape.NewShape(name, KITE.points)
+
+
+@pytest.mark.parametrize("name", ["red", "the", "left", "is"])
+def test_a_name_that_is_a_word_of_the_questions(name):
+    with pytest.raises(SettingError, match=f"'{name}' is a word of the questions already"):
         new_shape.NewShape(name, KITE.points)
 
 
@@ -415,6 +426,8 @@ def test_an_exam_counts_what_is_right(nano, monkeypatch):
     assert count == sum("kite" in each.answer for each in found.asked[:count])
     assert (found.new, found.old) == (wilson(sum(right[:count]), count), wilson(sum(right[count:]), len(right) - count))
     assert found.confused == wilson(found.old.total, found.old.total)
+    monkeypatch.setattr(type(nano), "ask_many", lambda self, asked, **_: ["The kites kiteboard." for _ in asked])
+    assert new_shape.exam(nano, KITE, "smoke").confused == wilson(0, found.old.total)
 
 
 def test_a_grid_has_a_run_for_each_rank_and_number_of_epochs(tmp_path, monkeypatch):

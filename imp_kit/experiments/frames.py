@@ -25,6 +25,8 @@ TRUTH = {
     documents.NAME: {"rule", "answer"},
     pope.NAME: {"kind"},
 }
+# What an answered record holds in every experiment.
+KINDS = {"factors": dict, "truth": dict, "seed": int, "question": str, "answer": str}
 # Columns of every experiment. Text is kept as Python's strings: pyarrow cannot hold half a character.
 COLUMNS = {
     "experiment": "string[python]",
@@ -99,13 +101,11 @@ def samples_frame(run: str | os.PathLike) -> "DataFrame":
     """
     require("measure", "pandas", what="A table of samples")
     head = read_head(run)
-    records = complete(read(run), run, head["experiment"])
-    try:
-        return frame_of(records, head)
-    except (TypeError, ValueError) as error:
-        raise RunError(
-            f"{run} holds a value of an unexpected type ({error}). Run the probe anew in a new folder."
-        ) from None
+    return frame_of(complete(read(run), run, head["experiment"]), head, run)
+
+
+def _unexpected(run: str | os.PathLike, what: object) -> RunError:
+    return RunError(f"{run} holds a value of an unexpected type ({what}). Run the probe anew in a new folder.")
 
 
 def published_frame(experiment: str) -> "DataFrame":
@@ -124,8 +124,11 @@ def complete(records: list[dict], run: str | os.PathLike, experiment: str) -> li
     factors = {field.name: field.default is MISSING for field in fields(PROBES[experiment].Cell)}
     answered = [record for record in records if record["status"] == "ok"]
     for record in answered:
-        lacking = {"factors", "truth", "seed", "question", "answer"} - record.keys()
+        lacking = KINDS.keys() - record.keys()
         if not lacking:
+            wrong = [name for name, kind in KINDS.items() if not isinstance(record[name], kind)]
+            if wrong:
+                raise _unexpected(run, f"the {' and the '.join(wrong)} of {record['sample_id']!r}")
             lacking = {name for name, needed in factors.items() if needed and name not in record["factors"]}
             lacking |= (TRUTH[experiment] - record["truth"].keys()) | (record["factors"].keys() - factors)
         if lacking:
@@ -138,18 +141,24 @@ def complete(records: list[dict], run: str | os.PathLike, experiment: str) -> li
     return records
 
 
-def frame_of(records: Sequence[dict], head: dict) -> "DataFrame":
-    """The same for records that were read already. `head` is what run.json holds; it names the experiment at least."""
+def frame_of(records: Sequence[dict], head: dict, run: str | os.PathLike = "The run") -> "DataFrame":
+    """The same for records that were read already, from the folder `run`.
+
+    `head` is what run.json holds; it names the experiment at least. Raises RunError for a value that makes no sense.
+    """
     require("measure", "pandas", what="A table of samples")
     import pandas
 
     probe = PROBES[head["experiment"]]
     dtypes = COLUMNS | probe.COLUMNS
-    run = {name: head.get(name) for name in ("experiment", "checkpoint", "revision", "size")}
-    run["run_seed"] = head.get("seed")
+    shared = {name: head.get(name) for name in ("experiment", "checkpoint", "revision", "size")}
+    shared["run_seed"] = head.get("seed")
     answered = [record for record in records if record["status"] == "ok"]
-    rows = [
-        run | {name: record.get(name) for name in COLUMNS.keys() - run.keys()} | probe.row(sample)
-        for record, sample in zip(answered, probe.samples(answered), strict=True)
-    ]
-    return pandas.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
+    try:
+        rows = [
+            shared | {name: record.get(name) for name in COLUMNS.keys() - shared.keys()} | probe.row(sample)
+            for record, sample in zip(answered, probe.samples(answered), strict=True)
+        ]
+        return pandas.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise _unexpected(run, f"{type(error).__name__}: {error}") from error

@@ -89,7 +89,7 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
         records = complete(read(folder), folder, head["experiment"])
         prefix = f"{head['experiment']}-{number}"
         page = _Page(target, prefix, head, folder, [Path(each) for each in folders], target if out else None)
-        parts += [page.heading(records), *SECTIONS[head["experiment"]](page, frame_of(records, head))]
+        parts += [page.heading(records), *SECTIONS[head["experiment"]](page, frame_of(records, head, folder))]
     file = target / REPORT
     write_whole(file, "\n\n".join(parts) + "\n")
     return file

@@ -87,7 +87,7 @@ def _read_csv(file: Path) -> list[Example]:
     found = []
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.DictReader(opened)
+            reader = csv.DictReader(opened, strict=True)  # else a quotation mark without its pair takes the rows below
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             missing = [column for column in COLUMNS if column not in reader.fieldnames]
             if missing:

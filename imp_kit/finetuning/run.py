@@ -2,7 +2,6 @@
 
 import gc
 import json
-import math
 import os
 import shutil
 import traceback
@@ -31,6 +30,7 @@ from imp_kit.model.memory import out_of_memory_errors, trim_heap
 from imp_kit.system.extras import require
 
 LARGEST_RANK = 4096
+LARGEST_FACTOR = 1e9  # alpha or learning rate: far beyond use, and far from the end of fp32
 
 
 def finetune(
@@ -62,7 +62,8 @@ def finetune(
     rate rises in the first 3 % of the steps and then falls to 0. `seed` decides the adapters' first values and the
     order of the examples.
 
-    A run that fails or is interrupted leaves nothing in `out`. Needs the package peft. Raises SettingError,
+    A run that fails or is interrupted leaves nothing in `out`; one that is killed leaves a folder beside it, whose name
+    ends in ".unfinished" and which may be removed. Needs the package peft. Raises SettingError,
     CheckpointError, ImageError, PromptError, MemoryLimitError, or RunError where the training diverges; Ctrl-C raises
     `imp_kit.errors.Stopped`, a KeyboardInterrupt.
     """
@@ -74,7 +75,7 @@ def finetune(
     except BaseException as error:
         _free_frames(error)
         if isinstance(error, KeyboardInterrupt):
-            raise Stopped(f"nothing was written to {target}") from None
+            raise Stopped(f"nothing was written to {target}, so it begins anew") from None
         if isinstance(error, OSError):
             raise RunError(f"The new checkpoint could not be written ({error}); nothing was left of it.") from error
         raise
@@ -176,11 +177,11 @@ def check_settings(
         raise SettingError(f"seed is {seed!r:.80}; give a whole number from 0.")
     alpha = rank if alpha is None else alpha
     for name, value in (("alpha", alpha), ("learning_rate", learning_rate)):
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
-            raise SettingError(f"{name} is {value!r:.80}; give a number above 0.")
-    names = list(TARGETS) if targets is None else [targets] if isinstance(targets, str) else targets
-    known = isinstance(names, Collection) and names and all(isinstance(name, str) and name in TARGETS for name in names)
-    if not known:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number or not 0 < value <= LARGEST_FACTOR:
+            raise SettingError(f"{name} is {value!r:.80}; give a number above 0, at most {LARGEST_FACTOR:g}.")
+    names = [targets] if isinstance(targets, str) else list(TARGETS if targets is None else _items(targets))
+    if not names or not all(isinstance(name, str) and name in TARGETS for name in names):
         raise SettingError(f"targets is {targets!r:.80}; give one or more of {', '.join(map(repr, TARGETS))}.")
     return {
         "rank": int(rank),
@@ -191,6 +192,10 @@ def check_settings(
         "targets": [name for name in TARGETS if name in names],
         "seed": int(seed),
     }
+
+
+def _items(values: Any) -> Iterable:
+    return values if isinstance(values, Iterable) else [values]
 
 
 def _is_whole(value: Any) -> bool:

@@ -431,6 +431,8 @@ def published(name: str | os.PathLike, download: bool = False) -> Published:
     Only with `download` is anything fetched. Raises CheckpointError where it cannot be loaded or is of another kind.
     """
     require("official", "transformers", what="A published model")
+    if "://" in str(name):  # of which some versions of transformers download without being told to
+        raise CheckpointError(f"{name} is an address; give a name on the hub or a folder.")
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
     try:

@@ -84,21 +84,25 @@ def percent(frame: "DataFrame") -> "DataFrame":
 
 
 def complete(frame: "DataFrame", columns: Sequence[str]) -> "DataFrame":
-    """The rows that have all of these columns."""
+    """The rows that have all of these columns. Raises SettingError for a column that is not there or has no numbers."""
+    _check_columns(frame, columns)
     return frame[frame[list(columns)].notna().all(axis=1)]
 
 
 def means(frame: "DataFrame", columns: Sequence[str]) -> "Series":
     """Each model's mean over the cells that it has in these columns; who lacks one is not comparable with the rest."""
+    _check_columns(frame, columns)
     return frame.set_index("model")[list(columns)].mean(axis=1).round(DIGITS)
 
 
 def dropped(frame: "DataFrame", columns: Sequence[str]) -> "DataFrame":
     """Ranks, 1 the best, by the mean over all columns but one: a row a model, a column for what is left out.
 
-    Only models that have all of the columns. The first column is "none".
+    Only models that have all of the columns, at least two of them. The first column is "none".
     """
-    rows = complete(frame, columns)
+    rows = _compared(frame, columns)
+    if len(columns) < 2:
+        raise SettingError(f"Of the columns {list(columns)} none can be left out; give at least two.")
     kept = {"none": list(columns)} | {out: [each for each in columns if each != out] for out in columns}
     ranks = {out: means(rows, left).rank(ascending=False, method="min").astype(int) for out, left in kept.items()}
     return _pandas().DataFrame(ranks)
@@ -109,12 +113,28 @@ def wins(frame: "DataFrame", columns: Sequence[str]) -> "Series":
 
     Only models that have all of the columns; a tie counts for the first of the table.
     """
-    rows = complete(frame, columns)
+    rows = _compared(frame, columns)
     values = rows[list(columns)].to_numpy()
     choices = np.array(list(itertools.product((0, 1), repeat=len(columns)))[1:], float)
     best = np.round(values @ choices.T / choices.sum(axis=1), DIGITS).argmax(axis=0)
     shares = np.bincount(best, minlength=len(rows)) / len(choices)
     return _pandas().Series(shares, index=rows.model)
+
+
+def _check_columns(frame: "DataFrame", columns: Sequence[str]) -> None:
+    known = scores(frame)
+    wrong = [columns] if isinstance(columns, str) else [each for each in columns if each not in known]
+    if wrong or not len(columns):
+        named = ", ".join(map(repr, wrong)) or "none"
+        raise SettingError(f"The columns to compare are {named}; give a list of some of: {', '.join(known)}.")
+
+
+def _compared(frame: "DataFrame", columns: Sequence[str]) -> "DataFrame":
+    """The rows that have all of the columns. Raises SettingError where there are none."""
+    rows = complete(frame, columns)
+    if not len(rows):
+        raise SettingError(f"No model has all of the columns {', '.join(columns)}; give fewer.")
+    return rows
 
 
 def interval(points: float, number: int) -> Share:

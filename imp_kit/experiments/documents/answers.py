@@ -21,6 +21,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from html.parser import HTMLParser
@@ -237,10 +238,14 @@ class _Elements(HTMLParser):
 
 
 def elements(html: str) -> list[tuple[str, str]]:
-    """The elements of a page that a sketch can have: role ("link", "heading", "image", "field", "button") and text."""
+    """The elements of a page that a sketch can have: role ("link", "heading", "image", "field", "button") and text.
+
+    Those before the place where a page is so wrong that Python's parser gives up, such as "<![foo[".
+    """
     parser = _Elements()
-    parser.feed(html)
-    parser.close()
+    with suppress(AssertionError):
+        parser.feed(html)
+        parser.close()
     return [(role, " ".join(text.lower().split())) for role, text in parser.found]
 
 

@@ -1,5 +1,6 @@
 """A shape that imp-nano never saw, in scenes of the kit: what it is asked about it, and about what it knew before."""
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from imp_kit.errors import SettingError
-from imp_kit.experiments.drawings import FIGURES, KINDS, SHAPES, Pen, Scene, Thing, draw, sample_scene
+from imp_kit.experiments.drawings import COLORS, FIGURES, KINDS, SHAPES, Pen, Scene, Thing, draw, sample_scene
 from imp_kit.experiments.stats import Share, share_of
 from imp_kit.finetuning.run import finetune
 from imp_kit.imp import Imp, load
@@ -29,6 +30,9 @@ PLACES = {  # where a thing is, by (column, row), in the words that imp-nano lea
 }  # fmt: skip
 SPOTS = ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1))  # places that no side of the image holds, too
 ABOUT = ("what", "color", "place", "exists", "absent", "describe")
+# Words of the questions and their answers, beside the kinds.
+SENTENCES = "what is this it the thing a an color where there any image yes no describe picture shows and"
+KNOWN = {*COLORS, *" ".join([SENTENCES, *PLACES.values()]).split()}
 LESSONS, EXAM = 1, 2  # streams of random numbers: no drawing of the exam was learned
 RATE = 3e-3  # of learning; large models take a tenth of it
 
@@ -80,6 +84,10 @@ class NewShape:
             )
         if self.name in KINDS:
             raise SettingError(f"imp-nano knows a {self.name} already; choose a name other than {', '.join(KINDS)}.")
+        if self.name in KNOWN:
+            raise SettingError(
+                f"{self.name!r} is a word of the questions already; choose a name of its own for the shape."
+            )
         if not self._is_drawn():
             raise SettingError(
                 f"The corners of the {self.name} are {self.points!r:.80}; give at least three pairs of numbers from 0 "
@@ -233,7 +241,7 @@ def _exam(imp: Imp, shape: NewShape, drawings: int, seed: int, progress: bool) -
     )
     answers = [str(reply) for reply in replies]
     right = [answer == each.answer for answer, each in zip(answers, asked, strict=True)]
-    named = [shape.name in answer for answer in answers[len(new) :]]
+    named = [shape.name in re.findall(r"\w+", answer) for answer in answers[len(new) :]]
     old_right, new_right = right[len(new) :], right[: len(new)]
     return Exam(share_of(new_right), share_of(old_right), share_of(named), tuple(asked), tuple(answers))
 

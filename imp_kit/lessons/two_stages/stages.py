@@ -170,7 +170,12 @@ class Course:
     # ------------------------------------------------------------------------------------------ Imp's two stages
 
     def stage_one(self) -> None:
-        """The projector alone learns, from captions; the tower and the decoder stay as they are."""
+        """The projector alone learns, from captions; the tower and the decoder stay as they are.
+
+        Raises SettingError after stage 2, which changed the decoder.
+        """
+        if NAMES[3] in self.losses:
+            raise SettingError("Stage 2 was here already; make a new Course, and run the cells from there on again.")
         self._train(NAMES[2], [self.model.projector], self._caption_loss, self.size.first, rate=1e-2)
 
     def stage_two(self) -> None:
