@@ -1,6 +1,6 @@
 # make run      sets up, asks Imp about the sample pictures, executes every notebook; CPU=1 takes torch's build without CUDA
 # make test     sets up, checks style, layers and types, runs the quick tests and one notebook, on all CPUs with one thread each
-# make test-all the same with all tests, and every notebook in three languages
+# make test-all the same with all tests and every notebook; those of minutes, and the translated ones, in part
 # make outputs  runs the English notebooks, keeps what they show in their files, and makes the translated ones anew
 # make matrix   runs all tests on the pinned stack and on the newest one, each with its own Python
 # make classroom fills the folder classroom/ for a USB stick, from which others install without a network
