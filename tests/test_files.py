@@ -266,7 +266,7 @@ def test_of_three_writers_at_once_one_writes_and_two_say_so(tmp_path):
 @pytest.mark.slow
 def test_three_writers_one_after_another_ask_nothing_twice(tmp_path):
     said = [ended(writer(tmp_path / "run", 0)) for _ in range(3)]
-    assert [text.startswith("0.00 s a sample") for text in said] == [True, False, False]
+    assert [" s a sample, about " in text for text in said] == [True, False, False]
     assert len(answers(tmp_path / "run")) == 20
 
 

@@ -779,5 +779,5 @@ def test_the_command_interrupted(folder, capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         main(["finetune", str(folder / "base"), str(folder / "examples.csv"), "--out", str(folder / "tuned")])
     assert ended.value.code == 130
-    assert f"imp-kit: stopped; nothing was written to {folder / 'tuned'}." in capsys.readouterr().err
+    assert f"imp-kit: stopped; nothing was written to {folder / 'tuned'}, so it begins anew." in capsys.readouterr().err
     assert left(folder) == []

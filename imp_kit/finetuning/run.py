@@ -30,7 +30,7 @@ from imp_kit.model.memory import out_of_memory_errors, trim_heap
 from imp_kit.system.extras import require
 
 LARGEST_RANK = 4096
-LARGEST_FACTOR = 1e9  # alpha or learning rate: far beyond use, and far from the end of fp32
+LARGEST_FACTOR = 1e30  # alpha or learning rate: far beyond use; above 1e38 fp32 has no numbers
 
 
 def finetune(
