@@ -626,6 +626,7 @@ CSV = {  # text of the file -> class and message of the error
         "SettingError",
         "cannot be read as CSV",
     ),
+    "image,question,answer,answer\npictures/1.png,What?,red,blue": ("SettingError", "column 'answer' more than once"),
     "image,question,answer\npictures/1.png,What?,red, blue": ("SettingError", "line 2 has more values than the first"),
     'image,question,answer\npictures/1.png,What?,"' + "a b " * 200 + '"': (
         "PromptError",

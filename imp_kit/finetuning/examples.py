@@ -96,6 +96,9 @@ def _read_csv(file: Path) -> list[Example]:
                     f"{file} has no column {' and no column '.join(map(repr, missing))}; its columns are {names}. "
                     f"The first line names them: {','.join(COLUMNS)}."
                 )
+            twice = [column for column in COLUMNS if reader.fieldnames.count(column) > 1]
+            if twice:
+                raise SettingError(f"{file} has the column {twice[0]!r} more than once; keep the one that is meant.")
             for row in reader:
                 image, question, answer = (row[column] or "" for column in COLUMNS)
                 where = f"{file}, line {reader.line_num}"
