@@ -21,7 +21,14 @@ from tqdm.auto import tqdm
 from imp_kit.answers import Answer, Candidate, Seconds, TokenScore
 from imp_kit.checkpoints.tokenizer import REPLACEMENT, TextTokenizer
 from imp_kit.device import Threads
-from imp_kit.errors import CheckpointError, ImpKitError, MemoryLimitError, PromptError, SettingError
+from imp_kit.errors import (
+    CheckpointError,
+    ImpKitError,
+    MemoryLimitError,
+    PromptError,
+    PromptLengthError,
+    SettingError,
+)
 from imp_kit.images import check_order, check_square, open_image, to_pixels
 from imp_kit.model.decoder import KVCache, Padding
 from imp_kit.model.generate import check_scores, generate
@@ -117,7 +124,7 @@ class Conversation:
         turn = Turn(self, (*self._pieces, *asked), ids, StreamDecoder(engine.tokenizer, (*stops, engine.template.stop)))
         limit = engine.model.config.decoder.max_positions
         if turn.prompt_length >= limit:
-            raise PromptError(
+            raise PromptLengthError(
                 f"The question makes the prompt {turn.prompt_length} tokens long, and {engine.name} reads {limit}. "
                 f"Ask a shorter question{'' if first else ' or begin a new chat'}."
             )
@@ -143,7 +150,8 @@ class Conversation:
         The text is made tokens again: those that were generated, unless a model spelled a word in another way.
         """
         turn = self.ask(question)
-        self._advance(turn, self.engine.tokenizer.encode(self.engine.template.answer + answer.strip(), begins=False))
+        text, encode = answer.strip(), self.engine.tokenizer.encode
+        self._advance(turn, encode(self.engine.template.answer + text, begins=False) if text else [])
 
     def close(self, turn: "Turn", answer: Answer, cache: KVCache | None) -> None:
         """Take an answered turn into the conversation, and the cache that holds it, where it was the only row."""
@@ -372,7 +380,7 @@ class Engine:
         ids = [*turn.ids, *(self.tokenizer.encode(self.template.answer + text, begins=False) if text else [])]
         end, limit = turn.prefix_length + len(ids), self.model.config.decoder.max_positions
         if end > limit:
-            raise PromptError(
+            raise PromptLengthError(
                 f"Question and begun answer make the prompt {end} tokens long, and {self.name} reads {limit}. "
                 "Begin the answer with a shorter text."
             )
@@ -410,7 +418,7 @@ class Engine:
         start, limit = turns[0].prompt_length, self.model.config.decoder.max_positions
         for answer, ids in zip(answers, encoded, strict=True):
             if start + len(ids) > limit:
-                raise PromptError(
+                raise PromptLengthError(
                     f"With the answer {answer[:40]!r} the prompt is {start + len(ids)} tokens long, and {self.name} "
                     f"reads {limit}. Give a shorter answer."
                 )
