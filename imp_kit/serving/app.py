@@ -296,7 +296,7 @@ class _Reply(Response):
 
     def __init__(self, completion: _Completion, events: asyncio.Queue, leave: Callable[[], None]):
         super().__init__()
-        self.completion, self.events, self.leave = completion, events, leave
+        self.completion, self.events, self._leave = completion, events, leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = asyncio.create_task(self._send(scope, receive, send))
@@ -307,13 +307,20 @@ class _Reply(Response):
                 with contextlib.suppress(TimeoutError):  # the client takes nothing
                     work.result()
         finally:
-            self.leave()
+            self.leave()  # again, where all went well
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
 
+    def leave(self) -> None:
+        """Give the job's place back, once: before the last of the answer is sent, so that its client can ask again."""
+        leave, self._leave = self._leave, lambda: None
+        leave()
+
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
         event = await self.events.get()  # before the status: what fails at once has an error's
+        if not isinstance(event, tuple):
+            self.leave()
         if isinstance(event, Exception):
             return await (await _refuse(Request(scope), event))(scope, receive, send)
         if not self.completion.stream:
@@ -324,6 +331,7 @@ class _Reply(Response):
         while isinstance(event, tuple):
             await self._event(send, self.completion.piece(*event))
             event = await self.events.get()
+        self.leave()
         if isinstance(event, Exception):
             await self._event(send, _refusal(event).to_dict())
         else:

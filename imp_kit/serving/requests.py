@@ -95,7 +95,7 @@ class ChatRequest(_Strict):
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**63)
     stop: Annotated[
-        list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_as_list), Field(max_length=4)
+        Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | None, BeforeValidator(_as_list)
     ] = None
     n: int | None = Field(None, ge=1)
     stream: bool | None = None
@@ -219,11 +219,10 @@ def _open(url: str, param: str, size: int, pad: bool) -> Image.Image:
             param=param,
             code="invalid_image_url",
         )
-    encoded = url[match.end() :]
-    if len(encoded) * 3 // 4 > MAX_IMAGE_BYTES + 2:  # up to two letters only fill up
-        raise _too_large(f"The image has more than {MAX_IMAGE_BYTES / 1e6:.0f} MB; shrink it first.", param)
     try:
-        content = base64.b64decode(encoded, validate=True)
+        content = base64.b64decode(url[match.end() :], validate=True)
+        if len(content) > MAX_IMAGE_BYTES:
+            raise _too_large(f"The image has more than {MAX_IMAGE_BYTES / 1e6:.0f} MB; shrink it first.", param)
         return squash(open_image(content, max_pixels=MAX_IMAGE_PIXELS, formats=FORMATS), size, pad)
     except (binascii.Error, ValueError):  # the latter for letters that are no ASCII
         raise Refusal(400, "The image is no valid base64.", param=param, code="invalid_base64") from None
