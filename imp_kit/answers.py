@@ -75,6 +75,14 @@ class Answer:
         return f"<p>{text}</p><p style='color:gray;font-size:smaller'>{html.escape(self.summary)}</p>"
 
 
+class TokenScore(NamedTuple):
+    """A generated token, how likely it was, and the likeliest tokens in its place."""
+
+    token: int
+    log_probability: float  # before temperature and top_p, in nats
+    likeliest: list[tuple[int, float]]  # tokens and their log probabilities, most probable first
+
+
 class Candidate(NamedTuple):
     """One of several given answers, and how likely a checkpoint is to give it."""
 

@@ -18,10 +18,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from imp_kit.answers import Answer, Candidate, Seconds
+from imp_kit.answers import Answer, Candidate, Seconds, TokenScore
 from imp_kit.checkpoints.tokenizer import REPLACEMENT, TextTokenizer
 from imp_kit.device import Threads
-from imp_kit.errors import CheckpointError, ImpKitError, MemoryLimitError, PromptError, SettingError
+from imp_kit.errors import (
+    CheckpointError,
+    ImpKitError,
+    MemoryLimitError,
+    PromptError,
+    PromptLengthError,
+    SettingError,
+)
 from imp_kit.images import check_order, check_square, open_image, to_pixels
 from imp_kit.model.decoder import KVCache, Padding
 from imp_kit.model.generate import check_scores, generate
@@ -65,9 +72,9 @@ class StreamDecoder:
 
     @property
     def ids(self) -> list[int]:
-        """The tokens whose text is wholly shown; after a stop string that is fewer than were added."""
+        """The tokens whose text is wholly shown; where some is held back or cut off, fewer than were added."""
         kept = len(self._ids)
-        while self.stopped and kept and len(self._tokenizer.decode(self._ids[:kept]).strip()) > len(self._sent):
+        while kept and len(self._tokenizer.decode(self._ids[:kept]).strip()) > len(self._sent):
             kept -= 1
         return self._ids[:kept]
 
@@ -93,7 +100,8 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class Conversation:
-    """Turns about one RGB image, or about none (None); `answers` has one for each turn that came to its end.
+    """Turns about one RGB image, or about none (None): `count` of them came to their ends, and `answers` has their
+    answers, but for those of `add`.
 
     `prefix` holds the keys and values of what was read; without one, those of the image are read when a turn needs
     them.
@@ -102,20 +110,21 @@ class Conversation:
     def __init__(self, engine: "Engine", image: Image.Image | None, prefix: KVCache | None = None):
         self.engine, self.image = engine, image
         self.answers: list[Answer] = []
+        self.count = 0
         self._prefix = prefix
         self._unread: list[int] = []  # ids of earlier turns that are not in the prefix
         self._pieces: tuple[str, ...] = () if image is None else engine.template.open()
 
     def ask(self, question: str, stops: tuple[str, ...] = ()) -> "Turn":
         """The next turn, to be answered by the engine. Raises PromptError or CheckpointError."""
-        engine, first = self.engine, not self.answers
+        engine, first = self.engine, self.count == 0
         alone = self.image is None and first
         asked = engine.template.ask_alone(question) if alone else engine.template.ask(question, first=first)
         ids = [*self._unread, *engine.tokenizer.encode_pieces(asked, begins=alone), *engine.tokenizer.suffix]
         turn = Turn(self, (*self._pieces, *asked), ids, StreamDecoder(engine.tokenizer, (*stops, engine.template.stop)))
         limit = engine.model.config.decoder.max_positions
         if turn.prompt_length >= limit:
-            raise PromptError(
+            raise PromptLengthError(
                 f"The question makes the prompt {turn.prompt_length} tokens long, and {engine.name} reads {limit}. "
                 f"Ask a shorter question{'' if first else ' or begin a new chat'}."
             )
@@ -135,19 +144,33 @@ class Conversation:
         """The prefix, read if it was not yet. Raises MemoryLimitError."""
         return self.engine.read_prefix(self.image) if self._prefix is None else self._prefix
 
+    def add(self, question: str, answer: str) -> None:
+        """Add a turn that was answered before, of which there is the text only. Raises as `ask`.
+
+        The text is made tokens again: those that were generated, unless a model spelled a word in another way.
+        """
+        turn = self.ask(question)
+        text, encode = answer.strip(), self.engine.tokenizer.encode
+        self._advance(turn, encode(self.engine.template.answer + text, begins=False) if text else [])
+
     def close(self, turn: "Turn", answer: Answer, cache: KVCache | None) -> None:
         """Take an answered turn into the conversation, and the cache that holds it, where it was the only row."""
         kept, suffix = turn.reply.ids, len(self.engine.tokenizer.suffix)
-        if cache is None:
-            self._unread = [*turn.ids[: len(turn.ids) - suffix], *kept]
-        else:
+        self._advance(turn, kept)
+        if cache is not None:
             # What a tokenizer wants after each prompt is no part of the conversation: before it the next turn goes on.
             cache.truncate(turn.prompt_length - suffix if suffix else turn.prompt_length + len(kept))
             self._unread = kept[max(0, cache.length - turn.prompt_length) :]
             self._prefix = cache
+        self.answers.append(answer)
+
+    def _advance(self, turn: "Turn", kept: list[int]) -> None:
+        """Let the next turn follow this one, with the tokens that are kept of its answer."""
+        suffix = len(self.engine.tokenizer.suffix)
+        self._unread = [*turn.ids[: len(turn.ids) - suffix], *kept]
         # Not the text: a stop string can cut within a token, and the next prompt tells what was read.
         self._pieces = (*turn.pieces, self.engine.tokenizer.decode(kept))
-        self.answers.append(answer)
+        self.count += 1
 
 
 class Turn:
@@ -157,9 +180,11 @@ class Turn:
         self.conversation, self.pieces, self.ids, self.reply = conversation, pieces, ids, reply
         self.prefix_length = conversation.prefix_length
         self.prompt_length = self.prefix_length + len(ids)
-        self.number = len(conversation.answers)
+        self.number = conversation.count
         self.look_seconds = 0.0  # of an image that was read before
         self.tokens, self.finish, self.done = 0, "length", False
+        self.likeliest: int | None = None  # how many tokens beside each of the answer's are scored; None scores none
+        self._scores: list[tuple[Tensor, Tensor, Tensor]] = []
         self.answer: Answer | None = None
 
     def take(self, token: int, stop_ids: frozenset[int], limit: int) -> str:
@@ -170,11 +195,29 @@ class Turn:
             self.finish, self.done = "stop", True
         elif self.tokens >= limit:
             self.done = True
-        return piece
+        return piece + self.reply.finish() if self.done else piece
+
+    def cancel(self) -> None:
+        """End the answer after the step that is being computed; any thread may do so."""
+        self.done = True
+
+    def watch(self, scores: Tensor, token: Tensor) -> None:
+        """Keep what `scores` needs of a step: logits, fp32 (vocab_size,), and the chosen token, int64 ()."""
+        if self.likeliest is not None:
+            logs = scores.log_softmax(dim=-1)
+            self._scores.append((logs.take(token), *logs.topk(self.likeliest)))
+
+    def scores(self, start: int = 0) -> list[TokenScore]:
+        """Of the answer's tokens from `start` on whose text is shown, where `likeliest` was set before the stream."""
+        ids = self.reply.ids[start:]
+        return [
+            TokenScore(id, own.item(), list(zip(tokens.tolist(), logs.tolist(), strict=True)))
+            for id, (own, logs, tokens) in zip(ids, self._scores[start:], strict=False)
+        ]
 
     def check(self) -> None:
         """Raise PromptError where the conversation got another answer since this question."""
-        if self.number != len(self.conversation.answers):
+        if self.number != self.conversation.count:
             raise PromptError("This chat got another answer since that question; ask the question again.")
 
 
@@ -239,13 +282,23 @@ class Engine:
             kept.pop(0)
 
     @torch.inference_mode()
-    def stream(self, turns: Sequence[Turn], sampling: Sampling, indices: Sequence[int] = (0,)) -> Iterator[list[str]]:
+    def stream(
+        self, turns: Sequence[Turn], sampling: Sampling | Sequence[Sampling], indices: Sequence[int] = (0,)
+    ) -> Iterator[list[str]]:
         """Answer turns whose prefixes are of one length; yield, step by step, the text that is new in each of them.
 
-        At the end each turn has its `answer` and is part of its conversation; a stream that is dropped leaves no
-        trace. What is drawn depends on the seed and on a turn's index, not on the batch. Times are the batch's,
-        divided by its rows. Raises PromptError, CheckpointError or MemoryLimitError.
+        It may be empty. `sampling` is one for all turns, or one for each. At the end each turn has its `answer` and is
+        part of its conversation; a stream that is dropped leaves no trace. What is drawn depends on the seed and on a
+        turn's index, not on the batch. Times are the batch's, divided by its rows.
+        Raises PromptError, CheckpointError or MemoryLimitError.
         """
+        samplings = [sampling] * len(turns) if isinstance(sampling, Sampling) else sampling
+        new_tokens = max(each.max_new_tokens for each in samplings)
+
+        def watch(rows: Sequence[int], scores: Tensor, tokens: Tensor) -> None:
+            for row, row_scores, token in zip(rows, scores, tokens, strict=True):
+                turns[row].watch(row_scores, token)
+
         for turn in turns:
             turn.check()
         what, rows = "This answer" if len(turns) == 1 else "These answers", len(turns)
@@ -254,7 +307,7 @@ class Engine:
         with out_of_memory_errors(what), self.threads.use(threads):
             # Short rows go on where a long one has reached the limit.
             longest = max(len(turn.ids) for turn in turns)
-            capacity = turns[0].prefix_length + longest + min(sampling.max_new_tokens, max(map(self._room, turns)))
+            capacity = turns[0].prefix_length + longest + min(new_tokens, max(map(self._room, turns)))
             cache = self._gather(turns, capacity)
             if self.model.device.type == "cuda":
                 torch.cuda.synchronize(self.model.device)
@@ -266,8 +319,11 @@ class Engine:
             pads = torch.tensor([max(lengths) - length for length in lengths], device=self.model.device)
             padding = Padding(pads, cache.length) if len(set(lengths)) > 1 else None
             ended: set[int] = set()
-            steps = generate(self.model, embeddings, cache, sampling, self.stop_ids, padding, ended, indices)
-        limits = [min(sampling.max_new_tokens, self._room(turn) + 1) for turn in turns]  # the last token is not read
+            scored = watch if any(turn.likeliest is not None for turn in turns) else None
+            steps = generate(self.model, embeddings, cache, samplings, self.stop_ids, padding, ended, indices, scored)
+        limits = [  # the last token is not read
+            min(each.max_new_tokens, self._room(turn) + 1) for each, turn in zip(samplings, turns, strict=True)
+        ]
         first, paused = None, 0.0  # while a reader of the stream does other things
         while True:
             with out_of_memory_errors(what), self.threads.use(threads):
@@ -280,14 +336,10 @@ class Engine:
                 for turn, token, limit in zip(turns, tokens, limits, strict=True)
             ]
             ended.update(row for row, turn in enumerate(turns) if turn.done)
-            if any(pieces):
-                handed = time.perf_counter()
-                yield pieces
-                paused += time.perf_counter() - handed
-        pieces = [turn.reply.finish() for turn in turns]
-        end = time.perf_counter() - paused
-        if any(pieces):
+            handed = time.perf_counter()
             yield pieces
+            paused += time.perf_counter() - handed
+        end = time.perf_counter() - paused
         first = first or end
         for turn in turns:
             turn.check()
@@ -328,7 +380,7 @@ class Engine:
         ids = [*turn.ids, *(self.tokenizer.encode(self.template.answer + text, begins=False) if text else [])]
         end, limit = turn.prefix_length + len(ids), self.model.config.decoder.max_positions
         if end > limit:
-            raise PromptError(
+            raise PromptLengthError(
                 f"Question and begun answer make the prompt {end} tokens long, and {self.name} reads {limit}. "
                 "Begin the answer with a shorter text."
             )
@@ -366,7 +418,7 @@ class Engine:
         start, limit = turns[0].prompt_length, self.model.config.decoder.max_positions
         for answer, ids in zip(answers, encoded, strict=True):
             if start + len(ids) > limit:
-                raise PromptError(
+                raise PromptLengthError(
                     f"With the answer {answer[:40]!r} the prompt is {start + len(ids)} tokens long, and {self.name} "
                     f"reads {limit}. Give a shorter answer."
                 )
@@ -486,7 +538,7 @@ class Engine:
                 results[row] = _bare(error)
         if not turns:
             return results
-        if len(turns) == 1 or len(turns) * self._row_bytes(new_tokens) <= free_memory(self.model.device):
+        if len(turns) == 1 or self.fits(len(turns), new_tokens):
             try:
                 found = run(list(turns.values()), [start + row for row in turns])
                 for row, result in zip(turns, found, strict=True):
@@ -503,6 +555,10 @@ class Engine:
             for part, first in ((items[:half], start), (items[half:], start + half))
             for answer in self._run_batch(part, first, run, new_tokens, stops)
         ]
+
+    def fits(self, rows: int, new_tokens: int) -> bool:
+        """Whether a batch has room in the memory that is free now, about."""
+        return rows * self._row_bytes(new_tokens) <= free_memory(self.model.device)
 
     def _row_bytes(self, new_tokens: int) -> int:
         """Memory that one row of a batch takes at most, about: keys and values twice, and the widest layer's work."""

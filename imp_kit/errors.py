@@ -17,8 +17,16 @@ class ImageError(ImpKitError):
     """An image cannot be opened, or is not one."""
 
 
+class ImageSizeError(ImageError):
+    """An image has more pixels than are read."""
+
+
 class PromptError(ImpKitError):
     """A question cannot be asked: it is empty, too long, or holds a control token."""
+
+
+class PromptLengthError(PromptError):
+    """A prompt has more tokens than the checkpoint reads."""
 
 
 class SettingError(ImpKitError):

@@ -7,14 +7,15 @@ import re
 import reprlib
 import sys
 import warnings
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from imp_kit.errors import ImageError, PromptError
+from imp_kit.errors import ImageError, ImageSizeError, PromptError
 from imp_kit.image_files import JPEG, METADATA, ORIENTATION, PNG, explain_unreadable, read_orientation, strip_metadata
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ ADDRESSES = {
 }
 
 
-def open_image(source: Any) -> Image.Image:
+def open_image(source: Any, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None) -> Image.Image:
     """Return a new upright RGB image; a PIL image that is passed in stays as it was.
 
     `source` is one of
@@ -58,26 +59,32 @@ def open_image(source: Any) -> Image.Image:
     16-bit values are divided by 257. PIL's modes I and F do not say which value is white: it is the smallest
     of 1 (mode F only), 255 and 65535 that no value exceeds.
 
-    Raises `ImageError` for whatever cannot be opened, and for more than `MAX_PIXELS` pixels; a file's size is
-    read from its header, before anything is decoded.
+    Raises `ImageError` for whatever cannot be opened, and its child `ImageSizeError` for more than `max_pixels` pixels;
+    a file's size is read from its header, before anything is decoded. `formats` are PIL's names of the kinds of files
+    that are opened, by default all.
     """
-    name = _describe(source)
+    name, limits = _describe(source), _Limits(max_pixels, formats)
     try:
         with warnings.catch_warnings():
             # PIL warns of its own limit of pixels, but MAX_PIXELS is the one used, and of metadata that is not needed.
             warnings.filterwarnings("ignore", module="PIL")
-            image = _open(source, name)
+            image = _open(source, name, limits)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         claim = str(error).partition(" exceeds")[0]
-        raise ImageError(f"{name}: {claim} is over {MAX_PIXELS:,} pixels; shrink it first") from None
+        raise ImageSizeError(f"{name}: {claim} is over {max_pixels:,} pixels; shrink it first") from None
     except Exception as error:  # PIL raises almost anything on a damaged file
         reason = getattr(error, "strerror", None) or error  # an OSError's own text would repeat the path
         raise ImageError(f"{name}: cannot be opened ({reason}); is it complete and readable?") from error
     for key in METADATA:  # which would rotate the image again
         image.info.pop(key, None)
     return image
+
+
+class _Limits(NamedTuple):
+    pixels: int
+    formats: Sequence[str] | None
 
 
 def check_order(image: Any, question: Any) -> None:
@@ -94,24 +101,29 @@ def check_order(image: Any, question: Any) -> None:
 
 
 def to_pixels(image: Image.Image, size: int, pad: bool = False) -> "torch.Tensor":
-    """Turn an RGB PIL image into a float32 tensor of shape (3, size, size) with values in -1..1.
-
-    The image is squashed to a square (bicubic). With `pad` it is first centred on a grey square, which
-    keeps its proportions. Raises `ImageError` if that square would hold more than `MAX_PIXELS` pixels.
-    """
+    """Turn an RGB PIL image into a float32 tensor of shape (3, size, size) with values in -1..1; see `squash`."""
     import torch  # here, so that opening an image does not wait for torch
 
+    squashed = np.asarray(squash(image, size, pad), dtype=np.float32)
+    return torch.from_numpy(squashed / 127.5 - 1.0).permute(2, 0, 1).contiguous()
+
+
+def squash(image: Image.Image, size: int, pad: bool = False) -> Image.Image:
+    """An RGB PIL image as a square of `size` x `size` pixels (bicubic); one that is such a square stays as it is.
+
+    With `pad` it is first centred on a grey square, which keeps its proportions. Raises `ImageSizeError` if that
+    square would hold more than `MAX_PIXELS` pixels.
+    """
     if pad:
         side = check_square(image)
         square = Image.new("RGB", (side, side), PAD_COLOUR)
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         image = square
-    squashed = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
-    return torch.from_numpy(squashed / 127.5 - 1.0).permute(2, 0, 1).contiguous()
+    return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def check_square(image: Image.Image) -> int:
-    """The side in pixels of the square that `to_pixels` pads an image to. Raises `ImageError` if it is too large."""
+    """The side in pixels of the square that `squash` pads an image to. Raises `ImageSizeError` if it is too large."""
     side = max(image.size)
     _check_size(side, side, f"a {image.width} x {image.height} picture padded to a square")
     return side
@@ -134,27 +146,27 @@ def _describe(source):
     return f"{reprlib.repr(source)} ({type(source).__name__})"
 
 
-def _open(source, name):
+def _open(source, name, limits):
     torch = sys.modules.get("torch")  # whoever holds a tensor has imported torch already
     if isinstance(source, Image.Image):
-        _check_size(*source.size, name)
+        _check_size(*source.size, name, limits.pixels)
         return _to_rgb(source, _orientation_in_memory(source), name)
     if isinstance(source, (str, os.PathLike)):
         with _find_file(source, name).open("rb") as file:
-            return _read(file, name)
+            return _read(file, name, limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not source:
             raise ImageError(f"{name}: empty; give the whole content of a picture file")
-        return _read(io.BytesIO(source), name)
+        return _read(io.BytesIO(source), name, limits)
     if hasattr(source, "read"):
-        return _read(io.BytesIO(_read_stream(source, name)), name)
+        return _read(io.BytesIO(_read_stream(source, name)), name, limits)
     if torch is not None and isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = source.float() if source.dtype == torch.bfloat16 else source  # numpy has no bfloat16
         channels_first = source.ndim == 3 and source.shape[0] in (1, 3, 4)
         source = (source.permute(1, 2, 0) if channels_first else source).numpy()
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source, name), None, name)
+        return _to_rgb(_from_array(source, name, limits), None, name)
     raise ImageError(f"{name}: give a path, bytes, an open file, a PIL image, a numpy array or a torch tensor")
 
 
@@ -213,18 +225,18 @@ def _read_stream(stream, name):
     return content
 
 
-def _read(file, name):
+def _read(file, name, limits):
     """Return an open image file as `open_image` does, or raise an `ImageError` that says what else the file is."""
     try:
-        return _decode_or_strip(file, name)
+        return _decode_or_strip(file, name, limits)
     except UnidentifiedImageError:
         file.seek(0)
         raise ImageError(f"{name}: {explain_unreadable(file.read(4096))}") from None
 
 
-def _decode_or_strip(file, name):
+def _decode_or_strip(file, name, limits):
     try:
-        return _decode(file, name)
+        return _decode(file, name, limits)
     except (ImageError, Image.DecompressionBombError):
         raise
     except Exception:  # PIL raises almost anything, also for metadata
@@ -234,13 +246,13 @@ def _decode_or_strip(file, name):
         if stripped is None:
             raise
     content, metadata = stripped
-    return _decode(io.BytesIO(content), name, metadata)
+    return _decode(io.BytesIO(content), name, limits, metadata)
 
 
-def _decode(file, name, metadata=None):
+def _decode(file, name, limits, metadata=None):
     """Return an open image file as `open_image` does; `metadata` is what was removed from the file."""
-    with Image.open(file) as image:
-        _check_size(*image.size, name)
+    with Image.open(file, formats=limits.formats) as image:
+        _check_size(*image.size, name, limits.pixels)
         if image.format == "TIFF":
             _decode_tiff(image)
             return _to_rgb(image, None, name)
@@ -267,18 +279,18 @@ def _orientation_in_memory(image):
         return None
 
 
-def _check_size(width, height, name):
+def _check_size(width, height, name, most=MAX_PIXELS):
     if width * height == 0:
         raise ImageError(f"{name}: no pixels ({width} x {height}); give a picture of at least 1 x 1")
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width} x {height} is over {MAX_PIXELS:,} pixels; shrink it first")
+    if width * height > most:
+        raise ImageSizeError(f"{name}: {width} x {height} is over {most:,} pixels; shrink it first")
 
 
-def _from_array(array, name):
+def _from_array(array, name, limits):
     """Check an array and return it as a PIL image of mode L, RGB or RGBA."""
     if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (1, 3, 4)):
         raise ImageError(f"{name}: give H x W, or H x W x C with C = 1, 3 or 4, channels last")
-    _check_size(array.shape[1], array.shape[0], name)
+    _check_size(array.shape[1], array.shape[0], name, limits.pixels)
     white = {"b1": 1, "u1": 255, "u2": 65535, "f2": 1, "f4": 1, "f8": 1}.get(array.dtype.str[1:])
     if white is None:
         raise ImageError(f"{name}: give uint8, uint16, bool, or floats in 0..1")

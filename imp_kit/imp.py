@@ -395,7 +395,8 @@ class Chat:
     def _stream(self, question: str, turn: Turn, sampling: Sampling) -> Generator[str, None, Answer]:
         turn.look_seconds = self.view._unreported_seconds
         for (piece,) in self.view.imp.engine.stream([turn], sampling):
-            yield piece
+            if piece:
+                yield piece
         answer = self._conversation.answers[-1]
         self.view._unreported_seconds = 0.0
         self.turns.append((question, answer))

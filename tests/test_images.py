@@ -715,7 +715,7 @@ def test_what_a_file_is_instead(tmp_path, content, what):
 
 
 def test_avif_where_pillow_does_not_open_it(monkeypatch):
-    monkeypatch.setattr("PIL.Image.open", lambda _: (_ for _ in ()).throw(UnidentifiedImageError))
+    monkeypatch.setattr("PIL.Image.open", lambda *_, **__: (_ for _ in ()).throw(UnidentifiedImageError))
     for content in (ftyp("avif", "mif1", "miaf"), ftyp("mif1", "avif", "heic")):
         assert "an AVIF picture, which this Pillow does not open; pip install -U pillow" in refusal(content)
 

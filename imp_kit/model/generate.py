@@ -1,6 +1,6 @@
 """Token after token: greedy or sampled, one row or a padded batch."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from imp_kit.errors import CheckpointError
 from imp_kit.model.cuda_graph import StepGraph
 from imp_kit.model.decoder import KVCache, Padding
 from imp_kit.model.imp import ImpModel
-from imp_kit.model.sampling import Sampling
+from imp_kit.model.sampling import Sampler, Sampling
 
 # Tokens that a device makes before they are read: each read from a GPU waits until all work before it is done.
 BLOCKS = {"cuda": 8}
@@ -20,23 +20,28 @@ def generate(
     model: ImpModel,
     embeddings: Tensor,
     cache: KVCache,
-    sampling: Sampling,
+    sampling: Sampling | Sequence[Sampling],
     stop_ids: Collection[int],
     padding: Padding | None = None,
     ended: set[int] | None = None,
     indices: Sequence[int] | None = None,
+    watch: Callable[[Sequence[int], Tensor, Tensor], None] | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield, step by step, each row's next token id; None for a row that has ended.
 
     `embeddings` (batch, n, hidden_size) go after what `cache` holds. A stop id is yielded, then its row has ended; the
     caller may end others by adding to `ended`. Each row draws its tokens by the seed and its index, by default its
-    number in the batch. Ends when every row has, after `max_new_tokens` steps, or when the cache is full. The cache may
-    hold fewer or more positions than tokens were yielded: the last token is not read yet, and up to a block of tokens
-    may be read that are not yielded. Raises CheckpointError where damaged weights give no numbers.
+    number in the batch; `sampling` is one for all rows, or one for each. Ends when every row has, after the largest
+    `max_new_tokens` steps, or when the cache is full. The cache may hold fewer or more positions than tokens were
+    yielded: the last token is not read yet, and up to a block of tokens may be read that are not yielded. `watch` is
+    called with each step before it is yielded: the rows still in the batch, their scores, fp32 (rows, vocab_size), and
+    the ids that were chosen, (rows,). Raises CheckpointError where damaged weights give no numbers.
     """
     ended = set() if ended is None else ended
     rows = list(range(len(embeddings)))  # those still in the batch
-    generators = sampling.generators(embeddings.device, rows if indices is None else indices)
+    samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else sampling
+    sampler = Sampler.of(samplings, embeddings.device, rows if indices is None else indices)
+    most = max(each.max_new_tokens for each in samplings)
     count, block = len(rows), BLOCKS.get(embeddings.device.type, 1)
     hidden = model.decoder(embeddings, cache, padding)
     step, made, waiting = None, 0, []
@@ -44,10 +49,12 @@ def generate(
         scores = model.decoder.logits(hidden[:, -1])
         if made == 0:
             check_scores(scores, model.dtype)
-        ids = sampling.pick(scores, generators)
+        ids = sampler.pick(scores)
+        if watch:
+            watch(rows, scores, ids)
         waiting.append(ids)
         made += 1
-        last = made == sampling.max_new_tokens or cache.length == cache.end
+        last = made == most or cache.length == cache.end
         if last or made == 1 or len(waiting) == block:  # the first at once: the user waits for it
             for tokens in torch.stack(waiting).tolist():
                 step_ids: list[int | None] = [None] * count
@@ -66,7 +73,7 @@ def generate(
                 cache, ids, step = cache.select_rows(chosen, cache.end), ids[chosen], None
                 padding = padding and Padding(padding.counts[chosen], padding.start)
                 rows = [rows[row] for row in left]
-                generators = generators and [generators[row] for row in left]
+                sampler = sampler.select_rows(left)
         if embeddings.device.type == "cuda":
             step = step or StepGraph.of(model, cache, padding)
             hidden = step(ids, cache)

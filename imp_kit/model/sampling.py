@@ -75,3 +75,33 @@ class Sampling:
         rows = zip(probabilities, generators, strict=True)
         drawn = torch.stack([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
         return order.gather(-1, drawn).squeeze(-1)
+
+
+class Sampler:
+    """The rows of a batch, each with the Sampling, and the random numbers, by which it chooses its tokens."""
+
+    def __init__(self, samplings: Sequence[Sampling], generators: Sequence[torch.Generator | None]):
+        self._samplings, self._generators = samplings, generators
+        alike: dict[tuple[float, float], list[int]] = {}
+        for row, sampling in enumerate(samplings):
+            alike.setdefault((sampling.temperature, sampling.top_p), []).append(row)
+        self._alike = list(alike.values())
+
+    @classmethod
+    def of(cls, samplings: Sequence[Sampling], device: torch.device, indices: Sequence[int]) -> "Sampler":
+        """Each row draws by its seed and its index; see `Sampling.generators`."""
+        each = [sampling.generators(device, [index]) for sampling, index in zip(samplings, indices, strict=True)]
+        return cls(samplings, [generators[0] if generators else None for generators in each])
+
+    def select_rows(self, rows: Sequence[int]) -> "Sampler":
+        """The sampler of these rows, whose random numbers go on."""
+        return Sampler([self._samplings[row] for row in rows], [self._generators[row] for row in rows])
+
+    def pick(self, logits: Tensor) -> Tensor:
+        """Logits (batch, vocab) -> chosen ids, int64 (batch,)."""
+        ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+        for rows in self._alike:  # each sort of a whole vocabulary is done for all rows that need it
+            generators = [generator for row in rows if (generator := self._generators[row]) is not None]
+            scores = logits if len(self._alike) == 1 else logits[rows]
+            ids[rows] = self._samplings[rows[0]].pick(scores, generators or None)
+        return ids

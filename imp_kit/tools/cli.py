@@ -130,6 +130,15 @@ def parser() -> argparse.ArgumentParser:
         )
         experiment.set_defaults(run=probe_answers, experiment=name)
 
+    server = commands.add_parser("serve", parents=[source], help="answer programs that speak OpenAI's chat protocol")
+    server.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
+    server.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine only)")
+    server.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    server.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the key for clients")
+    server.add_argument("--batch-size", type=int, default=8, metavar="N", help="answers at once (default: 8)")
+    server.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait (default: 64)")
+    server.set_defaults(run=run_server, quiet=False)
+
     report = commands.add_parser("report", help="tables and pictures of experiments, from their folders alone")
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder that a probe wrote")
     report.add_argument("--out", metavar="FOLDER", help="where report.md and its pictures go (default: the first RUN)")
@@ -401,6 +410,15 @@ def tune_checkpoint(args: argparse.Namespace) -> None:
     names = ("rank", "alpha", "epochs", "learning_rate", "batch_size", "targets", "device", "dtype", "seed")
     out = finetune(args.checkpoint, args.examples, args.out, **{name: getattr(args, name) for name in names})
     print(f"The new checkpoint is in {out}; ask it with --checkpoint {shlex.quote(str(out))}.")
+
+
+def run_server(args: argparse.Namespace) -> None:
+    """Answer programs until Ctrl-C."""
+    require("serve", what="The server")
+    from imp_kit.serving.server import serve
+
+    names = ("host", "port", "api_key_env", "batch_size", "queue")
+    serve(lambda: _load(args), **{name: getattr(args, name) for name in names})
 
 
 def probe_loading(args: argparse.Namespace) -> None:
