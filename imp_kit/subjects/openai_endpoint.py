@@ -17,10 +17,11 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
 from importlib import import_module
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import urlsplit
 
 from imp_kit.errors import EndpointError, ReplyError, SettingError
@@ -30,8 +31,8 @@ from imp_kit.prompts import check_question
 from imp_kit.settings import Settings, named_settings, read_settings
 from imp_kit.system.extras import require
 
-FIRST_DELAY = 0.5  # seconds before the first retry; each further one waits twice as long
-LONGEST_DELAY = 120.0  # seconds that a server may ask to wait; one that asks for more ends the run
+FIRST_DELAY = 0.5  # seconds before the first retry; each further one waits twice as long,
+LONGEST_DELAY = 120.0  # at most so long; a server that asks for more ends the run
 MOST_BYTES = 10_000_000  # of a response, many times what an answer needs
 MOST_SHOWN = 300  # characters of a server's own words in an error
 SECRET = 8  # characters from which a key is looked for in what a server sends; shorter ones are words such as "none"
@@ -108,12 +109,14 @@ class OpenAIEndpoint:
         local = _is_loopback(host)
         if self._key and not local and self.base_url.startswith("http:"):
             warnings.warn(f"The key and the images go to {host} unencrypted; use https where you can.", stacklevel=2)
-        self._openai, self._http = openai, import_module(openai.Timeout.__module__.partition(".")[0])
-        self._client = openai.OpenAI(
+        # httpx2, or httpx in earlier versions of openai.
+        http = openai.DefaultHttpxClient.__bases__[0].__module__.partition(".")[0]
+        self._openai, self._http = openai, import_module(http)
+        # With each request, or a variable of the environment that was meant for another server could take its place.
+        self._headers = {"Authorization": f"Bearer {self._key}" if self._key else openai.Omit()}
+        self._client: Any = openai.OpenAI(
             base_url=self.base_url,
             api_key=self._key or "none",
-            # Given here, or a variable of the environment that was meant for another server could take its place.
-            default_headers={"Authorization": f"Bearer {self._key}" if self._key else openai.Omit()},
             max_retries=0,
             timeout=openai.Timeout(self.timeout, connect=min(self.timeout, 10.0)),
             http_client=openai.DefaultHttpxClient(follow_redirects=False, trust_env=not local),
@@ -138,7 +141,7 @@ class OpenAIEndpoint:
         self._announced = True
 
     @named_settings
-    def ask(self, image: Any, question: str, **settings: Settings) -> EndpointAnswer:
+    def ask(self, image: Any, question: str, **settings: Unpack[Settings]) -> EndpointAnswer:
         """The answer to a question about an image, or about none where `image` is None; see `images.open_image`.
 
         Before its first request it says where images go. Raises ReplyError where this request failed for good,
@@ -150,7 +153,7 @@ class OpenAIEndpoint:
 
     @named_settings
     def ask_each(
-        self, pairs: Iterable[tuple[Any, str]], **settings: Settings
+        self, pairs: Iterable[tuple[Any, str]], **settings: Unpack[Settings]
     ) -> Iterator[tuple[int, EndpointAnswer | Exception]]:
         """The number of each pair of image and question with its answer, or with what was raised, as they come.
 
@@ -221,7 +224,7 @@ class OpenAIEndpoint:
             try:
                 return self._request(content, sampling, stops)
             except _Failed as failed:
-                delay = FIRST_DELAY * 2 ** (tries - 1) * random.uniform(0.75, 1)  # not all threads at once
+                delay = min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY) * random.uniform(0.75, 1)  # not all at once
                 delay = delay if failed.after is None else failed.after
                 what = self._without_key(f"{self._where}: {failed}")
                 if delay > LONGEST_DELAY:
@@ -245,20 +248,21 @@ class OpenAIEndpoint:
         start = time.perf_counter()
         try:
             with self._client.chat.completions.with_streaming_response.create(
-                model=self.model, messages=[{"role": "user", "content": content}], **chosen
+                model=self.model, messages=[{"role": "user", "content": content}], extra_headers=self._headers, **chosen
             ) as response:
                 body = self._read(response, start + self.timeout)
                 kind = response.headers.get("content-type", "").partition(";")[0]
         except self._openai.APIStatusError as error:
             if self._adapts(error, chosen):
                 return self._request(content, sampling, stops)
+            seconds = time.perf_counter() - start
             if _is_filtered(error):
-                said = _said(error)
-                return EndpointAnswer("", "refusal", said, None, None, None, None, time.perf_counter() - start, left_out)
+                said = self._without_key(_said(error))
+                return EndpointAnswer(said, "refusal", said, None, None, None, None, seconds, left_out)
             raise self._status_failure(error) from None
         except (self._openai.APIConnectionError, self._http.HTTPError) as error:
             raise self._connection_failure(error) from None
-        return self._answer(body, kind, time.perf_counter() - start, left_out)
+        return self._answer(body.decode("utf-8", "replace"), kind, time.perf_counter() - start, left_out)
 
     def _read(self, response: Any, deadline: float) -> bytes:
         """A response's body, as long as it comes in time and is not too long."""
@@ -273,7 +277,7 @@ class OpenAIEndpoint:
 
     def _adapts(self, error: Any, chosen: dict) -> bool:
         """Whether the next request will do without a setting that the server does not take, by its own words."""
-        if error.status_code != 400 or error.code not in UNSUPPORTED or error.param not in chosen:
+        if error.status_code != 400 or str(error.code) not in UNSUPPORTED or error.param not in list(chosen):
             return False
         if error.param == "max_tokens":
             self._limit = "max_completion_tokens"  # its name for models that think before they answer
@@ -300,7 +304,7 @@ class OpenAIEndpoint:
         if status in (404, 405):
             hint = "Is the model's name right, and does the address end in /v1?"
             return _Failed(f"there is no such model or address ({words}). {hint}", all_fail=True)
-        if status in (402, 407) or (status == 429 and {error.code, error.type} & NO_MONEY):
+        if status in (402, 407) or (status == 429 and _kinds(error) & NO_MONEY):
             return _Failed(f"{words}.", all_fail=True)
         again = status in AGAIN or status >= 500
         return _Failed(f"{words}.", again=again, after=_retry_after(error.response.headers) if again else None)
@@ -314,10 +318,9 @@ class OpenAIEndpoint:
             return _Failed(f"no answer within {self.timeout:g} s.", again=True)
         return _Failed(f"the connection broke ({cause or type(cause).__name__}).", again=True)
 
-    def _answer(self, body: bytes, kind: str, seconds: float, left_out: tuple[str, ...]) -> EndpointAnswer:
+    def _answer(self, body: str, kind: str, seconds: float, left_out: tuple[str, ...]) -> EndpointAnswer:
         """The answer in a response's body. Raises _Failed."""
-        body = self._without_key(body.decode("utf-8", "replace")).encode()
-        if kind == "text/html" or body.lstrip()[:1] == b"<":
+        if kind == "text/html" or body.lstrip().startswith("<"):
             raise _Failed(
                 "a web page came instead of an answer. Does the address end in /v1? Or a proxy answers in its place.",
                 all_fail=True,
@@ -325,26 +328,30 @@ class OpenAIEndpoint:
         try:
             found = json.loads(body)
         except (ValueError, RecursionError):
-            raise _Failed(f"the response is no JSON: {_shown(body.decode())!r}.", again=True) from None
-        choices = found.get("choices") if isinstance(found, dict) else None
+            raise _Failed(f"the response is no JSON: {_shown(body)!r}.", again=True) from None
+        found = found if isinstance(found, dict) else {}
+        choices, error = found.get("choices"), found.get("error")
         if not isinstance(choices, list) or not choices:
-            raise _Failed(f"the response holds no answer: {_shown(body.decode())}")
+            # Some gateways give the status within a response whose own status is 200.
+            status = _whole(error.get("code")) if isinstance(error, dict) else None
+            again = status is not None and (status in AGAIN or status >= 500)
+            raise _Failed(f"the response holds no answer: {_shown(body)!r}.", again=again)
         try:
             message, finish = choices[0]["message"], choices[0].get("finish_reason")
             refusal, text = message.get("refusal"), _text(message.get("content"))
         except (TypeError, KeyError, AttributeError):
-            raise _Failed(f"the response holds no text: {_shown(body.decode())}") from None
+            raise _Failed(f"the response holds no text: {_shown(body)!r}.") from None
         finish = finish.lower() if isinstance(finish, str) else None
-        refusal = refusal if isinstance(refusal, str) and refusal else None
+        refusal = self._without_key(refusal) if isinstance(refusal, str) and refusal else None
         if refusal or finish in REFUSED:
             finish = "refusal"
         usage = found["usage"] if isinstance(found.get("usage"), dict) else {}
         cost, name = usage.get("cost"), found.get("model")
         return EndpointAnswer(
-            text=text or refusal or "",
+            text=self._without_key(text or refusal or ""),
             finish="length" if finish == "max_tokens" else finish,
             refusal=refusal,
-            served_model=name[:MOST_SHOWN] if isinstance(name, str) else None,
+            served_model=self._without_key(name[:MOST_SHOWN]) if isinstance(name, str) else None,
             input_tokens=_whole(usage.get("prompt_tokens")),
             output_tokens=_whole(usage.get("completion_tokens")),
             cost=float(cost) if isinstance(cost, int | float) and math.isfinite(cost) else None,
@@ -440,15 +447,24 @@ def _said(error: Any) -> str:
     return "a web page" if text.lstrip().startswith("<") else _shown(text)
 
 
+def _kinds(error: Any) -> set[str]:
+    """What a server calls its error."""
+    return {str(error.code), str(error.type)}
+
+
 def _is_filtered(error: Any) -> bool:
     """Whether a filter refused the question itself, which some servers give as a bad request."""
-    return error.status_code in (400, 403, 422) and bool({error.code, error.type} & REFUSED)
+    return error.status_code in (400, 403, 422) and bool(_kinds(error) & REFUSED)
 
 
 def _retry_after(headers: Any) -> float | None:
-    """The seconds that a server asks to wait; a date is left to the usual delays."""
+    """How many seconds a server asks to wait, given as such or as a date; None where it does not ask."""
+    asked = headers.get("retry-after", "")
     try:
-        seconds = float(headers.get("retry-after", ""))
+        seconds = float(asked)
     except ValueError:
-        return None
-    return seconds if 0 <= seconds < math.inf else None
+        try:
+            seconds = parsedate_to_datetime(asked).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
