@@ -24,7 +24,7 @@ class Talk(BaseHTTPRequestHandler):
         with self.server.lock:
             number = len(self.server.requests)
             self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.server.requests.append((self.path, dict(self.headers), self.body))
+            self.server.requests.append((self.path, self.headers, self.body))
         self.server.answer(self, number)
 
     do_GET = do_POST
@@ -90,7 +90,7 @@ def serve(answer: Callable[[Talk, int], None]) -> Iterator[_Server]:
     server = _Server(("127.0.0.1", 0), Talk)
     server.answer, server.requests, server.lock = answer, [], threading.Lock()
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     try:
         yield server
     finally:

@@ -99,13 +99,13 @@ MEASURES = {
     ),
 }
 NOTE = (
-    "A refusal is an answer, and as a rule not a right one; failed samples are in no score. What is right by chance and "
-    "the controls stand in each subject's own part below."
+    "A refusal is an answer, and as a rule not a right one; failed samples are in no score. What is right by chance "
+    "and the controls stand in each subject's own part below."
 )
 PAIRED = (
     "Only samples that both subjects answered, about the same picture, count. difference: the first subject's share "
-    "less that of the second. p: exact McNemar, after Holm over the rows; where several samples are about one picture or "
-    "code, it is counted once, for the subject that has more of it right."
+    "less that of the second. p: exact McNemar, after Holm over the rows; where several samples are about one picture "
+    "or code, it is counted once, for the subject that has more of it right."
 )
 
 

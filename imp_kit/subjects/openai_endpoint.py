@@ -15,6 +15,7 @@ import re
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
@@ -114,12 +115,14 @@ class OpenAIEndpoint:
         self._openai, self._http = openai, import_module(http)
         # With each request, or a variable of the environment that was meant for another server could take its place.
         self._headers = {"Authorization": f"Bearer {self._key}" if self._key else openai.Omit()}
+        http_client = openai.DefaultHttpxClient(follow_redirects=False, trust_env=not local)
+        weakref.finalize(self, http_client.close)
         self._client: Any = openai.OpenAI(
             base_url=self.base_url,
             api_key=self._key or "none",
             max_retries=0,
             timeout=openai.Timeout(self.timeout, connect=min(self.timeout, 10.0)),
-            http_client=openai.DefaultHttpxClient(follow_redirects=False, trust_env=not local),
+            http_client=http_client,
         )
         self._client.organization = self._client.project = None  # the package reads them from the environment, too
         self._limit, self._left_out, self._announced = "max_tokens", set[str](), False
