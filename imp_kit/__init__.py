@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from imp_kit.errors import (
     CheckpointError,
+    EndpointError,
     ImageError,
     ImpKitError,
     MemoryLimitError,
@@ -36,6 +37,7 @@ __all__ = [
     "Candidate",
     "Chat",
     "CheckpointError",
+    "EndpointError",
     "ImageError",
     "Imp",
     "ImpKitError",

@@ -37,6 +37,14 @@ class RunError(ImpKitError):
     """An experiment's run cannot begin, go on, or be read."""
 
 
+class EndpointError(ImpKitError):
+    """An endpoint cannot be asked: it is not there, refuses the key or the model, or speaks something else."""
+
+
+class ReplyError(EndpointError):
+    """One request to an endpoint gave no answer; others may."""
+
+
 class MemoryLimitError(ImpKitError):
     """A checkpoint needs more memory than is free."""
 

@@ -57,7 +57,8 @@ def samples_frame(run: str | os.PathLike) -> "DataFrame":
       for a local checkpoint.
     - sample_id (string), seed (int64): the sample's.
     - question, answer, status (string); `status` is "ok".
-    - finish (string): "stop", or "length" where the limit of tokens ended the answer.
+    - finish (string): "stop", "length" where the limit of tokens ended the answer, or "refusal" where the model behind
+      an endpoint, or a filter there, declined to answer.
     - tokens (Int64), seconds (Float64): of the answer.
     - expected (string): the right answer; where several are accepted, they stand between " | ".
 

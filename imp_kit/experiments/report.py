@@ -7,12 +7,13 @@ import csv
 import io
 import os
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imp_kit.checkpoints.hub import NANO
 from imp_kit.errors import RunError
 from imp_kit.experiments import plots, scores
 from imp_kit.experiments.captcha import probe as reading
@@ -23,6 +24,7 @@ from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.markdown import block, plain, quoted, table
 from imp_kit.experiments.pope import probe as pope
 from imp_kit.experiments.runs import HEAD, command, read, read_head
+from imp_kit.experiments.side_by_side import Run, differences, figures, same_design
 from imp_kit.experiments.stats import (
     UNLIKE,
     bootstrap,
@@ -54,6 +56,7 @@ INTERVALS = (
 PUBLISHED = "Not measured here. Rows of one source and one kind are comparable, others show the range only."
 CHANCE = "by chance: replies scored against the answers of the other questions of the same kind."
 COUNTED = ("tokens", "seconds")  # of a sample
+TOLD = ("input_tokens", "output_tokens", "cost")  # by some servers, with an answer
 ANSWERS = 10  # given in full
 UNKNOWN = "not recorded"
 
@@ -84,12 +87,16 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
     target = Path(out) if out else runs[0][0]
     with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for number, (folder, head) in enumerate(runs, 1):
+    subjects = []
+    for folder, head in runs:
         records = complete(read(folder), folder, head["experiment"])
-        prefix = f"{head['experiment']}-{number}"
-        page = _Page(target, prefix, head, folder, [Path(each) for each in folders], target if out else None)
-        parts += [page.heading(records), *SECTIONS[head["experiment"]](page, frame_of(records, head, folder))]
+        subjects.append(Run(folder, head, records, frame_of(records, head, folder)))
+    parts = [part for group in same_design(subjects) for part in _side_by_side(group)]
+    given = [Path(folder) for folder in folders], target if out else None
+    for number, run in enumerate(subjects, 1):
+        experiment = run.head["experiment"]
+        page = _Page(target, f"{experiment}-{number}", run.head, run.folder, *given)
+        parts += [page.heading(run.records), *SECTIONS[experiment](page, run.frame)]
     file = target / REPORT
     write_whole(file, "\n\n".join(parts) + "\n")
     return file
@@ -100,6 +107,25 @@ def published(experiment: str) -> str:
     file = resources.files(f"imp_kit.experiments.{experiment}").joinpath("published.csv")
     head, *rows = csv.reader(file.read_text("utf-8").splitlines())
     return table(head, rows)
+
+
+def _side_by_side(runs: Sequence[Run]) -> list[str]:
+    """Subjects that were asked the same."""
+    head = runs[0].head
+    title = f"# {TITLES[head['experiment']]}: {len(runs)} subjects side by side"
+    design = ", ".join(f"{name} {head[name]}" for name in ("size", "seed") if name in head)
+    note = [NOT_IMP] if any(_is_nano(run.head, run.records) for run in runs) else []
+    return [title, *note, f"{INTERVALS} Asked: {design or UNKNOWN}.", figures(runs), differences(runs)]
+
+
+def _served(records: Iterable[dict]) -> Counter[str]:
+    """How many answers each model gave, as a server names it."""
+    return Counter(record["served_model"] for record in records if record.get("served_model"))
+
+
+def _is_nano(head: dict, records: Iterable[dict]) -> bool:
+    """Whether imp-nano answered, also behind an endpoint."""
+    return head["checkpoint"] == NANO or NANO in _served(records)
 
 
 class _Page:
@@ -118,18 +144,23 @@ class _Page:
         versions = ", ".join(f"{name} {number}" for name, number in answered[0].get("versions", {}).items() if number)
         head = defaultdict(lambda: UNKNOWN, self.head)  # a run of an earlier version may know less
         settings = ", ".join(f"{name} {value}" for name, value in self.head.get("settings", {}).items())
-        shown = {
-            "checkpoint": self.name,
+        here = {
             "revision": head["revision"] or "none (a bundled or local folder)",
             "SHA-256 of its files": head["files"] or "",
             "dtype, device": f"{head['dtype']}, {head['device']}",
+        }
+        refused = sum(record.get("finish") == "refusal" for record in answered)
+        refusals = f"{refused} of them with a refusal (scored as any answer), " if refused else ""
+        shown = {
+            "checkpoint": self.name,
+            **(_behind_endpoint(head["endpoint"], answered) if "endpoint" in head else here),
             "size, seed": f"{head['size']}, {head['seed']}",
             "settings": settings or ("the defaults" if "settings" in head else UNKNOWN),
-            "samples": f"{len(answered)} answered, {failed} failed (failed ones are in no score)",
+            "samples": f"{len(answered)} answered, {refusals}{failed} failed (failed ones are in no score)",
             "versions": versions or UNKNOWN,
         }
         lines = [f"# {TITLES[self.head['experiment']]}: {plain(self.name)}", ""]
-        lines += [NOT_IMP, ""] if self.name == "imp-nano" else []
+        lines += [NOT_IMP, ""] if _is_nano(self.head, records) else []
         lines += [INTERVALS, ""]
         lines += [table(["what", ""], [[key, plain(str(value))] for key, value in shown.items()])]
         return "\n".join([*lines, "", self.again()])
@@ -147,6 +178,23 @@ class _Page:
         if self.ask is None:
             return f"{plain(self.name)} was asked by code of its own. The report is made by\n\n{block([self.draw])}"
         return f"The samples are asked, and the report is made, by\n\n{block([self.ask, self.draw])}"
+
+
+def _behind_endpoint(address: str, answered: Sequence[dict]) -> dict[str, str]:
+    """What is known of a subject that a server answered for."""
+    served = ", ".join(f"{name} ({count:,} answers)" for name, count in _served(answered).items())
+    told = {name: [each[name] for each in answered if each.get(name) is not None] for name in TOLD}
+    tokens = [f"{sum(told[f'{way}_tokens']):,} {way}" for way in ("input", "output") if told[f"{way}_tokens"]]
+    taken = not any("temperature" in each.get("left_out", ()) for each in answered)
+    return {
+        "endpoint": address,
+        "model, as the server names it": served or "not told",
+        "decoding": "as the server does it; it was asked for temperature 0"
+        if taken
+        else "not greedy: the server takes no temperature, and answers may differ from run to run",
+        "tokens": ", ".join(tokens) or "not told",
+        "cost": f"{sum(told['cost']):.4f} (as the server counts it)" if told["cost"] else "not told",
+    }
 
 
 def _captcha(page: _Page, frame: "DataFrame") -> list[str]:

@@ -14,8 +14,8 @@ import shlex
 import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -65,20 +65,22 @@ class Subject:
     """Who answers: a checkpoint, loaded only when something is to be asked, or any object with `ask`.
 
     `identity` is what can change an answer apart from the case: checkpoint, revision or the digest of its files, dtype,
-    device, and whatever an object names in an `identity` of its own. `place` is what a command would call it, None for
-    an object that no command can ask.
+    device, and whatever an object names in an `identity` of its own. `place` is what a command would call it after
+    --checkpoint, or the command's options with their values; None for an object that no command can ask.
     """
 
     identity: dict
     get: Callable[[], object]
-    place: str | None = None
+    place: str | dict | None = None
 
     @classmethod
     def of(cls, who, *, device: str = "auto", dtype: str = "auto", revision: str | None = None) -> "Subject":
         """A checkpoint by its name, id or folder, or an object.
 
         An object's `ask(picture, question, max_new_tokens=...)` gives a text or an Answer; the picture is RGB, or None
-        for a question without one.
+        for a question without one. Where several questions at once are better, `ask_many(pairs, batch_size=...)` gives
+        a list, or `ask_each(pairs)` each pair's number and answer as they come. Its `place` is what a command would
+        call it after --subject, or such options with their values.
         """
         if not hasattr(who, "ask"):
             # Imported where it is used: a run's file is read and scored without torch.
@@ -100,7 +102,9 @@ class Subject:
             "dtype": dtype and str(dtype).removeprefix("torch."),
             "device": on and str(on).partition(":")[0],
         }
-        place = None
+        place = getattr(who, "place", None)
+        if isinstance(place, str):
+            place = {"subject": place}
         if snapshot is not None and not getattr(who, "quantize", None):  # no command asks a quantized one
             place = str(snapshot.folder) if identity["files"] and snapshot.name != NANO else snapshot.name
         return cls(identity | getattr(who, "identity", {}), lambda: who, place)
@@ -133,10 +137,12 @@ def expect(cases: Sequence[Case], who, *, settings: dict, answered: int = 0, bat
     left = max(0, len(cases) - answered)
     if not left:
         return Expected(0.0, 0)
+    batch_size = max(batch_size, getattr(who, "concurrency", 1))
     few = cases[:: max(1, len(cases) // batch_size)][:batch_size]
-    _replies(who, [cases[-1]], settings)  # the first answer of a process takes longer
+    _announce(who, len(few) + 1, sum(case.picture is not None for case in (*few, cases[-1])))
+    list(_replies(who, [cases[-1]], settings))  # the first answer of a process takes longer
     start = time.perf_counter()
-    replies = _replies(who, few, settings)
+    replies = [reply for _, reply in _replies(who, few, settings, batch_size)]
     seconds = (time.perf_counter() - start) / len(few)
     if all(isinstance(reply, Exception) for reply in replies):
         raise replies[0]
@@ -193,15 +199,21 @@ def run(
         state.wait_for_everyone()
         # Each picture is drawn for its part in the key, also those that were answered.
         drawn = tqdm(cases, desc="drawing", unit="picture", leave=False, disable=not state.is_main_process)
-        keys = {case.id: _key(case, subject.identity, settings) for case in drawn}
+        keys, pictured = {}, set()
+        for case in drawn:
+            shown = replace(case, drawn=case.picture)
+            keys[case.id] = _key(shown, subject.identity, settings)
+            if shown.drawn:
+                pictured.add(case.id)
         known = _answered(folder, keys)
         mine = [case for case in cases[state.process_index :: state.num_processes] if case.id not in known]
         name = SAMPLES if state.num_processes == 1 else f"samples-{state.process_index}.jsonl"
         try:
             if mine:
                 with _writer(folder / name) as write:
-                    left = len(mine) + later // state.num_processes
-                    _ask_all(mine, subject, settings, batch_size, keys, write, score or (lambda answered: {}), left)
+                    left, images = len(mine) + later // state.num_processes, sum(case.id in pictured for case in mine)
+                    write, score = _noticing(write, folder), score or (lambda answered: {})
+                    _ask_all(mine, subject, settings, batch_size, keys, write, score, left, images)
         except KeyboardInterrupt:
             kept = f"{len(_answered(folder, keys))} of {len(cases) + later} samples are answered and kept in {folder}"
             raise Stopped(kept, command(read_head(folder), folder)) from None
@@ -251,7 +263,9 @@ def command(head: dict, folder: Path) -> str | None:
     """What asks a run's samples in a shell, from what run.json holds; None for an object, which no command can ask."""
     if not head.get("place"):
         return None
-    options = {"checkpoint": head["place"], "out": folder.absolute()}
+    place = head["place"]
+    options = {**place} if isinstance(place, dict) else {"checkpoint": place}
+    options |= {"out": folder.absolute()}
     options |= {key: head.get(key) for key in ("revision", "size", "seed", "dtype", "device")}
     chosen = (f" --{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
     return f"python -m imp_kit probe {head['experiment']}{''.join(chosen)}"
@@ -339,34 +353,58 @@ def answered(folder: str | os.PathLike) -> set[tuple[str, str]]:
 
 
 def _ask_all(
-    mine: list[Case], subject: Subject, settings: dict, batch_size: int, keys: dict, write, score, left: int
+    mine: list[Case],
+    subject: Subject,
+    settings: dict,
+    batch_size: int,
+    keys: dict,
+    write,
+    score,
+    left: int,
+    images: int,
 ) -> None:
     """Ask and write. `left` is how many samples there are with those of later parts of the run."""
     who = subject.get()
     interrupts.work()
+    _announce(who, len(mine), images, left - len(mine))
     shared = {**subject.identity, "settings": settings, "versions": _versions()}
     failed, start, meter = 0, time.perf_counter(), CpuMeter()
-    with tqdm(total=len(mine), unit="sample") as bar:
-        for first in range(0, len(mine), batch_size):
-            batch = mine[first : first + batch_size]
-            for case, reply in zip(batch, _replies(who, batch, settings), strict=True):
-                record = {**_asked(case, keys[case.id]), **shared, **_outcome(reply)}
-                write(record | score(record) if record["status"] == "ok" else record)
-                failed = failed + 1 if isinstance(reply, Exception) else 0
-                if failed == IN_A_ROW:
-                    raise RunError(
-                        f"{IN_A_ROW} samples in a row failed, the last one with: {reply}. What was answered is kept; "
-                        "when the cause is gone, run the same again."
-                    )
-            bar.update(len(batch))
-            if first == 0:
-                each = (time.perf_counter() - start) / len(batch)
+    first = min(len(mine), max(batch_size, getattr(who, "concurrency", 1)))  # answers, after which the time is known
+    with tqdm(total=len(mine), unit="sample") as bar, closing(_replies(who, mine, settings, batch_size)) as replies:
+        for done, (number, reply) in enumerate(replies, 1):
+            case = mine[number]
+            record = {**_asked(case, keys[case.id]), **shared, **_outcome(reply)}
+            write(record | score(record) if record["status"] == "ok" else record)
+            failed = failed + 1 if isinstance(reply, Exception) else 0
+            if failed == IN_A_ROW:
+                raise RunError(
+                    f"{IN_A_ROW} samples in a row failed, the last one with: {reply}. What was answered is kept; "
+                    "when the cause is gone, run the same again."
+                )
+            bar.update()
+            if done == first:
+                each = (time.perf_counter() - start) / first
                 bar.write(". ".join(filter(None, (str(Expected(each, left)), meter.warning()))))
 
 
-def _replies(who, batch: list[Case], settings: dict) -> list:
+def _announce(who, questions: int, images: int, later: int = 0) -> None:
+    """Let a subject that sends images away say so before it does."""
+    if hasattr(who, "announce"):
+        who.announce(questions, images, later)
+
+
+def _replies(who, cases: Sequence[Case], settings: dict, batch_size: int = BATCH) -> Iterator[tuple[int, object]]:
+    """The number of each case with its answer, or the error in its place, as they come."""
+    if hasattr(who, "ask_each"):
+        yield from who.ask_each(((case.picture, case.question) for case in cases), **settings)
+        return
+    for first in range(0, len(cases), batch_size):
+        yield from enumerate(_batch(who, cases[first : first + batch_size], settings), first)
+
+
+def _batch(who, cases: Sequence[Case], settings: dict) -> list:
     """An answer or an error for each case; a batch that fails as a whole is asked one by one."""
-    pairs = [(case.picture, case.question) for case in batch]
+    pairs = [(case.picture, case.question) for case in cases]
     if hasattr(who, "ask_many"):
         try:
             with warnings.catch_warnings():
@@ -381,6 +419,21 @@ def _replies(who, batch: list[Case], settings: dict) -> list:
         except Exception as error:
             replies.append(error)
     return replies
+
+
+def _noticing(write: Callable[[dict], None], folder: Path) -> Callable[[dict], None]:
+    """`write`, with a warning where a server names another model than before in this run."""
+    names = {record["served_model"] for record in read(folder) if record.get("served_model")}
+
+    def written(record: dict) -> None:
+        write(record)
+        name = record.get("served_model")
+        if name and names and name not in names:
+            before = ", ".join(sorted(names))
+            warnings.warn(f"The server now says that {name} answers, before it was {before}.", stacklevel=2)
+        names.update({name} if name else ())
+
+    return written
 
 
 def _asked(case: Case, key: str) -> dict:
@@ -408,6 +461,8 @@ def _outcome(reply) -> dict:
             "finish": reply.finish,
             "seconds": reply.seconds.total,
         }
+    elif hasattr(reply, "record"):
+        outcome |= reply.record()
     return outcome
 
 

@@ -37,6 +37,7 @@ EXTRAS = {
     "llama-tokenizer": {"sentencepiece": "sentencepiece"},
     "finetune": {"peft": "peft"},
     "serve": {"fastapi": "fastapi", "uvicorn": "uvicorn"},
+    "endpoint": {"openai": "openai"},
 }
 
 

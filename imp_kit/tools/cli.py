@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imp_kit import __version__
-from imp_kit.errors import ImageError, ImpKitError, PromptError, Stopped
+from imp_kit.errors import ImageError, ImpKitError, PromptError, SettingError, Stopped
 from imp_kit.system import interrupts
 from imp_kit.system.extras import require
 
@@ -127,6 +127,16 @@ def parser() -> argparse.ArgumentParser:
         experiment.add_argument("--seed", type=int, default=1, help="of the pictures (default 1)")
         experiment.add_argument(
             "--out", required=True, metavar="FOLDER", help="where the answers go; a run there goes on"
+        )
+        experiment.add_argument(
+            "--subject",
+            help="instead of a checkpoint: transformers:ID, or an endpoint as http://127.0.0.1:8000/v1#MODEL",
+        )
+        experiment.add_argument(
+            "--api-key-env", metavar="NAME", help="the environment variable that holds the endpoint's key"
+        )
+        experiment.add_argument(
+            "--concurrency", type=int, default=1, metavar="N", help="requests to an endpoint at once (default: 1)"
         )
         experiment.set_defaults(run=probe_answers, experiment=name)
 
@@ -441,18 +451,23 @@ def probe_answers(args: argparse.Namespace) -> None:
     from imp_kit.experiments.frames import PROBES
     from imp_kit.experiments.runs import answered, read
     from imp_kit.imp import choose_checkpoint
+    from imp_kit.subjects.named import subject_named
 
     experiment = PROBES[args.experiment]
-    checkpoint = args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
+    if args.subject and args.checkpoint:
+        raise SettingError("--subject and --checkpoint exclude each other; name one of them.")
+    name = args.subject or args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
     loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
     require("measure", what="The probe with its report")  # all at once, and before anything is asked
     before = answered(args.out)
-    samples = experiment.run(checkpoint, args.size, args.seed, args.out, **loading)
+    asking = {"api_key_env": args.api_key_env, "concurrency": args.concurrency}
+    subject = subject_named(name, **loading, **asking)
+    samples = experiment.run(subject, args.size, args.seed, args.out, **loading)
     if _is_first():
         new = len(answered(args.out) - before)
         failed = sum(record["status"] != "ok" for record in read(args.out))
         asked = f"{new} were asked now" if new or failed else "all were there already, nothing was asked"
-        print(f"{len(samples)} samples of {checkpoint} are answered and stand in {args.out}: {asked}.")
+        print(f"{len(samples)} samples of {name} are answered and stand in {args.out}: {asked}.")
         if failed:
             print(f"{failed} samples failed; the same command asks them again.")
         if experiment is reading:
