@@ -1,0 +1,1 @@
+"""Who else an experiment can ask: models of transformers, and endpoints that speak OpenAI's protocol."""
