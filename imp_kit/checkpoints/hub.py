@@ -43,14 +43,17 @@ class Snapshot:
 
     def digest(self) -> str | None:
         """SHA-256 of the files that are loaded; None where the revision identifies the folder's content."""
-        if self.revision:
-            return None
-        total = hashlib.sha256()
-        for name in sorted(loaded_files(self.folder)):
-            total.update(name.encode("utf-8", "surrogateescape"))
-            with follow(self.folder / name).open("rb") as opened:
-                total.update(hashlib.file_digest(opened, "sha256").digest())
-        return total.hexdigest()
+        return None if self.revision else digest(self.folder, loaded_files(self.folder))
+
+
+def digest(folder: Path, names: Iterable[str]) -> str:
+    """SHA-256 of a folder's files of these names, and of the names. Raises CheckpointError for a link elsewhere."""
+    total = hashlib.sha256()
+    for name in sorted(names):
+        total.update(name.encode("utf-8", "surrogateescape"))
+        with follow(folder / name).open("rb") as opened:
+            total.update(hashlib.file_digest(opened, "sha256").digest())
+    return total.hexdigest()
 
 
 def loaded_files(folder: Path) -> set[str]:
@@ -132,12 +135,22 @@ def _hint(name: str) -> str:
 
 def _download(hub_id: str, revision: str | None) -> Snapshot:
     with hub_errors(hub_id, revision):
-        sizes = _missing(hub_id, revision)
-        if sizes:
-            total = f"{sum(sizes.values()) / 1e9:.3g} GB"
-            print(f"imp-kit: {hub_id} comes from the hub: {len(sizes)} files, {total}.")
+        commit, sizes = list_files(hub_id, revision)
+        if commit:
+            check_weights(hub_id, sizes)
+        announce(hub_id, commit, {name: sizes[name] for name in needed_files(sizes)})
         folder = _fetch(hub_id, revision)
     return Snapshot(hub_id, folder, folder.name)
+
+
+def announce(hub_id: str, commit: str | None, sizes: dict[str, int]) -> None:
+    """Say what is about to be downloaded: those of the files, with their bytes, that are not in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    missing = [name for name in sizes if not isinstance(try_to_load_from_cache(hub_id, name, revision=commit), str)]
+    if missing:
+        total = f"{sum(sizes[name] for name in missing) / 1e9:.3g} GB"
+        print(f"imp-kit: {hub_id} comes from the hub: {len(missing)} files, {total}.")
 
 
 def _fetch(hub_id: str, revision: str | None, *, local_files_only: bool = False) -> Path:
@@ -154,32 +167,24 @@ def _fetch(hub_id: str, revision: str | None, *, local_files_only: bool = False)
     return Path(folder)
 
 
-def _missing(hub_id: str, revision: str | None) -> dict[str, int]:
-    """The needed files that are not in the cache, and their bytes; none if the hub cannot be asked.
-
-    Raises CheckpointError, before anything is downloaded, for a repository that holds no model's weights.
-    """
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+def list_files(hub_id: str, revision: str | None) -> tuple[str | None, dict[str, int]]:
+    """A repository's commit, and its files with their bytes; None and no files if the hub cannot be asked."""
+    from huggingface_hub import HfApi, constants
 
     if constants.HF_HUB_OFFLINE:
-        return {}
+        return None, {}
     try:
         info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
     except Exception:  # the download itself then says what is wrong, or finds everything in the cache
-        return {}
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    check_weights(hub_id, sizes)
-    return {
-        name: sizes[name]
-        for name in needed_files(sizes)
-        if not isinstance(try_to_load_from_cache(hub_id, name, revision=info.sha), str)
-    }
+        return None, {}
+    return info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 
 @contextmanager
 def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
     """Turn whatever the hub's client raises into a CheckpointError that says what to do."""
     from huggingface_hub.errors import (
+        GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
@@ -196,6 +201,11 @@ def hub_errors(hub_id: str, revision: str | None) -> Iterator[None]:
         raise _unreachable(wanted) from None
     except RevisionNotFoundError:
         raise CheckpointError(f"{hub_id} has no revision {revision!r} on the hub.") from None
+    except GatedRepoError:
+        raise CheckpointError(
+            f"{hub_id} is given only to those who accepted its terms: accept them on its page on the hub, then run "
+            "`hf auth login` with a token of your account."
+        ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise CheckpointError(
             f"There is no folder {hub_id!r} here and no checkpoint {hub_id} that the hub would give you.{_hint(hub_id)}"
