@@ -532,6 +532,15 @@ def test_kinds_of_images(imp, client, kind):
     assert (status, text(answer)) == (200, imp.ask(file.getvalue(), COLORS).text)
 
 
+def test_a_kind_of_file_that_another_program_would_draw(client):
+    """PIL hands PostScript to Ghostscript, and only then sees what is wrong with it."""
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    assert Image.open(io.BytesIO(page)).format == "EPS"
+    status, body = client.ask(**request(user("?", page)))
+    assert (status, body["error"]["code"]) == (400, "invalid_image")
+    assert "not a picture that PIL can read" in body["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [(b"", "Invalid JSON"), (b"{", "Invalid JSON"), (b"[]", "should be an object"), (b"\xff", "Invalid JSON")],
