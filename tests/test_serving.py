@@ -128,9 +128,9 @@ def alone(imp, image, question, settings):
     return imp.ask(image, question, **kept)
 
 
-def check(imp, answer, case):
+def check(imp, answer, expected):
     """A completion is the answer of `ask`, token for token."""
-    expected, choice = alone(imp, *case), answer["choices"][0]
+    choice = answer["choices"][0]
     decoded = [imp.tokenizer.decode([id]) for id in expected.token_ids]
     assert [token["token"] for token in choice["logprobs"]["content"]] == decoded
     assert (text(answer), choice["finish_reason"]) == (expected.text, expected.finish)
@@ -142,7 +142,7 @@ def test_an_answer_is_that_of_ask(imp, client, case):
     image, question, settings = case
     status, answer = client.ask(**request(user(question, image), logprobs=True, **settings))
     assert status == 200
-    check(imp, answer, case)
+    check(imp, answer, alone(imp, *case))
     assert (answer["object"], answer["model"]) == ("chat.completion", "imp-nano")
     prompt = len(imp.tokenizer.encode_pieces(imp.template.ask_alone(question), begins=True))
     if image:
@@ -156,8 +156,9 @@ def test_an_answer_is_that_of_ask(imp, client, case):
 def test_32_clients_at_once_get_the_answers_of_ask(imp, count):
     """Rows with settings of their own stand side by side in the batches; half of the clients read a stream."""
     local = threading.local()
+    expected = [alone(imp, *case) for case in CASES]
     with served(imp) as (url, server):
-        # Only one thread may use a model: what is expected is computed before and after.
+
         def ask(number):
             local.client = getattr(local, "client", None) or Client(url)
             image, question, settings = CASES[number % len(CASES)]
@@ -185,11 +186,10 @@ def test_32_clients_at_once_get_the_answers_of_ask(imp, count):
     assert max(sizes) == 8
     assert len(sizes) < count / 2
     for number, answer in enumerate(answers):
-        case = CASES[number % len(CASES)]
         if number % 2:
-            assert joined(answer) == alone(imp, *case).text
+            assert joined(answer) == expected[number % len(CASES)].text
         else:
-            check(imp, answer, case)
+            check(imp, answer, expected[number % len(CASES)])
 
 
 def test_the_pieces_of_a_stream_join_to_the_answer(imp, client):
@@ -530,6 +530,15 @@ def test_kinds_of_images(imp, client, kind):
     Image.open(io.BytesIO(BUS)).convert("RGB").save(file, kind)
     status, answer = client.ask(**request(user(COLORS, file.getvalue())))
     assert (status, text(answer)) == (200, imp.ask(file.getvalue(), COLORS).text)
+
+
+def test_a_kind_of_file_that_another_program_would_draw(client):
+    """PIL hands PostScript to Ghostscript, and only then sees what is wrong with it."""
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    assert Image.open(io.BytesIO(page)).format == "EPS"
+    status, body = client.ask(**request(user("?", page)))
+    assert (status, body["error"]["code"]) == (400, "invalid_image")
+    assert "not a picture that PIL can read" in body["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -938,12 +947,18 @@ def test_inspect_ai(imp, url, tmp_path):
     """Its provider openai-api: six samples at once, each right, with scores of their tokens."""
     answer = imp.ask(BUS, COLORS).text
     (tmp_path / "bus.py").write_text(TASK % (COLORS, str(ROOT / "images" / "bus.png"), answer), "utf-8")
-    environment = {**os.environ, "IMP_BASE_URL": url, "IMP_API_KEY": "none", "INSPECT_LOG_FORMAT": "json"}
+    environment = {**os.environ, "IMP_BASE_URL": url, "IMP_API_KEY": "none"}
     environment.pop("PYTHONPATH", None)
-    command = ["inspect", "eval", "bus.py", "--model", "openai-api/imp/imp-nano", "--display", "plain"]
-    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=True)
-    (log,) = (tmp_path / "logs").glob("*.json")
-    result = json.loads(log.read_text("utf-8"))
+
+    def inspect(*arguments):
+        pipes = {"capture_output": True, "text": True, "timeout": 300}
+        ended = subprocess.run(["inspect", *arguments], cwd=tmp_path, env=environment, **pipes, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    inspect("eval", "bus.py", "--model", "openai-api/imp/imp-nano", "--display", "plain")
+    (log,) = (tmp_path / "logs").glob("*.eval")
+    result = json.loads(inspect("log", "dump", str(log)))
     assert (result["status"], len(result["samples"])) == ("success", 6)
     assert result["results"]["scores"][0]["metrics"]["accuracy"]["value"] == 1.0
     for sample in result["samples"]:

@@ -416,7 +416,36 @@ EXPERIMENTS = (
     fault("a resumed run draws from the start", "nano/training/train.py", "lesson(self.config, self.start + index)",
           "lesson(self.config, index)", "nano::training_goes_on_where_it_was_killed"),
 )  # fmt: skip
-FAULTS = (*NETWORK, *GENERATION, *IMAGES, *CHECKPOINTS, *TOOLS, *EXPERIMENTS)
+SERVING = (
+    fault("one setting for a whole batch", "model/sampling.py",
+          "alike.setdefault((sampling.temperature, sampling.top_p)", "alike.setdefault((0.0, 1.0)",
+          "serving::32_clients_at_once_get_the_answers_of_ask"),
+    fault("scores after the temperature", "engine.py", "logs = scores.log_softmax(dim=-1)",
+          "logs = (scores / 2).log_softmax(dim=-1)", "serving::scores_are_those_of_transformers"),
+    fault("scores of tokens that are cut off", "engine.py", "while kept and len(", "while False and len(",
+          "serving::scores_of_a_stream_end_with_its_text"),
+    fault("an earlier answer without its blank", "engine.py", "encode(self.engine.template.answer + text,",
+          "encode(text,", "serving::earlier_turns_given_as_text_are_those_of_a_chat"),
+    fault("work for clients that have gone", "serving/batching.py", "        self.turn.cancel()\n", "",
+          "serving::a_client_that_goes_stops_the_work"),
+    fault("no end of the queue", "serving/batching.py", "if self.places >= self.batch_size + self.queue:", "if False:",
+          "serving::more_requests_than_places"),
+    fault("images of any size", "serving/requests.py", "max_pixels=MAX_IMAGE_PIXELS, ", "",
+          "serving::an_image_of_many_pixels"),
+    fault("any kind of file", "serving/requests.py", ", formats=FORMATS)", ")",
+          "serving::a_kind_of_file_that_another_program_would_draw"),
+    fault("unknown parameters without a word", "serving/requests.py", "if value is not None and name not in NO_EFFECT",
+          "if False and name not in NO_EFFECT", "serving::a_request_that_is_refused"),
+    fault("any name of the machine", "serving/app.py", "            if _is_own(host):", "            if True:",
+          "serving::without_a_key_only_this_machine_is_named"),
+    fault("a web page may ask", "serving/app.py", "        _check_kind(request.headers)\n", "",
+          "serving::a_web_page_cannot_ask"),
+    fault("a place is kept", "serving/app.py", "            batcher.leave(job)\n            raise", "            raise",
+          "serving::a_place_is_given_back_whatever_happens"),
+    fault("an empty key", "serving/server.py", "if api_key_env and not (", "if api_key_env and None is (",
+          "serving::settings_that_make_no_sense"),
+)  # fmt: skip
+FAULTS = (*NETWORK, *GENERATION, *IMAGES, *CHECKPOINTS, *TOOLS, *EXPERIMENTS, *SERVING)
 
 
 def first_failure(root: Path, tests: Iterable[str], fast: bool) -> tuple[str | None, str | None]:
