@@ -243,6 +243,7 @@ def test_a_fault_of_all_requests_stops_the_run_at_once(fault, tmp_path):
         with pytest.raises(EndpointError, match=message) as caught:
             run("trial", cases(5), Subject.of(endpoint(server)), tmp_path)
         assert not isinstance(caught.value, ReplyError)
+        assert str(caught.value).endswith("What was answered is kept; when the cause is gone, run the same again.")
         assert len(server.requests) == 3
         assert [record["status"] for record in read(tmp_path)] == ["ok", "ok"]
         server.answer = good  # the cause is gone: the run goes on
