@@ -243,6 +243,7 @@ def test_a_fault_of_all_requests_stops_the_run_at_once(fault, tmp_path):
         with pytest.raises(EndpointError, match=message) as caught:
             run("trial", cases(5), Subject.of(endpoint(server)), tmp_path)
         assert not isinstance(caught.value, ReplyError)
+        assert str(caught.value).endswith("What was answered is kept; when the cause is gone, run the same again.")
         assert len(server.requests) == 3
         assert [record["status"] for record in read(tmp_path)] == ["ok", "ok"]
         server.answer = good  # the cause is gone: the run goes on
@@ -491,28 +492,27 @@ def kept(folder) -> Counter[str]:
     return Counter(f"{record['picture_sha256']} {record['question']}" for record in records)
 
 
-def killed_and_resumed(command: list[str], folder, server, times: int, chance: random.Random) -> list[tuple[int, int]]:
-    """Kill a command with SIGKILL so often while it writes, then let it end; (asked, newly kept) of each part.
+def killed_and_resumed(command: list[str], folder, server, lines: list[int], resume) -> list[tuple[int, int]]:
+    """Kill a command with SIGKILL after so many new lines, again and again, then `resume` it to its end.
 
-    What was on disk is never asked again.
+    The result is how many were asked and how many newly kept in each part. What was on disk is never asked again.
     """
-    parts = []
-    for part in range(times + 1):
+    parts, chance = [], random.Random(1)
+    for wanted in [*lines, None]:
         before, asked = kept(folder), len(server.requests)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        wanted = before.total() + chance.randint(1, 40 if times > 2 else 4)
-        while part < times and process.poll() is None and kept(folder).total() < wanted:
-            time.sleep(0.005)
-        if part < times:
+        if wanted is None:
+            resume()
+        else:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            while process.poll() is None and kept(folder).total() < before.total() + wanted:
+                time.sleep(0.005)
             time.sleep(chance.uniform(0, 0.03))
             assert process.poll() is None, process.communicate()
             process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate(timeout=300)
-        assert part < times or process.returncode == 0, errors
-        time.sleep(0.2)  # what was on its way arrives
+            process.communicate()
+            time.sleep(0.2)  # what was on its way arrives
         new = Counter(identify(body) for _, _, body in server.requests[asked:])
-        on_disk = kept(folder)
-        parts.append((new.total(), on_disk.total() - before.total()))
+        parts.append((new.total(), kept(folder).total() - before.total()))
         for name, count in new.items():
             assert count + before[name] <= server.known[name], f"{name} was answered and asked again"
     return parts
@@ -525,21 +525,25 @@ def steady(talk: Talk, number: int) -> None:
 
 SCRIPT = """
 import sys
-from PIL import Image
-from imp_kit.experiments.runs import Case, Subject, run
-from imp_kit.subjects.named import subject_named
-cases = [Case(f"case {i}", Image.new("RGB", (8, 6), (i, 3, 1)), f"question {i}", {}, {}, i) for i in range(24)]
-run("trial", cases, Subject.of(subject_named(sys.argv[1], concurrency=2)), sys.argv[2])
+from test_openai_endpoint import many
+many(sys.argv[1], sys.argv[2])
 """
+
+
+def many(url: str, folder) -> None:
+    made = [Case(f"case {i}", Image.new("RGB", (8, 6), (i, 3, 1)), f"question {i}", {}, {}, i) for i in range(24)]
+    run("trial", made, Subject.of(OpenAIEndpoint(url, "tiny", concurrency=2)), folder)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_killed_run_asks_nothing_again_that_was_answered(tmp_path):
+    folder, pictures = tmp_path / "run", [Image.new("RGB", (8, 6), (i, 3, 1)) for i in range(24)]
     with serve(steady) as server:
-        server.known = Counter(f"{_digest(Image.new('RGB', (8, 6), (i, 3, 1)))} question {i}" for i in range(24))
-        command = [sys.executable, "-c", SCRIPT, f"{server.url}#tiny", str(tmp_path / "run")]
-        parts = killed_and_resumed(command, tmp_path / "run", server, 1, random.Random(1))
-    assert kept(tmp_path / "run") == server.known
+        server.known = Counter(f"{_digest(picture)} question {i}" for i, picture in enumerate(pictures))
+        paths = f"import sys; sys.path[:0] = {sys.path!r}\n"
+        command = [sys.executable, "-c", paths + SCRIPT, server.url, str(folder)]
+        parts = killed_and_resumed(command, folder, server, [4], lambda: many(server.url, folder))
+    assert kept(folder) == server.known
     assert all(asked - new <= 2 for asked, new in parts)
     assert parts[-1][0] == parts[-1][1]
 
@@ -547,18 +551,19 @@ def test_a_killed_run_asks_nothing_again_that_was_answered(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ten_kills_at_concurrency_eight(tmp_path):
-    """Of the command itself, over a probe of 636 samples."""
-    made = PROBES["pope"].cases("standard", 1)
+    """Of the command itself, over a probe of 264 samples."""
+    made, folder = PROBES["pope"].cases("lesson", 1), tmp_path / "run"
     with serve(steady) as server:
         server.known = Counter(f"{_digest(case.picture)} {case.question}" for case in made)
-        options = ["--subject", f"{server.url}#tiny", "--concurrency", "8", "--out", str(tmp_path / "run")]
+        options = ["--subject", f"{server.url}#tiny", "--concurrency", "8", "--size", "lesson", "--out", str(folder)]
         command = [sys.executable, "-m", "imp_kit", "probe", "pope", *options]
-        parts = killed_and_resumed(command, tmp_path / "run", server, 10, random.Random(3))
+        lines = [random.Random(i).randint(1, 20) for i in range(10)]
+        parts = killed_and_resumed(command, folder, server, lines, lambda: main(command[3:]))
     print(f"\n(asked, kept) of each part: {parts}; {len(server.requests)} requests for {len(made)} samples")
-    assert kept(tmp_path / "run") == server.known
+    assert kept(folder) == server.known
     assert all(asked - new <= 8 for asked, new in parts)
     assert parts[-1][0] == parts[-1][1]
-    assert len(read(tmp_path / "run")) == len(made)
+    assert len(read(folder)) == len(made)
 
 
 WRONG = {

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from imp_kit import __version__
 from imp_kit.answers import Answer
 from imp_kit.checkpoints.hub import NANO
-from imp_kit.errors import RunError, Stopped
+from imp_kit.errors import EndpointError, RunError, Stopped
 from imp_kit.experiments.files import ESCAPED, appending, disk_errors, only_writer, write_whole
 from imp_kit.system import interrupts
 from imp_kit.system.cpu_meter import CpuMeter
@@ -177,8 +177,8 @@ def run(
     Where `cases` are a part of a run, `ids` are those of all that it may ask in this folder, and `later` is how many
     samples come after these, for the expected time.
     Under torchrun or `accelerate launch` each process asks its share into a file of its own; the first process joins
-    them. Raises RunError, also where another process writes to the folder; SettingError before anything is asked; and
-    Stopped, a KeyboardInterrupt that says what is kept.
+    them. Raises RunError, also where another process writes to the folder; SettingError before anything is asked;
+    EndpointError where an endpoint cannot be asked at all; and Stopped, a KeyboardInterrupt that says what is kept.
     """
     from imp_kit.settings import read_settings
 
@@ -217,6 +217,9 @@ def run(
         except KeyboardInterrupt:
             kept = f"{len(_answered(folder, keys))} of {len(cases) + later} samples are answered and kept in {folder}"
             raise Stopped(kept, command(read_head(folder), folder)) from None
+        except EndpointError as error:
+            kept = "What was answered is kept; when the cause is gone, run the same again."
+            raise EndpointError(f"{error} {kept}") from None
         state.wait_for_everyone()
         if state.is_main_process:
             _join(folder)

@@ -151,7 +151,7 @@ class OpenAIEndpoint:
         EndpointError where all would; ImageError, PromptError, SettingError.
         """
         sampling, stops = read_settings(settings)
-        self._announce()
+        self._announce_once()
         return self._ask(image, question, sampling, stops, threading.Event())
 
     @named_settings
@@ -165,7 +165,7 @@ class OpenAIEndpoint:
         SettingError.
         """
         sampling, stops = read_settings(settings)
-        self._announce()
+        self._announce_once()
         rest, stopped = enumerate(pairs), threading.Event()
         tasks: SimpleQueue = SimpleQueue()
         replies: SimpleQueue = SimpleQueue()
@@ -207,7 +207,7 @@ class OpenAIEndpoint:
     def _where(self) -> str:
         return f"{self.base_url} (model {self.model})"
 
-    def _announce(self) -> None:
+    def _announce_once(self) -> None:
         if not self._announced:
             print(f"imp-kit: questions and their images go to {self._where}.")
             self._announced = True
@@ -228,7 +228,7 @@ class OpenAIEndpoint:
                 return self._request(content, sampling, stops)
             except _Failed as failed:
                 delay = min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY) * random.uniform(0.75, 1)  # not all at once
-                delay = delay if failed.after is None else failed.after
+                delay = max(delay, failed.after or 0)
                 what = self._without_key(f"{self._where}: {failed}")
                 if delay > LONGEST_DELAY:
                     raise EndpointError(f"{what} It asks to wait {delay:,.0f} s before the next request.") from None

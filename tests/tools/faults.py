@@ -303,8 +303,8 @@ EXPERIMENTS = (
           "rows.shape[1]))\n    sums = rows", "stats::the_bootstrap_draws_clusters"),
     fault("failed samples not counted", "experiments/report.py", "failed = len(records) - len(answered)", "failed = 0",
           "report::failed_samples_are_counted_apart"),
-    fault("imp-nano passed off as Imp", "experiments/report.py", 'if self.name == "imp-nano" else []',
-          'if self.name == "" else []', "report::imp_nano_is_not_passed_off_as_imp"),
+    fault("imp-nano passed off as Imp", "experiments/report.py", 'head["checkpoint"] == NANO or',
+          "", "report::imp_nano_is_not_passed_off_as_imp"),
     fault("a ladder of other shares", "experiments/plots.py", "middle = [share.share for share in shares]",
           "middle = [share.high for share in shares]", "report::plots_show_the_shares_with_their_intervals"),
     fault("things off their place", "experiments/drawings.py", "middle = (2 * index + 1) / 6",
@@ -445,7 +445,48 @@ SERVING = (
     fault("an empty key", "serving/server.py", "if api_key_env and not (", "if api_key_env and None is (",
           "serving::settings_that_make_no_sense"),
 )  # fmt: skip
-FAULTS = (*NETWORK, *GENERATION, *IMAGES, *CHECKPOINTS, *TOOLS, *EXPERIMENTS, *SERVING)
+ENDPOINT, BESIDE = "subjects/openai_endpoint.py", "experiments/side_by_side.py"
+PASSES = "openai_endpoint::a_fault_that_passes_costs_another_request"
+RECORDED = "openai_endpoint::a_fault_of_one_sample_is_recorded_and_the_others_are_answered"
+
+SUBJECTS = (
+    fault("a key of another server is sent", ENDPOINT, "extra_headers=self._headers, ", "",
+          "openai_endpoint::what_is_sent"),
+    fault("images follow a redirect", ENDPOINT, "follow_redirects=False", "follow_redirects=True",
+          "openai_endpoint::a_fault_of_all_requests_stops_the_run_at_once"),
+    fault("a loopback address through a proxy", ENDPOINT, "trust_env=not local", "trust_env=True",
+          "openai_endpoint::what_is_sent"),
+    fault("Retry-After not honoured", ENDPOINT, "max(delay, failed.after or 0)", "delay", PASSES),
+    fault("half a body is the end", ENDPOINT, '({cause or type(cause).__name__}).", again=True)',
+          '({cause or type(cause).__name__}).")', PASSES),
+    fault("an answer of any length", ENDPOINT, "if len(body) > MOST_BYTES:", "if not body:", RECORDED),
+    fault("a refusal is no refusal", ENDPOINT, "if refusal or finish in REFUSED:", "if finish in REFUSED:",
+          "openai_endpoint::refusals_and_length_stops_are_answers_told_apart"),
+    fault("a key in the records", ENDPOINT, 'text=self._without_key(text or refusal or "")',
+          'text=text or refusal or ""',
+          "openai_endpoint::the_key_is_in_no_file_and_no_message"),
+    fault("a key repeated in an error", ENDPOINT, 'if re.fullmatch("[A-Z_]+", name) else', "if name else",
+          "openai_endpoint::what_makes_no_endpoint"),
+    fault("answers under way thrown away", ENDPOINT, "elif not (end and isinstance(reply, Exception)):",
+          "elif not end:",
+          "openai_endpoint::answers_that_are_under_way_are_kept_when_the_run_stops"),
+    fault("a request too many", ENDPOINT, "else islice(rest, 1):", "else islice(rest, 2):",
+          "openai_endpoint::so_many_requests_at_once_and_no_more",
+          "openai_endpoint::a_killed_run_asks_nothing_again_that_was_answered"),
+    fault("a device for an endpoint", "subjects/named.py", 'if {device, dtype, revision} != {"auto", None}:',
+          "if False:", "openai_endpoint::subjects_by_name"),
+    fault("answers given to other cases", "experiments/runs.py", "case = mine[number]", "case = mine[done - 1]",
+          "openai_endpoint::each_answer_is_on_disk_as_soon_as_it_is_there"),
+    fault("another model unnoticed", "experiments/runs.py", "if name and names and name not in names:", "if not names:",
+          "openai_endpoint::another_model_behind_the_same_name_is_noticed"),
+    fault("pairs of different pictures", BESIDE, '= ["sample_id", "picture_sha256", "question"]', '= ["sample_id"]',
+          "side_by_side::another_picture_or_a_failed_sample_is_no_pair"),
+    fault("six answers count as six images", BESIDE, ".groupby(_about(measure, paired)).sum()", "",
+          "side_by_side::differences_are_of_the_same_samples_after_holm"),
+    fault("runs of other sizes side by side", BESIDE, ', self.head.get("size"), ', ", ",
+          "side_by_side::only_runs_of_one_design_stand_side_by_side"),
+)  # fmt: skip
+FAULTS = (*NETWORK, *GENERATION, *IMAGES, *CHECKPOINTS, *TOOLS, *EXPERIMENTS, *SUBJECTS, *SERVING)
 
 
 def first_failure(root: Path, tests: Iterable[str], fast: bool) -> tuple[str | None, str | None]:

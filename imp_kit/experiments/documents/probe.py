@@ -93,7 +93,7 @@ class Known:
     def __init__(self, asked: Sequence[Case], share: float, seed: int = 0):
         if not 0 <= share <= 1:
             raise SettingError(f"The share is {share}; give the part of the questions that are answered, 0 to 1.")
-        self.name, self.identity = f"a reader of {share:.0%}", {"share": share, "seed": seed}
+        self.name, self.identity = f"a reader of {share:.0%}", {"share": share, "seed of the reader": seed}
         rng = np.random.default_rng(seed)
         plain = [each for each in asked if each.factors["control"] == "none"]
         self.answers = {
