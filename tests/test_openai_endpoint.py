@@ -173,6 +173,12 @@ RECORDED = {
     "a choice without a message": (lambda talk: talk.give({"choices": [{"text": "a"}]}), 1, "holds no text"),
     "content that is no text": (lambda talk: talk.give(completion(5)), 1, "holds no text"),
     "400": (lambda talk: talk.fail(400, "the image is too small"), 1, "status 400: the image is too small"),
+    "400 in a list": (
+        lambda talk: talk.give([{"error": {"code": 400, "message": "the image is too small"}}], 400),
+        1,
+        "status 400: the image is too small",
+    ),
+    "400 about a value": (lambda talk: talk.fail(400, "temperature is above 1"), 1, "status 400: temperature is above"),
     "403": (lambda talk: talk.fail(403, "not for you"), 1, "status 403: not for you"),
     "413": (lambda talk: talk.give("", 413), 1, "status 413"),
     "always half a body": (PASSING["half a body"], 2, "the connection broke"),
@@ -307,9 +313,12 @@ def test_refusals_and_length_stops_are_answers_told_apart(tmp_path):
         lambda talk: talk.give(completion("The bus is", finish="length")),
         lambda talk: talk.give(completion(None, finish="length")),
         lambda talk: talk.give(completion("x" * 5000)),  # longer than it was asked for
+        lambda talk: talk.give(completion(None, finish="length")),
     ]
-    with serve(lambda talk, number: gives[number](talk)) as server:
-        records = run("trial", cases(6), Subject.of(endpoint(server)), tmp_path, settings={"max_new_tokens": 5})
+    silent = pytest.warns(UserWarning, match="gave no word within its limit of tokens")
+    with serve(lambda talk, number: gives[number](talk)) as server, silent as warned:
+        records = run("trial", cases(7), Subject.of(endpoint(server)), tmp_path, settings={"max_new_tokens": 5})
+    assert len(warned) == 1
     found = [(record["status"], record["answer"], record["finish"], record["refusal"]) for record in records]
     assert found == [
         ("ok", "I won't.", "refusal", "I won't."),
@@ -318,17 +327,27 @@ def test_refusals_and_length_stops_are_answers_told_apart(tmp_path):
         ("ok", "The bus is", "length", None),
         ("ok", "", "length", None),
         ("ok", "x" * 5000, "stop", None),
+        ("ok", "", "length", None),
     ]
-    assert len(server.requests) == 6
+    assert len(server.requests) == 7
 
 
-def test_settings_that_a_server_does_not_take_are_left_out_and_it_is_said(tmp_path):
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda talk, name: talk.fail(400, f"Unsupported: {name}", "unsupported_parameter", name),
+        lambda talk, name: talk.fail(400, f"`{name}` is deprecated for this model.", "invalid_request_error"),
+        lambda talk, name: talk.give({"detail": f"Unsupported parameter: {name}"}, 400),
+        lambda talk, name: talk.give([{"error": {"code": 400, "message": f"{name} is not supported"}}], 400),
+    ],
+)
+def test_settings_that_a_server_does_not_take_are_left_out_and_it_is_said(refuse, tmp_path):
     """Models that think before they answer know the limit by another name and take no temperature."""
 
     def answer(talk, number):
         for name in ("max_tokens", "temperature"):
             if name in talk.body:
-                return talk.fail(400, f"Unsupported: {name}", "unsupported_parameter", name)
+                return refuse(talk, name)
         good(talk, number)
 
     with serve(answer) as server, pytest.warns(UserWarning, match="takes no temperature"):

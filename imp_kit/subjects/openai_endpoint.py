@@ -41,6 +41,8 @@ AGAIN = {408, 409, 425, 429}  # with those from 500 on: the next request may be 
 REFUSED = {"content_filter", "content_policy_violation", "refusal", "safety"}
 NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
 UNSUPPORTED = {"unsupported_parameter", "unsupported_value"}
+# Anthropic's layer says in words alone that a setting is deprecated, as others say that it is not supported.
+NOT_TAKEN = re.compile("deprecated|unsupported|not? (support|allow|permit|accept)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class OpenAIEndpoint:
             http_client=http_client,
         )
         self._client.organization = self._client.project = None  # the package reads them from the environment, too
-        self._limit, self._left_out, self._announced = "max_tokens", set[str](), False
+        self._limit, self._left_out = "max_tokens", set[str]()
+        self._announced = self._silent = False  # what was said once is not said again
 
     @property
     def identity(self) -> dict[str, str]:
@@ -280,12 +283,11 @@ class OpenAIEndpoint:
 
     def _adapts(self, error: Any, chosen: dict) -> bool:
         """Whether the next request will do without a setting that the server does not take, by its own words."""
-        if error.status_code != 400 or str(error.code) not in UNSUPPORTED or error.param not in list(chosen):
-            return False
-        if error.param == "max_tokens":
+        name = _setting_not_taken(error, chosen) if error.status_code == 400 else None
+        if name == "max_tokens":
             self._limit = "max_completion_tokens"  # its name for models that think before they answer
             return True
-        if error.param != "temperature":
+        if name != "temperature":
             return False
         if "temperature" not in self._left_out:
             self._left_out.add("temperature")
@@ -348,6 +350,13 @@ class OpenAIEndpoint:
         refusal = self._without_key(refusal) if isinstance(refusal, str) and refusal else None
         if refusal or finish in REFUSED:
             finish = "refusal"
+        if not text and finish in ("length", "max_tokens") and not self._silent:
+            self._silent = True
+            warnings.warn(
+                f"{self._where} gave no word within its limit of tokens, as a model does that thinks for longer before "
+                "it answers. The records of such samples have the finish 'length' and an empty answer.",
+                stacklevel=2,
+            )
         usage = found["usage"] if isinstance(found.get("usage"), dict) else {}
         cost, name = usage.get("cost"), found.get("model")
         return EndpointAnswer(
@@ -440,9 +449,15 @@ def _shown(text: str) -> str:
     return " ".join(text.split())[:MOST_SHOWN]
 
 
+def _error_in(body: Any) -> Any:
+    """The error in a response's body, which Gemini's layer puts into a list."""
+    body = body[0] if isinstance(body, list) and body else body
+    return body["error"] if isinstance(body, dict) and isinstance(body.get("error"), dict) else body
+
+
 def _said(error: Any) -> str:
     """A server's own words in an error; those of a web page are for people."""
-    body = error.body
+    body = _error_in(error.body)
     if isinstance(body, dict):
         said = body.get("message") or body.get("detail") or body.get("error") or ""
         return _shown(said if isinstance(said, str) else json.dumps(said))
@@ -450,9 +465,20 @@ def _said(error: Any) -> str:
     return "a web page" if text.lstrip().startswith("<") else _shown(text)
 
 
+def _setting_not_taken(error: Any, chosen: dict) -> str | None:
+    """The setting that a server does not take, by its own words; None where it says nothing of the kind."""
+    if str(error.code) in UNSUPPORTED and error.param in list(chosen):
+        return error.param
+    said = _said(error)
+    named = [name for name in ("max_tokens", "temperature") if name in chosen and name in said]
+    return named[0] if named and NOT_TAKEN.search(said) else None
+
+
 def _kinds(error: Any) -> set[str]:
     """What a server calls its error."""
-    return {str(error.code), str(error.type)}
+    body = _error_in(error.body)
+    named = [body.get(name) for name in ("code", "type", "status")] if isinstance(body, dict) else []
+    return {str(name) for name in (error.code, error.type, *named)}
 
 
 def _is_filtered(error: Any) -> bool:
