@@ -650,9 +650,30 @@ def flood(url, count):
     return found
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
-def test_more_requests_than_places(imp, count):
-    """Each is answered or refused, and the memory stays."""
+def check_flood(found, expected, places):
+    """Each request is answered, or refused in OpenAI's words."""
+    statuses = Counter(status for status, _, _ in found)
+    assert statuses[200] >= places
+    assert statuses[429] == len(found) - statuses[200] > 0
+    for status, headers, body in found:
+        if status == 200:
+            assert text(body) == expected
+        else:
+            assert (body["error"]["type"], body["error"]["code"]) == ("rate_limit_error", "queue_full")
+            assert int(headers["retry-after"]) >= 1
+
+
+def test_more_requests_than_places(imp):
+    expected = imp.ask(BUS, COLORS).text
+    with served(imp, batch_size=4, queue=4) as (url, server):
+        check_flood(flood(url, 60), expected, 8)
+        assert server.batcher.places == 0
+        assert Client(url).ask(**request(COLORS))[0] == 200
+
+
+@pytest.mark.slow
+def test_1000_requests_at_once(imp):
+    """Nothing is lost, and the memory stays."""
     resource = pytest.importorskip("resource", reason="needs the limits of Unix")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
@@ -661,19 +682,8 @@ def test_more_requests_than_places(imp, count):
         flood(url, 50)
         server = psutil.Process(process.pid)
         before = server.memory_info().rss
-        found = flood(url, count)
-        statuses = Counter(status for status, _, _ in found)
-        assert statuses[200] >= 24
-        assert statuses[200] + statuses[429] == count
-        assert statuses[429] > 0
-        for status, headers, body in found:
-            if status == 200:
-                assert text(body) == expected
-            else:
-                assert (body["error"]["type"], body["error"]["code"]) == ("rate_limit_error", "queue_full")
-                assert int(headers["retry-after"]) >= 1
-        for _ in range(3):
-            flood(url, count)
+        for _ in range(4):
+            check_flood(flood(url, 1000), expected, 24)
         assert server.memory_info().rss - before < 100e6
         assert Client(url).ask(**request(COLORS))[0] == 200
 
@@ -846,12 +856,9 @@ def test_settings_that_make_no_sense(settings, message, monkeypatch):
 
 
 def test_a_port_that_is_taken(url):
-    command = [sys.executable, "-m", "imp_kit", "serve", *NANO, "--port", str(Client(url).place.port)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert re.fullmatch(
-        r"imp-kit: The server cannot listen at 127.0.0.1:\d+: .*\. Choose another --port\.\n", ended.stderr
-    )
+    port = Client(url).place.port
+    with pytest.raises(imp_kit.SettingError, match=f"cannot listen at 127.0.0.1:{port}: .*. Choose another --port."):
+        serve(pytest.fail, port=port)
 
 
 @pytest.mark.slow
