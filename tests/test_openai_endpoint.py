@@ -581,7 +581,7 @@ def test_a_killed_run_asks_nothing_again_that_was_answered(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ten_kills_at_concurrency_eight(tmp_path):
-    """Of the command itself, over a probe of 264 samples."""
+    """Of the command itself, over a probe of 258 samples."""
     made, folder = PROBES["pope"].cases("lesson", 1), tmp_path / "run"
     with serve(steady) as server:
         server.known = Counter(f"{_digest(case.picture)} {case.question}" for case in made)

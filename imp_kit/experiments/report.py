@@ -50,8 +50,8 @@ INTERVALS = (
     "All intervals are of 95 %: after Wilson for shares, after Tango for differences between shares of the same items; "
     "both with the effective number of items for other means and differences within a range, and for several answers "
     "about one picture. For CER and figures a character a bootstrap draws whole pictures; it gives no interval "
-    f"where fewer than {UNLIKE} pictures are unlike the commonest. Decoding is greedy: intervals are over the samples, "
-    "not over repeated runs."
+    f"where fewer than {UNLIKE} pictures are unlike the commonest. Unless it is said otherwise, decoding is greedy: "
+    "intervals are over the samples, not over repeated runs."
 )
 PUBLISHED = "Not measured here. Rows of one source and one kind are comparable, others show the range only."
 CHANCE = "by chance: replies scored against the answers of the other questions of the same kind."
