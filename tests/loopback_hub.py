@@ -27,7 +27,8 @@ class Hub(BaseHTTPRequestHandler):
         self.server.asked.append(path)
         for hub_id, files in self.server.repositories.items():
             commit = self.server.commits.get(hub_id, COMMIT)
-            if path in (f"/api/models/{hub_id}", f"/api/models/{hub_id}/revision/{self.server.revision}"):
+            known = [f"/revision/{revision}" for revision in (self.server.revision, commit)]
+            if path.startswith(f"/api/models/{hub_id}") and path.removeprefix(f"/api/models/{hub_id}") in ("", *known):
                 sizes = {name: self.server.sizes.get((hub_id, name), len(data)) for name, data in files.items()}
                 siblings = [{"rfilename": name, "size": size} for name, size in sizes.items()]
                 return self.give(json.dumps({"id": hub_id, "sha": commit, "siblings": siblings}).encode(), body)

@@ -20,7 +20,7 @@ TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num
 VISION = {**TEXT, "image_size": SIDE, "patch_size": PATCH}
 ROWS = SIDE // PATCH
 LETTERS = string.ascii_letters + string.digits + string.punctuation + " \n"
-ENDS = "aeijost.,"  # letters that end an answer, so that some answers of a batch end early
+ENDS = "aeos.,"  # letters that end an answer, so that some answers of a batch end early
 QUESTION = "What is written?"
 
 
@@ -34,6 +34,7 @@ class Family:
     prompt: str
     alone: str
     template: str | None = None
+    seed: int = 0  # one whose answers differ between images
     torchvision: bool = False  # transformers' processor of videos, which is a part, needs it
 
 
@@ -80,10 +81,9 @@ def llama(tokenizer, kind: str = "LlamaConfig", **more):
 
 def randomized(model):
     """Every parameter random, and wide enough that answers differ between images."""
-    torch.manual_seed(0)
     for parameter in model.parameters():
         spread = torch.randn_like(parameter)
-        parameter.data = spread * parameter.shape[-1] ** -0.5 * 1.5 if parameter.ndim > 1 else parameter + spread * 0.2
+        parameter.data = spread * parameter.shape[-1] ** -0.5 * 2.5 if parameter.ndim > 1 else parameter + spread * 0.2
     return model.eval()
 
 
@@ -148,7 +148,7 @@ def blip2():
     processor = blip2_processor(tokenizer_of("<image>"))
     sizes = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = transformers.OPTConfig(
-        **sizes, word_embed_proj_dim=32, vocab_size=len(processor.tokenizer), max_position_embeddings=128,
+        **sizes, word_embed_proj_dim=32, vocab_size=len(processor.tokenizer), max_position_embeddings=512,
         bos_token_id=2, eos_token_id=2, pad_token_id=3,
     )  # fmt: skip
     return blip("Blip2", text, processor)
@@ -343,6 +343,7 @@ FAMILIES = {
         "Salesforce/blip2-opt-2.7b",
         "Question: What is written? Answer:",
         "Question: What is written? Answer:",
+        seed=10,
     ),
     "BLIP-2, T5": Family(
         blip2_t5,
@@ -350,6 +351,7 @@ FAMILIES = {
         "Salesforce/blip2-flan-t5-xl",
         "Question: What is written? Answer:",
         "Question: What is written? Answer:",
+        seed=11,
     ),
     "InstructBLIP": Family(
         instructblip,
@@ -364,6 +366,7 @@ FAMILIES = {
         "HuggingFaceM4/idefics-9b-instruct",
         "User: What is written?<image><end_of_utterance>\nAssistant:",
         "User: What is written?<end_of_utterance>\nAssistant:",
+        seed=4,
     ),
     "Idefics2": Family(
         idefics2,
@@ -380,6 +383,7 @@ FAMILIES = {
         "<|im_start|>User:<image>What is written?<end_of_utterance>\nAssistant:",
         "<|im_start|>User: What is written?<end_of_utterance>\nAssistant:",
         "<|im_start|>" + UTTERANCE,
+        seed=1,
     ),
     "Qwen2-VL": Family(
         qwen2,
@@ -388,6 +392,7 @@ FAMILIES = {
         QWEN_PROMPT.format(SIGHT),
         QWEN_PROMPT.format(""),
         QWEN_TEMPLATE,
+        seed=4,
         torchvision=True,
     ),
     "Qwen2.5-VL": Family(
@@ -397,6 +402,7 @@ FAMILIES = {
         QWEN_PROMPT.format(SIGHT),
         QWEN_PROMPT.format(""),
         QWEN_TEMPLATE,
+        seed=6,
         torchvision=True,
     ),
     "InternVL": Family(
@@ -414,6 +420,7 @@ FAMILIES = {
         "google/paligemma-3b-mix-224",
         "<image>answer en What is written?",
         "<bos>answer en What is written?\n",
+        seed=9,
     ),
 }
 
@@ -421,8 +428,9 @@ FAMILIES = {
 def write(name: str, folder: Path) -> Path:
     """A family's checkpoint, whose generation_config asks for all that is not greedy."""
     family = FAMILIES[name]
+    torch.manual_seed(family.seed)
     model, processor = family.build()
-    randomized(model).save_pretrained(folder, safe_serialization=True) if not NEW else randomized(model).save_pretrained(folder)
+    randomized(model).save_pretrained(folder)  # as safetensors, in either version
     processor.save_pretrained(folder)
     if family.template:
         (folder / "chat_template.json").write_text(json.dumps({"chat_template": family.template}))

@@ -448,15 +448,15 @@ def _download_weights(located: Snapshot, device: torch.device, dtype: str | torc
     hub_id, commit = located.name, located.revision
     index = located.folder / INDEX
     names = sorted(set(read_json(index).get("weight_map", {}).values())) if index.exists() else ["model.safetensors"]
+    _, sizes = list_files(hub_id, commit)
+    if sizes:
+        check_weights(hub_id, sizes)
+        config = read_json(located.folder / "config.json")
+        stored = DTYPES.get(LONG_DTYPES.get(config.get("dtype") or config.get("torch_dtype"), ""))
+        if stored:
+            _fitting_dtype(hub_id, sum(sizes.get(name, 0) for name in names) // stored.itemsize, device, dtype)
+        announce(hub_id, commit, {name: sizes[name] for name in names if name in sizes})
     with hub_errors(hub_id, commit):
-        _, sizes = list_files(hub_id, commit)
-        if sizes:
-            check_weights(hub_id, sizes)
-            config = read_json(located.folder / "config.json")
-            stored = DTYPES.get(LONG_DTYPES.get(config.get("dtype") or config.get("torch_dtype"), ""))
-            if stored:
-                _fitting_dtype(hub_id, sum(sizes.get(n, 0) for n in names) // stored.itemsize, device, dtype)
-            announce(hub_id, commit, {name: sizes[name] for name in names if name in sizes})
         snapshot_download(hub_id, revision=commit, allow_patterns=names)
 
 
