@@ -57,7 +57,7 @@ def questions_needed(answer: Any) -> str:
     expect(
         0.78 <= power <= 0.83, f"With {int(answer):,} questions the chance to tell them apart is {power:.0%}. {more}"
     )
-    return "about 260. For half the difference you would need about four times as many."
+    return "about 255. Half the difference, with as much disagreement, would need about four times as many."
 
 
 def _near(found: float, wanted: float) -> bool:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from imp_kit.errors import PromptError, SettingError
@@ -358,14 +359,12 @@ def chance_to_tell(count: int, only_one: float, only_other: float) -> float:
         raise SettingError(
             f"{count} questions and shares of {only_one} and {only_other}; give at least one and shares from 0 to 1."
         )
-    power = 0.0
-    for total in range(count + 1):  # questions on which they differ
-        # The largest count of the rarer kind with a p below 0.05; -1 where there is none.
-        least = int(binom.ppf(0.025, total, 0.5))
-        least -= 2 * binom.cdf(least, total, 0.5) >= 0.05
-        found = binom.cdf(least, total, only_one / unlike) + binom.cdf(least, total, only_other / unlike)
-        power += binom.pmf(total, count, unlike) * found
-    return float(power)
+    total = np.arange(count + 1)  # questions on which they differ
+    # The largest number of the rarer kind with a p below 0.05; -1 where there is none.
+    least = binom.ppf(0.025, total, 0.5)
+    least = np.where(2 * binom.cdf(least, total, 0.5) < 0.05, least, least - 1)
+    found = sum(binom.cdf(least, total, share / unlike) for share in (only_one, only_other))
+    return float((binom.pmf(total, count, unlike) * found).sum())
 
 
 # Pictures ------------------------------------------------------------------------------------------------
