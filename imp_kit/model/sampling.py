@@ -99,9 +99,14 @@ class Sampler:
 
     def pick(self, logits: Tensor) -> Tensor:
         """Logits (batch, vocab) -> chosen ids, int64 (batch,)."""
+        if len(self._alike) == 1:  # no rows are moved, for which a GPU would have to wait
+            return self._pick(logits, self._alike[0])
         ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
         for rows in self._alike:  # each sort of a whole vocabulary is done for all rows that need it
-            generators = [generator for row in rows if (generator := self._generators[row]) is not None]
-            scores = logits if len(self._alike) == 1 else logits[rows]
-            ids[rows] = self._samplings[rows[0]].pick(scores, generators or None)
+            ids[rows] = self._pick(logits[rows], rows)
         return ids
+
+    def _pick(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        """The ids of rows that are alike, from their logits."""
+        generators = [generator for row in rows if (generator := self._generators[row]) is not None]
+        return self._samplings[rows[0]].pick(logits, generators or None)

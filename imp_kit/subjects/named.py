@@ -4,6 +4,7 @@ from typing import Any
 
 from imp_kit.errors import SettingError
 from imp_kit.subjects.openai_endpoint import OpenAIEndpoint
+from imp_kit.subjects.transformers_model import Transformers
 
 TRANSFORMERS = "transformers:"
 
@@ -35,7 +36,5 @@ def subject_named(
     if api_key_env is not None or concurrency != 1:
         raise SettingError(f"{text!r} is no endpoint, and only an endpoint takes a key or a concurrency.")
     if text.startswith(TRANSFORMERS):
-        from imp_kit.subjects.transformers_model import Transformers
-
         return Transformers(text.removeprefix(TRANSFORMERS), device=device, dtype=dtype, revision=revision)
     return text
