@@ -68,7 +68,7 @@ def test_one_bad_item_costs_only_itself(imp, tmp_path):
         "PromptError",
         "Answer",
         "ImageError",
-        "PromptError",
+        "PromptLengthError",
         "PromptError",
         "Answer",
     ]
