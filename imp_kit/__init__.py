@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from imp_kit.finetuning.run import finetune
     from imp_kit.imp import Answer, Box, Candidate, Chat, Imp, View, load
     from imp_kit.samples import sample
+    from imp_kit import chat_web as chat_web
     from imp_kit.tools import bench as bench
     from imp_kit.tools import doctor as doctor
     from imp_kit.tools import notebook as notebook
@@ -57,6 +58,8 @@ if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
 
 def __getattr__(name: str) -> Any:
     # What needs torch, seconds of import time, comes when it is first asked for.
+    if name == "chat_web":
+        return import_module("imp_kit.chat_web")
     if name in TOOLS:
         return import_module(f"imp_kit.tools.{name}")
     if name == "sample":
@@ -69,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *TOOLS, "__version__"]
+    return [*__all__, *TOOLS, "chat_web", "__version__"]

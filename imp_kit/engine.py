@@ -140,6 +140,11 @@ class Conversation:
         """Whether the prefix was read before."""
         return self._prefix is not None
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the prefix, 0 if it was not read."""
+        return 0 if self._prefix is None else self._prefix.buffer.tensor.nbytes
+
     def prefix(self) -> KVCache:
         """The prefix, read if it was not yet. Raises MemoryLimitError."""
         return self.engine.read_prefix(self.image) if self._prefix is None else self._prefix

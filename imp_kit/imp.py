@@ -271,11 +271,15 @@ class Imp:
             for result in results
         ]
 
-    def _warn_of_unknown_words(self, question: str) -> None:
-        """Say once if imp-nano, whose tokens are the words of its lessons, knows few words of a question."""
-        words = () if self._warned or self.name != NANO else re.findall(r"\w+", question)
+    def knows_words(self, question: str) -> bool:
+        """False where imp-nano, whose tokens are the words of its lessons, knows few words of a question."""
+        words = re.findall(r"\w+", question) if self.name == NANO else ()
         known = sum(len(self.tokenizer.encode_pieces((f" {word.lower()}",))) == 1 for word in words)
-        if known < KNOWN_WORDS * len(words):
+        return known >= KNOWN_WORDS * len(words)
+
+    def _warn_of_unknown_words(self, question: str) -> None:
+        """Say once if imp-nano knows few words of a question."""
+        if not self._warned and not self.knows_words(question):
             self._warned = True
             text = f"{NANO} learned only simple English and knows few words of this question: expect no right answer."
             warnings.warn_explicit(text, UserWarning, "imp-kit", 1)  # the place in the kit would tell a reader nothing
@@ -359,6 +363,11 @@ class Chat:
         self.view = view
         self.turns: list[tuple[str, Answer]] = []
         self._conversation = Conversation(view.imp.engine, view.image, view.prefix)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the keys and values that are kept for the next question."""
+        return self._conversation.cache_bytes
 
     def __repr__(self) -> str:
         count = len(self.turns)

@@ -38,6 +38,7 @@ EXTRAS = {
     "finetune": {"peft": "peft"},
     "serve": {"fastapi": "fastapi", "uvicorn": "uvicorn"},
     "endpoint": {"openai": "openai"},
+    "chat-web": {"gradio": "gradio"},
 }
 
 

@@ -63,6 +63,10 @@ def parser() -> argparse.ArgumentParser:
     conversation.add_argument("picture", help="a picture file")
     conversation.set_defaults(run=chat)
 
+    web = commands.add_parser("chat-web", parents=[source], help="the same in the browser, on this machine alone")
+    web.add_argument("--port", type=int, help="of the page's address (default: the first free one from 7860)")
+    web.set_defaults(run=serve_chat)
+
     checkpoints = commands.add_parser("checkpoints", help="list the names that the kit knows, or inspect one")
     checkpoints.set_defaults(run=list_checkpoints)
     deeper = checkpoints.add_subparsers(metavar="[inspect NAME]")
@@ -273,6 +277,16 @@ def chat(args: argparse.Namespace) -> None:
             _answer(args, conversation, question, settings, picture=args.picture)
         except PromptError as error:
             print(f"imp-kit: {error}", file=sys.stderr)
+
+
+def serve_chat(args: argparse.Namespace) -> None:
+    """Serve Imp Chat to this machine's browsers until an interrupt."""
+    from imp_kit.chat_web import launch
+
+    page = launch(args.checkpoint, device=args.device, dtype=args.dtype, revision=args.revision, port=args.port)
+    interrupts.work()
+    print(f"Imp Chat is at {page.url} for the browsers of this machine. Ctrl-C ends it.", flush=True)
+    page.wait()
 
 
 def _answer(
