@@ -1,1 +1,1 @@
-"""Who else an experiment can ask: models of transformers, and endpoints that speak OpenAI's protocol."""
+"""Who an experiment can ask besides a checkpoint of the kit: models of transformers, and endpoints."""
