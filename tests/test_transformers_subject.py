@@ -214,6 +214,16 @@ def test_the_identity_names_what_can_change_an_answer(llava, copied):
     assert changed.ask(PICTURES[0], QUESTION, 3).prompt.startswith("Human: ")
 
 
+def test_a_prompt_begins_once(llava, copied):
+    """Where the template writes the token that the tokenizer puts before each text."""
+    file = copied / "chat_template.json"
+    change(file, chat_template="<s>" + json.loads(file.read_text())["chat_template"])
+    subject = load(copied)
+    for picture in (PICTURES[0], None):
+        answer, other = subject.ask(picture, QUESTION, TOKENS), llava.ask(picture, QUESTION, TOKENS)
+        assert (answer.prompt, answer.token_ids) == (f"<s>{other.prompt}", other.token_ids)
+
+
 def test_any_image_that_the_kit_opens(llava, tmp_path):
     PICTURES[0].save(tmp_path / "code.png")
     expected = llava.ask(PICTURES[0], QUESTION, TOKENS)

@@ -241,9 +241,9 @@ class Transformers:
         """What `generate` takes, on the model's device. Raises ImageError or PromptError."""
         processor, tokenizer = self.processor, self.processor.tokenizer
         given: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
-        # A template may write the token that the tokenizer would add once more.
-        if tokenizer.bos_token and prompts[0].startswith(tokenizer.bos_token):
-            given["add_special_tokens"] = False
+        # A template may write the token that the tokenizer begins each text with.
+        if tokenizer.bos_token and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
+            prompts = [prompt.removeprefix(tokenizer.bos_token) for prompt in prompts]
         try:
             if self.family == "idefics":
                 parts = [[part for part in re.split(f"({IMAGE})", prompt) if part] for prompt in prompts]
