@@ -10,7 +10,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -44,13 +44,19 @@ QUESTION_TOKENS = 256  # of a prompt beside the image, as batches are planned
 RANKED_TOKENS = 128  # of answers that are read at once: 80 MB of scores where a vocabulary has 152,000 tokens
 
 
+class Decoding(Protocol):
+    """What gives the text of tokens."""
+
+    def decode(self, ids: list[int], /) -> str: ...
+
+
 class StreamDecoder:
     """Tokens in, text out: never half a character, never a stop string or the beginning of one.
 
     Joined, the pieces are the final `text`: without blanks at both ends, cut before the first stop string.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, stops: Sequence[str]):
+    def __init__(self, tokenizer: Decoding, stops: Sequence[str]):
         self._tokenizer, self._stops = tokenizer, tuple(stops)
         self._ids: list[int] = []
         self._sent = ""

@@ -34,6 +34,10 @@ PAIRS = [
     (PICTURES[3].resize((60, 200)), "Read the picture, please."),
 ]
 
+QUICK = ("LLaVA-1.5", "BLIP-2, OPT", "Idefics3, SmolVLM")
+EACH = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in FAMILIES]
+WHOLE = [pytest.param(name, marks=[] if name == QUICK[0] else [pytest.mark.slow]) for name in FAMILIES]
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
@@ -110,14 +114,14 @@ def by_hand(folder, name, picture):
     return new[:kept], inputs["input_ids"][0].tolist(), processor.tokenizer
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH)
 def test_prompts_are_those_of_the_model_cards(name, subjects):
     subject, family = subjects(name), FAMILIES[name]
     asked, alone = subject.ask(PICTURES[0], QUESTION, TOKENS), subject.ask(None, f" {QUESTION}\n", TOKENS)
     assert (asked.prompt, alone.prompt) == (family.prompt, family.alone)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH)
 def test_answers_are_those_of_generate_by_hand(name, folders, subjects):
     """Although generation_config.json asks for draws, beams and a repetition penalty."""
     subject, answers = subjects(name), []
@@ -125,14 +129,16 @@ def test_answers_are_those_of_generate_by_hand(name, folders, subjects):
         ids, prompt, tokenizer = by_hand(folders(name), name, picture)
         answer = subject.ask(picture, QUESTION, TOKENS)
         assert list(answer.token_ids) == ids
-        assert answer.text == tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        assert (
+            answer.text == tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        )
         assert (answer.finish, answer.tokens) == (("length", TOKENS) if len(ids) == TOKENS else ("stop", len(ids) + 1))
         assert tokenizer.bos_token_id is None or prompt.count(tokenizer.bos_token_id) == 1
         answers.append(answer.text)
     assert len(set(answers[:-1])) >= 4, "a model that says the same of every picture would show nothing"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_batch_gives_the_answers_of_single_questions(name, subjects):
     subject = subjects(name)
     single = [subject.ask(*pair, TOKENS) for pair in PAIRS]
@@ -145,7 +151,7 @@ def test_a_batch_gives_the_answers_of_single_questions(name, subjects):
     assert {answer.finish for answer in single} == {"stop", "length"}, "some rows end early"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_the_probe_runs(name, subjects, tmp_path):
     subject = subjects(name)
     samples = probe.run(subject, "smoke", 1, tmp_path / "run")
@@ -208,6 +214,16 @@ def test_the_identity_names_what_can_change_an_answer(llava, copied):
     assert changed.ask(PICTURES[0], QUESTION, 3).prompt.startswith("Human: ")
 
 
+def test_a_prompt_begins_once(llava, copied):
+    """Where the template writes the token that the tokenizer puts before each text."""
+    file = copied / "chat_template.json"
+    change(file, chat_template="<s>" + json.loads(file.read_text())["chat_template"])
+    subject = load(copied)
+    for picture in (PICTURES[0], None):
+        answer, other = subject.ask(picture, QUESTION, TOKENS), llava.ask(picture, QUESTION, TOKENS)
+        assert (answer.prompt, answer.token_ids) == (f"<s>{other.prompt}", other.token_ids)
+
+
 def test_any_image_that_the_kit_opens(llava, tmp_path):
     PICTURES[0].save(tmp_path / "code.png")
     expected = llava.ask(PICTURES[0], QUESTION, TOKENS)
@@ -250,13 +266,16 @@ def test_what_cannot_be_answered_costs_itself_alone(llava):
     assert llava.ask_many([], progress=False) == []
 
 
+@pytest.mark.slow
 def test_a_picture_that_a_processor_refuses_costs_itself_alone(subjects):
     subject = subjects("Qwen2-VL")
     line = Image.new("RGB", (2000, 2))
     with pytest.raises(ImageError, match="The processor of model does not take this picture"):
         subject.ask(line, QUESTION, TOKENS)
     with pytest.warns(UserWarning, match="1 of 3 have no answer"):
-        first, refused, last = subject.ask_many([PAIRS[0], (line, QUESTION), PAIRS[2]], progress=False, max_new_tokens=9)
+        first, refused, last = subject.ask_many(
+            [PAIRS[0], (line, QUESTION), PAIRS[2]], progress=False, max_new_tokens=9
+        )
     assert isinstance(refused, ImageError)
     assert refused.__traceback__ is None
     assert [first, last] == [str(subject.ask(*PAIRS[row], 9)) for row in (0, 2)]
@@ -268,7 +287,9 @@ def load(folder, **settings):
 
 def test_a_type_that_transformers_does_not_hold(copied):
     change(copied / "config.json", model_type="llava_of_tomorrow")
-    with pytest.raises(CheckpointError, match="holds no model of the type 'llava_of_tomorrow', which copied is. A newer"):
+    with pytest.raises(
+        CheckpointError, match="holds no model of the type 'llava_of_tomorrow', which copied is. A newer"
+    ):
         load(copied)
 
 
@@ -417,7 +438,9 @@ def test_an_id_of_the_hub(hub, llava):
     assert "imp-kit: owner/tiny-llava comes from the hub: 1 files" in told
     assert f"{COMMIT} None {{'subject': 'transformers:owner/tiny-llava'}} {llava.ask(None, 'Why?', 9)}" in told
     assert {"config.json", "model.safetensors"} <= got(server)
-    assert not {name for name in got(server) if name.endswith((".py", ".bin"))} | (got(server) & {"adapter.safetensors"})
+    assert not {name for name in got(server) if name.endswith((".py", ".bin"))} | (
+        got(server) & {"adapter.safetensors"}
+    )
 
 
 @pytest.mark.slow

@@ -64,9 +64,7 @@ def image_processor(name: str, **settings):
 
 
 def clip_images(name: str = "CLIPImageProcessor", **more):
-    return image_processor(
-        name, size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, **more
-    )
+    return image_processor(name, size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, **more)
 
 
 def square_images(name: str, **more):
@@ -101,7 +99,8 @@ def llava_next():
     tokenizer = tokenizer_of("<image>", bos="<s>")
     grid = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
     config = transformers.LlavaNextConfig(
-        vision_config=transformers.CLIPVisionConfig(**VISION), text_config=llama(tokenizer, "MistralConfig", num_key_value_heads=1),
+        vision_config=transformers.CLIPVisionConfig(**VISION),
+        text_config=llama(tokenizer, "MistralConfig", num_key_value_heads=1),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_grid_pinpoints=grid,
     )  # fmt: skip
     processor = transformers.LlavaNextProcessor(
@@ -115,7 +114,8 @@ def llava_onevision():
     tokenizer = tokenizer_of("<image>", "<video>", "<|im_start|>", "<|im_end|>")
     grid = [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
     config = transformers.LlavaOnevisionConfig(
-        vision_config=transformers.SiglipVisionConfig(**VISION), text_config=llama(tokenizer, "Qwen2Config", num_key_value_heads=1),
+        vision_config=transformers.SiglipVisionConfig(**VISION),
+        text_config=llama(tokenizer, "Qwen2Config", num_key_value_heads=1),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"), image_grid_pinpoints=grid,
     )  # fmt: skip
@@ -268,7 +268,9 @@ def internvl():
 def paligemma():
     tokenizer = tokenizer_of("<bos>", "<image>")
     tokenizer.bos_token = "<bos>"
-    processor = transformers.PaliGemmaProcessor(square_images("SiglipImageProcessor", image_seq_length=ROWS**2), tokenizer)
+    processor = transformers.PaliGemmaProcessor(
+        square_images("SiglipImageProcessor", image_seq_length=ROWS**2), tokenizer
+    )
     text = llama(tokenizer, "GemmaConfig", num_key_value_heads=1, head_dim=16)
     config = transformers.PaliGemmaConfig(
         vision_config=transformers.SiglipVisionConfig(**VISION, projection_dim=32, vision_use_head=False),
@@ -288,7 +290,10 @@ def template(user: str, end: str, image: str, *, begin: str = "", assistant: str
     )
 
 
-CHATML = {"begin": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", "assistant": "<|im_start|>assistant\n"}
+CHATML = {
+    "begin": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+    "assistant": "<|im_start|>assistant\n",
+}
 SIGHT = "<|vision_start|><|image_pad|><|vision_end|>"
 UTTERANCE = (
     "{% for message in messages %}User:{% if message['content'][0]['type'] != 'image' %}{{ ' ' }}{% endif %}"

@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from imp_kit.answers import Answer, Seconds
-from imp_kit.checkpoints.files import check_weights, find_tensors, quote, read_json, text_file
+from imp_kit.checkpoints.files import check_weights, file_names, find_tensors, quote, read_json, text_file
 from imp_kit.checkpoints.hub import Snapshot, announce, digest, find, hub_errors, list_files, locate
 from imp_kit.device import DTYPES, LONG_DTYPES, SMALL_MODEL, bf16_is_faster, choose_device, choose_dtype
 from imp_kit.engine import StreamDecoder
@@ -32,8 +32,8 @@ from imp_kit.prompts import check_question
 from imp_kit.settings import read_settings
 from imp_kit.system.extras import require
 
-# By model_type: how a family without a chat template is asked about an image, whose place is IMAGE, and about none.
 IMAGE = "<image>"
+# By model_type: how a family without a chat template is asked about an image, whose place is IMAGE, and about none.
 PROMPTS = {
     "blip-2": ("Question: {} Answer:", "Question: {} Answer:"),
     "instructblip": ("{}", "{}"),
@@ -50,7 +50,8 @@ OLDER_CLASSES = {
     "idefics": "IdeficsForVisionText2Text",
     "llava": "LlavaForConditionalGeneration",
 }
-SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model")  # configuration, templates and tokenizers: neither code nor pickles
+# Configuration, templates and tokenizers: neither code nor pickles.
+SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model")
 INDEX = "model.safetensors.index.json"
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # marks an answer for training; older jinja lacks it
 
@@ -82,11 +83,6 @@ class Transformers:
         located, from_hub = _locate(model_id, revision)
         self.name, self.revision = located.name, located.revision
         self.family, kind = _find_class(located)
-        if from_hub:
-            _download_weights(located, self.device, dtype)
-        tensors = find_tensors(located.folder).values()
-        chosen = _fitting_dtype(self.name, sum(math.prod(info.shape) for info in tensors), self.device, dtype)
-        self.dtype = LONG_DTYPES[str(chosen).removeprefix("torch.")]
         self.processor = _load_processor(located)
         self.template = _chat_template(self.processor, located.folder)
         if self.template is None and self.family not in PROMPTS:
@@ -94,6 +90,11 @@ class Transformers:
                 f"{self.name} comes without a chat template, and the kit does not know how a {self.family} model is "
                 "asked. Take a checkpoint of it that was tuned for chats."
             )
+        if from_hub:
+            _download_weights(located, self.device, dtype)
+        tensors = find_tensors(located.folder).values()
+        chosen = _fitting_dtype(self.name, sum(math.prod(info.shape) for info in tensors), self.device, dtype)
+        self.dtype = LONG_DTYPES[str(chosen).removeprefix("torch.")]
         self.model = _load_model(located, kind, chosen, self.device)
         self._stop_ids = self._set_greedy()
         self.identity = {
@@ -234,17 +235,15 @@ class Transformers:
         content = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
         chat = [{"role": "user", "content": content}]
         writer = self.processor if hasattr(self.processor, "apply_chat_template") else self.processor.tokenizer
-        return writer.apply_chat_template(
-            chat, chat_template=self.template, add_generation_prompt=True, tokenize=False
-        )
+        return writer.apply_chat_template(chat, chat_template=self.template, add_generation_prompt=True, tokenize=False)
 
     def _encode(self, prompts: list[str], images: list[Image.Image]) -> dict[str, torch.Tensor]:
         """What `generate` takes, on the model's device. Raises ImageError or PromptError."""
         processor, tokenizer = self.processor, self.processor.tokenizer
         given: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
-        # A template may write the token that the tokenizer would add once more.
-        if tokenizer.bos_token and prompts[0].startswith(tokenizer.bos_token):
-            given["add_special_tokens"] = False
+        # A template may write the token that the tokenizer begins each text with.
+        if tokenizer.bos_token and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
+            prompts = [prompt.removeprefix(tokenizer.bos_token) for prompt in prompts]
         try:
             if self.family == "idefics":
                 parts = [[part for part in re.split(f"({IMAGE})", prompt) if part] for prompt in prompts]
@@ -268,7 +267,7 @@ class Transformers:
         return {
             name: value.to(self.device, floats if value.is_floating_point() else value.dtype)
             for name, value in encoded.items()
-            if isinstance(value, torch.Tensor)
+            if isinstance(value, torch.Tensor) and name != "labels"  # for training
         }
 
     def _check_length(self, mask: torch.Tensor, limit: int) -> None:
@@ -299,7 +298,7 @@ class Transformers:
 
         tokenizer, inner = self.processor.tokenizer, getattr(self.model, "language_model", None)
         # The BLIP family's language model generates by its own settings.
-        models = [model for model in (self.model, inner) if hasattr(model, "generation_config")]
+        models: list[Any] = [model for model in (self.model, inner) if hasattr(model, "generation_config")]
         ends = {tokenizer.eos_token_id, *(id for model in models for id in _ids(model.generation_config.eos_token_id))}
         if self.family in ENDS:
             ends.add(tokenizer.convert_tokens_to_ids(ENDS[self.family]))
@@ -307,7 +306,7 @@ class Transformers:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         # An encoder has relative positions, which padding between image and question would change.
-        encodes = inner is not None and inner.config.is_encoder_decoder
+        encodes = any(model.config.is_encoder_decoder for model in models)
         tokenizer.padding_side = "right" if encodes else "left"
         for model in models:
             own = model.generation_config
@@ -345,7 +344,8 @@ class _Steps:
     """
 
     def __init__(self, replies: list[_Reply], stop_ids: Sequence[int]):
-        self.replies, self.stop_ids, self.first = replies, stop_ids, None
+        self.replies, self.stop_ids = replies, stop_ids
+        self.first: float | None = None  # when the first token came
         self._begun = False
 
     def put(self, ids: torch.Tensor) -> None:
@@ -370,8 +370,8 @@ class _Text:
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
 
-    def decode(self, ids: Iterable[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _new() -> bool:
@@ -407,12 +407,12 @@ def _find_class(located: Snapshot) -> tuple[str, Any]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     config = read_json(located.folder / "config.json")
-    family, version = config.get("model_type"), transformers.__version__
+    family, version = str(config.get("model_type")), transformers.__version__
     if family not in CONFIG_MAPPING_NAMES:
         if config.get("auto_map"):
             raise CheckpointError(
-                f"{located.name} needs code that lies beside its weights, and the kit runs none of it. Take a checkpoint "
-                "of it whose class transformers holds, or serve it elsewhere and ask its address."
+                f"{located.name} needs code that lies beside its weights, and the kit runs none of it. Take a "
+                "checkpoint of it whose class transformers holds, or serve it elsewhere and ask its address."
             )
         raise CheckpointError(
             f"transformers {version} holds no model of the type {quote(family)}, which {located.name} is. "
@@ -452,7 +452,7 @@ def _download_weights(located: Snapshot, device: torch.device, dtype: str | torc
     if sizes:
         check_weights(hub_id, sizes)
         config = read_json(located.folder / "config.json")
-        stored = DTYPES.get(LONG_DTYPES.get(config.get("dtype") or config.get("torch_dtype"), ""))
+        stored = DTYPES.get(LONG_DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), ""))
         if stored:
             _fitting_dtype(hub_id, sum(sizes.get(name, 0) for name in names) // stored.itemsize, device, dtype)
         announce(hub_id, commit, {name: sizes[name] for name in names if name in sizes})
@@ -482,11 +482,15 @@ def _load_processor(located: Snapshot) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(located.folder, trust_remote_code=False, local_files_only=True)
     except ImportError as error:
-        raise SettingError(f"The processor of {located.name} needs a package that is missing: {_reason(error)}") from None
+        raise SettingError(
+            f"The processor of {located.name} needs a package that is missing: {_reason(error)}"
+        ) from None
     except Exception as error:  # files of somebody else's may make it raise anything
         raise CheckpointError(f"The processor of {located.name} cannot be loaded ({_reason(error)}).") from error
     if not hasattr(processor, "tokenizer"):
-        raise CheckpointError(f"{located.name} has no processor for pictures and text, only {type(processor).__name__}.")
+        raise CheckpointError(
+            f"{located.name} has no processor for pictures and text, only {type(processor).__name__}."
+        )
     return processor
 
 
@@ -529,8 +533,10 @@ def _chat_template(processor: Any, folder: Path) -> str | None:
 
 def _loaded_files(folder: Path) -> set[str]:
     """The names, relative to the folder, of the files that the model, its processor and its prompts are made from."""
-    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if not file.name.startswith(".")}
-    return {name for name in names if any(fnmatch(name, pattern) for pattern in (*SETTINGS, "*.safetensors"))}
+    names = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    shown = {name for name in names if not any(part.startswith(".") for part in Path(name).parts)}
+    weights = {name for name in file_names(folder) if name.endswith(".safetensors")}
+    return weights | {name for name in shown if any(fnmatch(name, pattern) for pattern in SETTINGS)}
 
 
 def _ids(value: int | Sequence[int] | None) -> list[int]:

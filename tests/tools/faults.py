@@ -218,6 +218,10 @@ CHECKPOINTS = (
     fault("memory to work with forgotten", "checkpoints/registry.py", "self.weight_bytes + WORKING_BYTES",
           "self.weight_bytes", "doctor::every_checkpoint_has_a_size"),
 )  # fmt: skip
+OTHERS = "subjects/transformers_model.py"
+OTHERS_BATCH = "transformers_subject::a_batch_gives_the_answers_of_single_questions"
+OTHERS_BY_HAND = "transformers_subject::answers_are_those_of_generate_by_hand"
+
 TOOLS = (
     fault("not found is a success", "tools/cli.py", "return 0 if box else 1", "return 0",
           "cli::locate_says_what_was_not_found_and_draws_nothing"),
@@ -276,6 +280,29 @@ TOOLS = (
           "if False:", "finetune::an_out_that_cannot_be_a_new_checkpoint"),
     fault("one package told of several", "system/extras.py", "pip install {' '.join(missing)}",
           "pip install {missing[0]}", "extras::all_that_is_missing_is_named_at_once"),
+    fault("code of others is trusted", OTHERS, "trust_remote_code=False, local", "trust_remote_code=True, local",
+          "transformers_subject::code_beside_a_known_model_is_not_run"),
+    fault("a short prompt padded at its end", OTHERS, '"right" if encodes else "left"', '"right"', OTHERS_BATCH),
+    fault("answers in another order", OTHERS, "dict(zip(rows, self._in_parts", "dict(zip(rows[::-1], self._in_parts",
+          OTHERS_BATCH),
+    fault("draws as a model's files say", OTHERS, "do_sample=False,", "repetition_penalty=own.repetition_penalty,",
+          OTHERS_BY_HAND),
+    fault("the prompt as a part of the answer", OTHERS, "if not self._begun:", "if self._begun is None:",
+          OTHERS_BY_HAND),
+    fault("an end that is none", OTHERS, "if token in stop_ids or self.decoder.stopped:", "if self.decoder.stopped:",
+          OTHERS_BY_HAND),
+    fault("two beginnings of a prompt", OTHERS, "prompt.removeprefix(tokenizer.bos_token) for", "prompt for",
+          "transformers_subject::a_prompt_begins_once"),
+    fault("weights that are not there stay random", OTHERS, "    if missing:\n", "    if missing and not model:\n",
+          "transformers_subject::weights_that_are_not_whole"),
+    fault("another template unnoticed", OTHERS, "return weights | {", "return weights or {",
+          "transformers_subject::the_identity_names_what_can_change_an_answer"),
+    fault("a model of others larger than memory", OTHERS, "if needed > free:", "if needed > 2 * free:",
+          "transformers_subject::memory_is_told_before_anything_is_loaded"),
+    fault("a question with a control token", OTHERS, "for token in tokens if token in question", "for token in ()",
+          "transformers_subject::what_cannot_be_asked"),
+    fault("pickles of others are downloaded", OTHERS, "revision=commit, allow_patterns=names", "revision=commit",
+          "transformers_subject::an_id_of_the_hub"),
 )  # fmt: skip
 EXPERIMENTS = (
     fault("another checkpoint's answers kept", "experiments/runs.py", "case.question, identity, settings, __version__",
