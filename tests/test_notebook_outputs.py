@@ -20,7 +20,8 @@ from set_repository import ROOT
 
 STACK = ("torch", "transformers", "numpy", "pandas", "matplotlib")
 QUICK = "01_captioning.ipynb"
-LONG = {"06_contrastive.ipynb", "07_train_and_tune.ipynb", "09_documents.ipynb"}  # minutes of training or answers
+# Minutes of training or answers.
+LONG = {"06_contrastive.ipynb", "07_train_and_tune.ipynb", "09_documents.ipynb", "10_compare.ipynb"}
 
 
 def as_made() -> bool:

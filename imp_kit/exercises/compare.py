@@ -21,7 +21,7 @@ ANSWERS = (
     ("I cannot see a cat in the image.", "stop", ANSWERED),
 )
 SPLITS = ((16, 2), (2, 16), (5, 0), (0, 6), (11, 4), (1, 0), (3, 3), (0, 0))
-SHARES = (0.11, 0.04)  # of the questions that only the one, and only the other system has right
+SHARES = (0.12, 0.05)  # of the questions that only the one, and only the other system has right
 POWER = 0.8
 
 
@@ -41,7 +41,7 @@ def p_value(function: Callable[[int, int], Any]) -> str:
         case = f"For {one} and {other}"
         found = number_of(result_of(function, one, other, case=f"{case}: "))
         wanted = mcnemar([True] * one + [False] * other, [False] * one + [True] * other)
-        expect(not _near(found, 2 * wanted) or wanted < 1, f"{case} twice the tail is above 1: a p-value is at most 1.")
+        expect(found <= 1.0001, f"{case} yours is {found:.4g}; a p-value is at most 1.")
         hint = "both directions count, so take the tail twice" if _near(2 * found, wanted) else f"yours is {found:.4g}"
         expect(_near(found, wanted), f"{case} p is {wanted:.4g}; {hint}.")
     return "the questions on which both agree say nothing about who is better, so they are not in the formula."
@@ -57,7 +57,7 @@ def questions_needed(answer: Any) -> str:
     expect(
         0.78 <= power <= 0.83, f"With {int(answer):,} questions the chance to tell them apart is {power:.0%}. {more}"
     )
-    return "about 255. Half the difference, with as much disagreement, would need about four times as many."
+    return "about 290. Half the difference, with as much disagreement, would need about four times as many."
 
 
 def _near(found: float, wanted: float) -> bool:

@@ -1,5 +1,6 @@
 """The same images and the same words for every system, and which of their differences chance alone would make."""
 
+import io
 import re
 import textwrap
 from collections import Counter
@@ -66,8 +67,9 @@ def questions(size: str, seed: int) -> list[Case]:
     if not isinstance(seed, int) or seed < 0:
         raise SettingError(f"The seed is {seed!r}; give a whole number from 0.")
     names = tuple(SKILLS)
-    # Its questions in English, which are asked in Japanese, too, in notebook 04.
-    return [japanese.scene_cases(names[i % len(names)], 1000 * seed + i)[0] for i in range(SIZES[size])]
+    # The English ones of notebook 04, where five seeds in a row have the same answer to yes or no.
+    drawn = ((names[i % len(names)], 1000 * seed + 5 * (i // len(names))) for i in range(SIZES[size]))
+    return [japanese.scene_cases(name, number)[0] for name, number in drawn]
 
 
 @dataclass(frozen=True)
@@ -289,16 +291,19 @@ def outcome(record: dict) -> str:
 
 
 def table(frame: "DataFrame") -> "DataFrame":
-    """A row for each subject: how many questions it was asked, what came out, and the share of right answers."""
+    """A row for each subject: how many questions it was asked, how many answers are what, and the share of right ones.
+
+    A refusal, or an answer that was cut off, was asked, and is not right.
+    """
     from pandas import DataFrame
 
+    others = [each for each in list(OUTCOMES)[1:-1] if each != "failed" or (frame.outcome == each).any()]
     rows = []
     for name, answers in frame.groupby("subject", sort=False):
         counts, asked = Counter(answers.outcome), _asked(answers)
         right = str(share_of(asked.right)) if len(asked) else "–"
-        others = {each: counts[each] for each in list(OUTCOMES)[1:-1]}
-        rows.append({"subject": name, "asked": len(asked), "right": right, **others})
-    return DataFrame(rows).set_index("subject")
+        rows.append({"": name, "asked": len(asked), "right": right, **{each: counts[each] for each in others}})
+    return DataFrame(rows).set_index("").rename_axis(None)
 
 
 def _asked(frame: "DataFrame") -> "DataFrame":
@@ -319,7 +324,7 @@ def pairs(frame: "DataFrame", one: str, other: str) -> "DataFrame":
 
 
 def differences(frame: "DataFrame") -> "DataFrame":
-    """The first subject beside each other one, on the questions that both could be asked.
+    """The first subject beside each other one: how many questions both could be asked, and only one has right.
 
     `difference` is what the first has more, with its 95 % interval; `p` is the exact McNemar test's, after Holm where
     there are several. Raises SettingError for less than two subjects.
@@ -337,12 +342,13 @@ def differences(frame: "DataFrame") -> "DataFrame":
             {
                 "": f"{first} – {name}",
                 "shared": len(both),
-                "only the first is right": int((both.one & ~both.other).sum()),
+                "only the first": int((both.one & ~both.other).sum()),
                 "only the second": int((both.other & ~both.one).sum()),
                 "difference": f"{bounded_difference(both.one.astype(int) - both.other.astype(int), both.id):+.1%}",
             }
         )
-    return DataFrame([{**row, "p": f"{p:.2g}"} for row, p in zip(rows, holm(p_values), strict=True)]).set_index("")
+    shown = [f"{p:.2g}" if p >= 0.0001 else "< 0.0001" for p in holm(p_values)]
+    return DataFrame([{**row, "p": p} for row, p in zip(rows, shown, strict=True)]).set_index("").rename_axis(None)
 
 
 def chance_to_tell(count: int, only_one: float, only_other: float) -> float:
@@ -357,7 +363,8 @@ def chance_to_tell(count: int, only_one: float, only_other: float) -> float:
     unlike = only_one + only_other
     if count < 1 or min(only_one, only_other) < 0 or not 0 < unlike <= 1:
         raise SettingError(
-            f"{count} questions and shares of {only_one} and {only_other}; give at least one and shares from 0 to 1."
+            f"{count} questions, and shares of {only_one} and {only_other}: give at least one question, and shares "
+            "that are together above 0 and at most 1."
         )
     total = np.arange(count + 1)  # questions on which they differ
     # The largest number of the rarer kind with a p below 0.05; -1 where there is none.
@@ -373,7 +380,7 @@ def chance_to_tell(count: int, only_one: float, only_other: float) -> float:
 def examples(cases: Sequence[Case], columns: int = 4) -> Image.Image:
     """Images with their questions and true answers."""
     side = 170
-    images = [ImageOps.pad(case.picture, (side, side), color="#eeeeee") for case in cases]
+    images = [ImageOps.pad(_image(case), (side, side), color="#eeeeee") for case in cases]
     titles = [f"{case.question} ({case.truth['answer']})" for case in cases]
     return contrastive.sheet(images, titles, columns, side)
 
@@ -384,11 +391,11 @@ def disputed(frame: "DataFrame", cases: Sequence[Case], count: int = 4) -> list[
     return [case for case in cases if 0 < shares[case.id] < 1][:count]
 
 
-LETTERS, LETTER, LINE, GAP = 27, 0.078, 0.165, 0.08  # of a line of the grid; their sizes, in inches
+LETTERS, LETTER, LINE, GAP = 28, 0.072, 0.165, 0.08  # of a line of the grid; their sizes, in inches
 IMAGE = 1.25  # inches, the longer side of an image in the grid
 
 
-def grid(frame: "DataFrame", cases: Sequence[Case]) -> "Figure":
+def grid(frame: "DataFrame", cases: Sequence[Case]) -> Image.Image:
     """A row for each case: its question, its image, and each subject's answer in the color of its outcome.
 
     What somebody published about a case stands in a column of its own, which says that it was not asked here.
@@ -402,7 +409,7 @@ def grid(frame: "DataFrame", cases: Sequence[Case]) -> "Figure":
     heads = [*names, *(["published, not asked here"] if published else [])]
     answers = {(row.subject, row.id): (row.answer, row.outcome) for row in frame.itertuples()}
     rows = [[_cell(*answers[name, case.id]) for name in names] + [_published(case)] * published for case in cases]
-    shapes = [ImageOps.contain(case.picture, (300, 300)).size for case in cases]
+    shapes = [ImageOps.contain(_image(case), (300, 300)).size for case in cases]
     heights = [
         max(IMAGE * tall / 300, *(LINE * len(lines) for lines, _ in row)) + 2 * GAP + LINE + GAP
         for (_, tall), row in zip(shapes, rows, strict=True)
@@ -421,15 +428,17 @@ def grid(frame: "DataFrame", cases: Sequence[Case]) -> "Figure":
         axes.text(GAP, top + GAP / 2, _plain(case.question), color="#555555", **style)
         below, half, middle = top + LINE + GAP, IMAGE * wide / 600, left / 2
         extent = (middle - half, middle + half, below + GAP + IMAGE * tall / 300, below + GAP)
-        axes.imshow(case.picture, extent=extent, aspect="auto")
+        axes.imshow(_image(case), extent=extent, aspect="auto")
         for number, (lines, color) in enumerate(row):
             x = left + number * column
             box = Rectangle((x, below), column, high - LINE - GAP, facecolor=color, edgecolor="white", linewidth=2)
             axes.add_patch(box)
-            axes.text(x + GAP, below + GAP, _plain("\n".join(lines)), **style)
+            axes.text(x + GAP, below + GAP, _plain("\n".join(lines)), **style).set_clip_path(box)
         top += high
     axes.set(xlim=(0, width), ylim=(height, 0))
-    return figure
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return Image.open(file).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT)  # a PNG with a third of the bytes
 
 
 def _cell(answer: str, found: str) -> tuple[list[str], str]:
@@ -449,6 +458,12 @@ def _published(case: Case) -> tuple[list[str], str]:
 def _wrap(text: str) -> list[str]:
     """Lines of LETTERS letters, or of half as many Japanese ones, which are twice as wide."""
     return textwrap.wrap(text, LETTERS // 2 if any(letter >= "⺀" for letter in text) else LETTERS)
+
+
+def _image(case: Case) -> Image.Image:
+    image = case.picture
+    assert image is not None  # a question without an image is in none of these sets
+    return image
 
 
 def _plain(text: str) -> str:
@@ -524,8 +539,9 @@ def lead(frame: "DataFrame", one: str, other: str) -> "Figure":
     found = [bounded_difference(more[:count], range(count)) for count in counts]
     figure = Figure(figsize=(8.5, 2.6), dpi=80, layout="constrained")
     axes = figure.subplots()
-    axes.fill_between(counts, [each.low for each in found], [each.high for each in found], alpha=0.25)
-    axes.plot(counts, [each.value for each in found])
+    low, middle, high = np.array([(each.low, each.value, each.high) for each in found], float).T
+    axes.fill_between(counts, low, high, alpha=0.25)
+    axes.plot(counts, middle)
     axes.axhline(0, color="#777777", linewidth=1)
     axes.set(xlabel="questions", ylabel="difference", xlim=(counts[0], counts[-1]))
     axes.set_title(f"{_plain(one)} – {_plain(other)}", fontsize=10)
