@@ -93,6 +93,8 @@ def build(model: SharedModel) -> gr.Blocks:
                     lines=1,
                     max_lines=5,
                     label=ENGLISH["question"],
+                    show_label=False,
+                    container=False,
                     placeholder=ENGLISH["placeholder"],
                     autofocus=True,
                     elem_id="imp-question",
