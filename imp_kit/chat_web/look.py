@@ -42,10 +42,10 @@ QUIET = {  # values of gradio's theme; each is also used where the page is dark 
 }
 CSS = """
 footer { display: none !important; }
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 14px 20px !important; }
+.gradio-container .app { max-width: 1180px !important; margin: 0 auto !important; padding: 14px 20px !important; }
 [lang=ja] { font-family: system-ui, "Hiragino Sans", "Yu Gothic UI", "Noto Sans CJK JP", sans-serif; }
 [lang=ko] { font-family: system-ui, "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans CJK KR", sans-serif; }
-.gradio-container .html-container { padding: 0; }
+.gradio-container .html-container { padding: 0 !important; }
 .gradio-container .gap { gap: 12px; }
 #imp-top { align-items: center; justify-content: space-between; gap: 8px 16px; }
 #imp-top > * { flex: 0 1 auto; width: auto; min-width: 0 !important; border: 0; background: none; padding: 0; }
@@ -58,12 +58,16 @@ footer { display: none !important; }
 .imp-header p { margin: 0; }
 .imp-header p, .imp-label, .imp-about, .imp-hint, .imp-small, .imp-break { color: var(--neutral-500); }
 .dark :is(.imp-header p, .imp-label, .imp-about, .imp-hint, .imp-small, .imp-break) { color: var(--neutral-400); }
-#imp-main { gap: 20px; align-items: stretch; }
+#imp-main { display: grid; gap: 16px 20px; grid-template: "left right" auto "more right" 1fr / 2fr 3fr; }
+#imp-left { grid-area: left; }
+#imp-more { grid-area: more; }
+#imp-right { grid-area: right; }
 #imp-image { height: 300px; min-height: 0; }
 #imp-talk { flex: 1 1 auto; height: calc(100dvh - 224px); min-height: 300px; overflow-y: auto; display: flex;
   flex-direction: column-reverse; flex-wrap: nowrap; justify-content: flex-start; padding: 4px 16px 16px; gap: 0;
   background: var(--background-fill-primary); border: 1px solid var(--block-border-color); border-radius: 14px; }
 #imp-talk > * { flex: none; gap: 0; width: 100%; margin-bottom: auto; }
+#imp-notice { min-height: 22px; }
 #imp-talk .block, #imp-notice { border: 0; background: none; padding: 0; overflow: visible; }
 .imp-talk { display: flex; flex-direction: column; align-items: flex-start; line-height: 1.5; }
 .imp-talk p { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap; }
@@ -89,14 +93,16 @@ footer { display: none !important; }
 #imp-buttons { gap: 8px; }
 #imp-buttons button { flex: 0 1 auto; }
 #imp-new { margin-left: auto; }
-#imp-examples { gap: 8px; }
-#imp-examples button { flex: 1 1 45%; flex-wrap: nowrap; justify-content: flex-start; text-align: left; padding: 5px 8px;
+#imp-examples { display: grid; gap: 8px; grid-template-columns: 1fr 1fr; }
+#imp-examples button { min-width: 0; flex-wrap: nowrap; justify-content: flex-start; text-align: left; padding: 5px 8px;
   white-space: normal; line-height: 1.3; min-height: 52px; }
 #imp-examples img { width: 40px; height: 40px; object-fit: cover; border-radius: 6px; flex: none; margin: 0 8px 0 0; }
 @media (max-width: 700px) {
-  .gradio-container { padding: 8px 10px 16px !important; }
+  .gradio-container .app { padding: 10px 12px 20px !important; }
+  #imp-main { grid-template: "left" auto "right" auto "more" auto / minmax(0, 1fr); }
+  #imp-top { flex-wrap: nowrap; }
   #imp-talk { height: auto; min-height: 150px; max-height: 60dvh; padding: 0 12px 12px; }
-  #imp-image { height: 240px; }
+  #imp-image { height: 230px; }
   .imp-header p { display: none; }
 }
 @media (prefers-reduced-motion: reduce) { .imp-writing::after { animation: none; } }
