@@ -108,9 +108,9 @@ class Tab(Socket):
         return done["result"].get("value")
 
     def wait(self, code: str, seconds: float = DRIVEN):
-        """Wait until an expression is true, and return it."""
+        """Wait until an expression is true as JavaScript sees it, and return its value; an element's is {}."""
         end = time.monotonic() + seconds
-        while not (value := self.run(code)):
+        while (value := self.run(code)) in (None, False, 0, ""):
             if time.monotonic() > end:
                 raise AssertionError(f"never true: {code}; the page says {self.text('body')!r:.3000}")
             time.sleep(0.05)
@@ -136,13 +136,14 @@ class Tab(Socket):
                 "Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1, buttons=1
             )
 
-    def type(self, selector: str, text: str, enter: bool = False) -> None:
+    def type(self, selector: str, text: str, *, enter: bool = False) -> None:
         """Write into a field that is empty, and press Enter."""
         self.click(selector)
         self.call("Input.insertText", text=text)
         if enter:
-            for kind in ("keyDown", "keyUp"):
-                self.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13)
+            enter_key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+            self.call("Input.dispatchKeyEvent", type="keyDown", **enter_key)
+            self.call("Input.dispatchKeyEvent", type="keyUp", **enter_key)
 
     def choose_file(self, selector: str, path: object) -> None:
         """Give a file to an input of files, as its dialog does."""

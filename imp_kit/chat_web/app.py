@@ -47,7 +47,7 @@ def build(model: SharedModel) -> gr.Blocks:
     with blocks:
         session = gr.State(Session(), delete_callback=model.forget)
         with gr.Row(elem_id="imp-top"):
-            header = gr.HTML(show_header("en"), elem_id="imp-header")
+            header = gr.HTML(show_header("en"))
             language = gr.Radio(
                 [(name, key) for key, name in LANGUAGES.items()],
                 value="en",
@@ -57,7 +57,7 @@ def build(model: SharedModel) -> gr.Blocks:
                 elem_id="imp-language",
             )
         with gr.Row(elem_id="imp-main"):
-            with gr.Column(scale=4, min_width=300, elem_id="imp-left"):
+            with gr.Column(min_width=300, elem_id="imp-left"):
                 picture = gr.Image(
                     type="filepath",
                     sources=["upload", "webcam", "clipboard"],
@@ -69,6 +69,7 @@ def build(model: SharedModel) -> gr.Blocks:
                 examples_label = gr.HTML(show_label(ENGLISH["examples"], "en"))
                 with gr.Row(elem_id="imp-examples"):
                     examples = [gr.Button(text, icon=sample(name), size="sm") for name, text, _ in EXAMPLES]
+            with gr.Column(min_width=300, elem_id="imp-more"):
                 menu = gr.Dropdown(
                     [model.name], value=model.name, label=ENGLISH["model"], filterable=False, elem_id="imp-model"
                 )
@@ -84,7 +85,7 @@ def build(model: SharedModel) -> gr.Blocks:
                         gr.Slider(0, 2, 0, step=0.1, label=ENGLISH["temperature"], elem_id="imp-temperature"),
                         gr.Number(None, precision=0, label=ENGLISH["seed"], elem_id="imp-seed"),
                     ]
-            with gr.Column(scale=6, min_width=300, elem_id="imp-right"):
+            with gr.Column(min_width=300, elem_id="imp-right"):
                 with gr.Column(elem_id="imp-talk"), gr.Column():
                     history = gr.HTML(show_entries([], "en", False), elem_id="imp-history")
                     current = gr.HTML(elem_id="imp-current")
@@ -93,6 +94,8 @@ def build(model: SharedModel) -> gr.Blocks:
                     lines=1,
                     max_lines=5,
                     label=ENGLISH["question"],
+                    show_label=False,
+                    container=False,
                     placeholder=ENGLISH["placeholder"],
                     autofocus=True,
                     elem_id="imp-question",

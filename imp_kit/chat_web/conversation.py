@@ -41,7 +41,7 @@ WHERE = re.compile(r"\s*where(?:\s+is|\s+are|['’]s)\s+(.+?)[\s?.!]*", re.IGNOR
 class Problem(ImpKitError):
     """What keeps a question from its answer: the name of a text in `texts`, and the values that go into it."""
 
-    def __init__(self, name: str, **values: object):
+    def __init__(self, name: str, /, **values: object):
         super().__init__(say("en", name, **values))
         self.name, self.values = name, values
 
@@ -171,7 +171,7 @@ class Session:
         """End the answer that is being made; the model does not remember it."""
         self.stopping = True
 
-    def note(self, name: str, **values: object) -> None:
+    def note(self, name: str, /, **values: object) -> None:
         """Put a text of the page's own into the conversation."""
         self._add(self.number, Notice(name, values))
 

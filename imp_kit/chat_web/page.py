@@ -82,7 +82,7 @@ def _summary(answer: Answer, language: str) -> str:
     return f"{text} · {_text(language, 'cut')}" if answer.finish == "length" else text
 
 
-def _text(language: str, name: str, **values: object) -> str:
+def _text(language: str, name: str, /, **values: object) -> str:
     return html.escape(say(language, name, **values))
 
 

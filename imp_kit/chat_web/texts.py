@@ -187,7 +187,7 @@ KOREAN = {
 TEXTS = {"en": ENGLISH, "ja": JAPANESE, "ko": KOREAN}
 
 
-def say(language: str, name: str, **values: object) -> str:
+def say(language: str, name: str, /, **values: object) -> str:
     """The text of this name in a language, a key of LANGUAGES, with its values filled in."""
     return TEXTS[language][name].format(**values)
 
