@@ -50,6 +50,7 @@ OUTCOMES = {
     "failed": "#e8e8e8",
     "": "#ffffff",  # there is no rule for what is right
 }
+ENDED = {"length": "cut off", "refusal": "refused"}  # by how an answer ended
 NOT_ASKED = ("cannot be asked", "failed")
 PUBLISHED = "#e3def3"
 
@@ -270,19 +271,20 @@ def _row(record: dict) -> dict[str, Any]:
 def outcome(record: dict) -> str:
     """What the answer of a record is, one of OUTCOMES; the rules were there before the first answer.
 
-    An answer that the limit of tokens ended is cut off, whatever it says so far. One that names the true answer and no
-    other of its kind is right. Of the others those that decline to answer are refused.
+    An answer that the limit of tokens ended is cut off, and one that a server ended is refused, whatever they say so
+    far. One that names the true answer and no other of its kind is right. Of the others those that decline to answer
+    are refused.
     """
     if record["status"] != "ok":
         return "failed"
     if record["answer"] == CANNOT:
         return "cannot be asked"
-    if record.get("finish") == "length":
-        return "cut off"
+    if record.get("finish") in ENDED:
+        return ENDED[record["finish"]]
     answer, truth = record["answer"], record["truth"]
     if truth and japanese.is_right(answer, truth["set"], truth["answer"], record["question"]):
         return "right"
-    if record.get("finish") == "refusal" or REFUSAL.search(answer):
+    if REFUSAL.search(answer):
         return "refused"
     return "wrong" if truth else ""
 
