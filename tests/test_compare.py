@@ -70,7 +70,7 @@ def test_what_was_published_belongs_to_no_question_with_a_truth():
     posts = compare.posts()
     assert {case.id for case in posts} > set(PUBLISHED_ANSWERS)
     assert all(case.truth == {} for case in posts)
-    assert all(said.source and said.picture and said.system for said in PUBLISHED_ANSWERS.values())
+    assert all(said.source and said.image and said.system for said in PUBLISHED_ANSWERS.values())
     lessons = " ".join(
         "".join(cell.source for cell in nbformat.read(NOTEBOOKS / name, as_version=4).cells)
         for name in ("03_captcha_probe.ipynb", "04_japanese_limits.ipynb")

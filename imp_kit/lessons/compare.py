@@ -75,11 +75,11 @@ def questions(size: str, seed: int) -> list[Case]:
 
 @dataclass(frozen=True)
 class Published:
-    """An answer that somebody published: about a picture of their own, so it belongs to no comparison."""
+    """An answer that somebody published: about an image of their own, so it belongs to no comparison."""
 
     answer: str
     system: str
-    picture: str
+    image: str  # what it shows, in words
     source: str
 
 
@@ -101,7 +101,7 @@ PUBLISHED_ANSWERS = {
 
 
 def posts(seed: int = 1) -> list[Case]:
-    """The cases of posts about Imp, with the questions of the posts and drawings of the kit; without a true answer."""
+    """The cases of posts about Imp: their questions, or close to them, and images of the kit; without a true answer."""
     code = captcha.case(captcha.Cell(level=2, caption="true"), seed)
     shown = {
         "bus": ("bus.png", "What are the colors of the bus in the image?"),
@@ -454,7 +454,7 @@ def _published(case: Case) -> tuple[list[str], str]:
     said = PUBLISHED_ANSWERS.get(case.id)
     if not said:
         return [], OUTCOMES[""]
-    return [*_wrap(f"{said.system}, about {said.picture}:"), *_wrap(said.answer)], PUBLISHED
+    return [*_wrap(f"{said.system}, about {said.image}:"), *_wrap(said.answer)], PUBLISHED
 
 
 def _wrap(text: str) -> list[str]:
