@@ -70,7 +70,7 @@ def test_what_was_published_belongs_to_no_question_with_a_truth():
     posts = compare.posts()
     assert {case.id for case in posts} > set(PUBLISHED_ANSWERS)
     assert all(case.truth == {} for case in posts)
-    assert all(said.source and said.picture and said.system for said in PUBLISHED_ANSWERS.values())
+    assert all(said.source and said.image and said.system for said in PUBLISHED_ANSWERS.values())
     lessons = " ".join(
         "".join(cell.source for cell in nbformat.read(NOTEBOOKS / name, as_version=4).cells)
         for name in ("03_captcha_probe.ipynb", "04_japanese_limits.ipynb")
@@ -165,6 +165,25 @@ def test_what_failed_counts_apart_and_is_asked_again(tmp_path):
     assert "failed" not in compare.table(healed)
 
 
+def test_a_server_is_a_subject_as_any_other(tmp_path):
+    """Its refusals and limits are told apart, and what it answered is not asked again."""
+    pytest.importorskip("openai")
+    endpoint = pytest.importorskip("imp_kit.subjects.openai_endpoint")
+    loopback = pytest.importorskip("loopback_openai")
+    known = {case.question: case.truth["answer"] for case in QUESTIONS}
+
+    def answer(talk, number):
+        finish = ("content_filter", "length", "stop")[min(number, 2)]
+        talk.give(loopback.completion(known[talk.question], finish=finish))
+
+    with loopback.serve(answer) as server:
+        subjects = {"a server": endpoint.OpenAIEndpoint(server.url, "tiny")}
+        frame = compare.run(subjects, QUESTIONS[2:], tmp_path)
+        assert frame.equals(compare.run(subjects, QUESTIONS[2:], tmp_path))
+        assert len(server.requests) == len(frame) == 10
+    assert frame.outcome.value_counts().to_dict() == {"right": 8, "refused": 1, "cut off": 1}
+
+
 @pytest.mark.parametrize("subjects", [{}, {"?": None}, {"a b": None, "a/b": None}])
 def test_subjects_need_names_of_their_own(subjects, tmp_path):
     with pytest.raises(SettingError, match="a name of its own"):
@@ -184,6 +203,7 @@ RED = {"status": "ok", "question": "What color is the bus?", "truth": {"set": "c
         (RED | {"answer": "I'm sorry, but I can't help with that."}, "refused"),
         (RED | {"answer": "Sorry for the small print: red."}, "right"),
         (RED | {"answer": "", "finish": "refusal"}, "refused"),
+        (RED | {"answer": "The bus is red, but", "finish": "refusal"}, "refused"),
         (RED | {"answer": "I cannot see a bus."}, "wrong"),
         (RED | {"answer": CANNOT}, "cannot be asked"),
         (RED | {"status": "error", "error": "timeout"}, "failed"),

@@ -50,6 +50,7 @@ OUTCOMES = {
     "failed": "#e8e8e8",
     "": "#ffffff",  # there is no rule for what is right
 }
+ENDED = {"length": "cut off", "refusal": "refused"}  # by how an answer ended
 NOT_ASKED = ("cannot be asked", "failed")
 PUBLISHED = "#e3def3"
 
@@ -74,11 +75,11 @@ def questions(size: str, seed: int) -> list[Case]:
 
 @dataclass(frozen=True)
 class Published:
-    """An answer that somebody published: about a picture of their own, so it belongs to no comparison."""
+    """An answer that somebody published: about an image of their own, so it belongs to no comparison."""
 
     answer: str
     system: str
-    picture: str
+    image: str  # what it shows, in words
     source: str
 
 
@@ -100,7 +101,7 @@ PUBLISHED_ANSWERS = {
 
 
 def posts(seed: int = 1) -> list[Case]:
-    """The cases of posts about Imp, with the questions of the posts and drawings of the kit; without a true answer."""
+    """The cases of posts about Imp: their questions, or close to them, and images of the kit; without a true answer."""
     code = captcha.case(captcha.Cell(level=2, caption="true"), seed)
     shown = {
         "bus": ("bus.png", "What are the colors of the bus in the image?"),
@@ -270,19 +271,20 @@ def _row(record: dict) -> dict[str, Any]:
 def outcome(record: dict) -> str:
     """What the answer of a record is, one of OUTCOMES; the rules were there before the first answer.
 
-    An answer that the limit of tokens ended is cut off, whatever it says so far. One that names the true answer and no
-    other of its kind is right. Of the others those that decline to answer are refused.
+    An answer that the limit of tokens ended is cut off, and one that a server ended is refused, whatever they say so
+    far. One that names the true answer and no other of its kind is right. Of the others those that decline to answer
+    are refused.
     """
     if record["status"] != "ok":
         return "failed"
     if record["answer"] == CANNOT:
         return "cannot be asked"
-    if record.get("finish") == "length":
-        return "cut off"
+    if record.get("finish") in ENDED:
+        return ENDED[record["finish"]]
     answer, truth = record["answer"], record["truth"]
     if truth and japanese.is_right(answer, truth["set"], truth["answer"], record["question"]):
         return "right"
-    if record.get("finish") == "refusal" or REFUSAL.search(answer):
+    if REFUSAL.search(answer):
         return "refused"
     return "wrong" if truth else ""
 
@@ -452,7 +454,7 @@ def _published(case: Case) -> tuple[list[str], str]:
     said = PUBLISHED_ANSWERS.get(case.id)
     if not said:
         return [], OUTCOMES[""]
-    return [*_wrap(f"{said.system}, about {said.picture}:"), *_wrap(said.answer)], PUBLISHED
+    return [*_wrap(f"{said.system}, about {said.image}:"), *_wrap(said.answer)], PUBLISHED
 
 
 def _wrap(text: str) -> list[str]:

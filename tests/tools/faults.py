@@ -390,7 +390,7 @@ EXPERIMENTS = (
           "if (color, kind) not in UNSEEN_PAIRS)", ")", "contrastive::what_is_held_out_is_in_no_drawing_to_learn_from"),
     fault("half of the loss is enough", "exercises/contrastive.py", "_near(found, wanted) or not only_one,",
           "True,", "contrastive::a_wrong_answer_gets_a_hint"),
-    fault("cut off is wrong", "lessons/compare.py", 'return "cut off"', 'return "wrong"',
+    fault("cut off is wrong", "lessons/compare.py", '"length": "cut off"', '"length": "wrong"',
           "compare::the_rule_for_outcomes", "compare::a_limit_that_is_too_small_cuts_and_does_not_make_wrong"),
     fault("who cannot be asked is wrong", "lessons/compare.py", "frame[~frame.outcome.isin(NOT_ASKED)]", "frame",
           "compare::differences_are_paired_and_only_over_shared_questions"),
