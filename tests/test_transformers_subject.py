@@ -14,7 +14,7 @@ import transformers
 from loopback_hub import COMMIT, serve
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_models import FAMILIES, NEW, QUESTION, write
+from tiny_models import FAMILIES, NEW, QUESTION, tokenizer_of, write
 
 from imp_kit.errors import CheckpointError, ImageError, MemoryLimitError, PromptError, SettingError
 from imp_kit.experiments.captcha import probe
@@ -295,7 +295,7 @@ def test_a_type_that_transformers_does_not_hold(copied):
 
 def test_a_model_that_needs_code_of_its_own(copied, tmp_path):
     (copied / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    change(copied / "config.json", model_type="imp", auto_map={"AutoConfig": "modeling.Config"})
+    change(copied / "config.json", model_type="cogvlm", auto_map={"AutoConfig": "modeling.Config"})
     with pytest.raises(CheckpointError, match="copied needs code that lies beside its weights, and the kit runs none"):
         load(copied)
     assert not (tmp_path / "ran").exists()
@@ -319,6 +319,23 @@ def test_a_tokenizer_in_a_folder_of_its_own_brings_no_code(folders, tmp_path):
     change(folder / "qformer_tokenizer" / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Own", None]})
     with pytest.raises(CheckpointError, match="tokenizer_config.json names code for its tokenizer"):
         load(folder)
+
+
+def test_a_checkpoint_of_the_kit():
+    with pytest.raises(
+        CheckpointError, match="imp-nano is an Imp, which transformers does not hold. It is a checkpoint"
+    ):
+        load("imp-nano")
+
+
+@pytest.mark.skipif(not NEW or find_spec("torchvision") is not None, reason="nothing is missing for it here")
+def test_a_package_that_a_processor_needs(tmp_path):
+    tokenizer_of().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
+    kinds = {"processor_class": "Qwen2VLProcessor", "image_processor_type": "Qwen2VLImageProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kinds))
+    with pytest.raises(SettingError, match="needs a package that is missing: pip install torchvision.$"):
+        load(tmp_path)
 
 
 def test_a_text_model(tmp_path):

@@ -28,7 +28,7 @@ from imp_kit.engine import StreamDecoder
 from imp_kit.errors import CheckpointError, ImageError, ImpKitError, MemoryLimitError, PromptError, SettingError
 from imp_kit.images import check_order, open_image
 from imp_kit.model.memory import free_memory, out_of_memory_errors, peak_memory, trim_heap
-from imp_kit.prompts import check_question
+from imp_kit.prompts import TEMPLATES, check_question
 from imp_kit.settings import read_settings
 from imp_kit.system.extras import require
 
@@ -43,7 +43,7 @@ PROMPTS = {
 }
 ENDS = {"idefics": "<end_of_utterance>"}  # what ends an answer beside the tokens that the files name
 TEXT_ALONE = ("blip-2", "instructblip")  # their classes want an image; without one their language model is asked
-# Before transformers 4.45 no class finds the others.
+# Where transformers has no class for all of them (see `_new`), those that the kit asks.
 OLDER_CLASSES = {
     "blip-2": "Blip2ForConditionalGeneration",
     "instructblip": "InstructBlipForConditionalGeneration",
@@ -52,6 +52,8 @@ OLDER_CLASSES = {
 }
 # Configuration, templates and tokenizers: neither code nor pickles.
 SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model")
+# How transformers says which package a processor needs.
+PACKAGE = re.compile(r"(?:requires the |Package `)(\w+)")
 INDEX = "model.safetensors.index.json"
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # marks an answer for training; older jinja lacks it
 
@@ -253,7 +255,7 @@ class Transformers:
                 # It pads by itself; asked to do so, an older one would take the padding for text.
                 encoded = processor(**{name: parts}, add_end_of_utterance_token=False, return_tensors="pt")
             elif images:
-                # In transformers before 4.45 one list holds the images; since then each prompt has its own.
+                # An older transformers takes one list of images; a newer one takes a list for each prompt.
                 encoded = processor(text=prompts, images=[[i] for i in images] if _new() else images, **given)
             elif self.template is None or not _new():
                 # A PaliGemma reads its prompt in both directions, which its processor says by these.
@@ -375,7 +377,7 @@ class _Text:
 
 
 def _new() -> bool:
-    """Whether this transformers has one class for all vision-language models (since 4.45)."""
+    """Whether this transformers has one class for all vision-language models, as 4.37 has not."""
     import transformers
 
     return hasattr(transformers, "AutoModelForImageTextToText")
@@ -408,6 +410,11 @@ def _find_class(located: Snapshot) -> tuple[str, Any]:
 
     config = read_json(located.folder / "config.json")
     family, version = str(config.get("model_type")), transformers.__version__
+    if family in TEMPLATES:
+        raise CheckpointError(
+            f"{located.name} is an Imp, which transformers does not hold. It is a checkpoint of the kit: ask "
+            "imp_kit.load(...), or in a shell name it without 'transformers:'."
+        )
     if family not in CONFIG_MAPPING_NAMES:
         if config.get("auto_map"):
             raise CheckpointError(
@@ -482,9 +489,9 @@ def _load_processor(located: Snapshot) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(located.folder, trust_remote_code=False, local_files_only=True)
     except ImportError as error:
-        raise SettingError(
-            f"The processor of {located.name} needs a package that is missing: {_reason(error)}"
-        ) from None
+        package = PACKAGE.search(str(error))
+        advice = f"pip install {package[1].lower()}" if package else _reason(error)
+        raise SettingError(f"The processor of {located.name} needs a package that is missing: {advice}.") from None
     except Exception as error:  # files of somebody else's may make it raise anything
         raise CheckpointError(f"The processor of {located.name} cannot be loaded ({_reason(error)}).") from error
     if not hasattr(processor, "tokenizer"):
