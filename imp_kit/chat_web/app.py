@@ -34,6 +34,13 @@ UPLOAD_BYTES = 4 * MAX_FILE_BYTES  # up to here a file is refused in the reader'
 IS_5 = gr.__version__.startswith("5.")  # where the look goes to the blocks instead of to their launch
 
 
+def theme_and_css() -> dict[str, Any]:
+    """What gradio takes for the look of a page."""
+    fonts = [gr.themes.Font(name) for name in look.FONTS]
+    theme = gr.themes.Base(primary_hue="teal", neutral_hue="stone", radius_size="lg", font=fonts, font_mono=fonts)
+    return {"theme": theme.set(**look.QUIET), "css": look.CSS}
+
+
 def build(model: SharedModel, folder: str) -> gr.Blocks:
     """The page, for one model that all visitors share; every browser tab has a session of its own.
 
@@ -41,7 +48,7 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
     """
     samples = {name: shutil.copy(sample(name), folder) for name, _, _ in EXAMPLES}
     blocks = gr.Blocks(
-        title="Imp Chat", analytics_enabled=False, delete_cache=OLD_FILES, **(look.arguments() if IS_5 else {})
+        title="Imp Chat", analytics_enabled=False, delete_cache=OLD_FILES, **(theme_and_css() if IS_5 else {})
     )
     with blocks:
         session = gr.State(Session(), delete_callback=model.forget)
@@ -275,7 +282,7 @@ class Page:
                     enable_monitoring=False,
                     max_file_size=UPLOAD_BYTES,
                     app_kwargs={"middleware": [Middleware(Guard, folder=self._folder)]},
-                    **({} if IS_5 else {**look.arguments(), "run_history": False, "footer_links": []}),
+                    **({} if IS_5 else {**theme_and_css(), "run_history": False, "footer_links": []}),
                 )
         except OSError:
             self.close()
