@@ -22,10 +22,10 @@ from imp_kit.errors import (
 from imp_kit.moved import MovedModules
 
 if TYPE_CHECKING:
+    from imp_kit import chat_web as chat_web
     from imp_kit.finetuning.run import finetune
     from imp_kit.imp import Answer, Box, Candidate, Chat, Imp, View, load
     from imp_kit.samples import sample
-    from imp_kit import chat_web as chat_web
     from imp_kit.tools import bench as bench
     from imp_kit.tools import doctor as doctor
     from imp_kit.tools import notebook as notebook

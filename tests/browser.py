@@ -49,7 +49,13 @@ class Browser:
         """A tab of a visitor of its own: no cookie or storage is shared with another."""
         context = self._socket.call("Target.createBrowserContext")["browserContextId"]
         target = self._socket.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
-        return Tab(f"ws://{self._host}/devtools/page/{target}", language, size)
+        return Tab(f"ws://{self._host}/devtools/page/{target}", language, size, context)
+
+    def allow(self, tab: "Tab", url: str, *permissions: str) -> None:
+        """Give an address what a visitor would be asked for, such as "clipboardReadWrite"."""
+        self._socket.call(
+            "Browser.grantPermissions", origin=url.rstrip("/"), permissions=permissions, browserContextId=tab.context
+        )
 
 
 class Socket:
@@ -77,8 +83,9 @@ class Socket:
 class Tab(Socket):
     """A page, and what its visitor does with mouse, keys and files."""
 
-    def __init__(self, url: str, language: str, size: tuple[int, int]):
+    def __init__(self, url: str, language: str, size: tuple[int, int], context: str):
         super().__init__(url)
+        self.context = context
         for domain in ("Page", "Network", "Runtime", "DOM"):
             self.call(f"{domain}.enable")
         self.call("Network.setExtraHTTPHeaders", headers={"Accept-Language": language})

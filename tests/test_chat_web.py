@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import stat
 import string
@@ -20,7 +21,7 @@ from oracle import write_checkpoint
 from PIL import Image
 
 import imp_kit
-from imp_kit.chat_web import conversation
+from imp_kit.chat_web import conversation, look
 from imp_kit.chat_web.conversation import Asked, Found, Notice, Problem, Session, SharedModel, read_settings
 from imp_kit.chat_web.guard import Guard
 from imp_kit.chat_web.page import show_about, show_current, show_entries, show_notice
@@ -323,7 +324,9 @@ def test_what_is_shown_holds_no_html_of_others(model, language):
     answer = ask(model, looking_at(BUS), COLORS).answer
     shown = [
         show_entries([Asked(evil, evil, None, True), Asked(evil, evil, answer, False)], language, True),
-        show_entries([Found(evil, (0.1, 0.2, 0.3, 0.4), answer, b"jpeg"), Found(evil, None, answer, b"")], language, True),
+        show_entries(
+            [Found(evil, (0.1, 0.2, 0.3, 0.4), answer, b"jpeg"), Found(evil, None, answer, b"")], language, True
+        ),
         show_entries([Notice("model_changed", {"name": evil})], language, True),
         show_current(evil, evil, True, language),
         show_notice(evil, language, True),
@@ -333,6 +336,9 @@ def test_what_is_shown_holds_no_html_of_others(model, language):
         assert "<img src=x" not in html
         assert "&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#x27;" in html
     assert show_notice("", language, True) == ""
+
+
+FOLDER = "/tmp/imp-kit-chat-test"
 
 
 def through_guard(path, *, method="GET", headers=(), body=b"", answer=b"<html></html>"):
@@ -359,14 +365,14 @@ def through_guard(path, *, method="GET", headers=(), body=b"", answer=b"<html></
         sent.append(message)
 
     scope = {"type": "http", "path": path, "method": method, "headers": list(headers)}
-    asyncio.run(Guard(server)(scope, receive, send))
+    asyncio.run(Guard(server, FOLDER)(scope, receive, send))
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent), dict(sent[0]["headers"])
 
 
 def test_the_gate_lets_through_what_a_page_needs():
-    for path in ("/", "/config", "/assets/a.js", "/gradio_api/file=/tmp/x/a.png", "/gradio_api/heartbeat/ab1"):
+    for path in ("/", "/config", "/assets/a.js", f"/gradio_api/file={FOLDER}/x/a.png", "/gradio_api/heartbeat/ab1"):
         assert through_guard(path)[0] == 200, path
-    event = json.dumps({"data": [{"path": "/tmp/a.png"}, "http://a question/ with an address"]}).encode()
+    event = json.dumps({"data": [{"path": f"{FOLDER}/a.png"}, "http://a question/ with an address"]}).encode()
     assert through_guard("/gradio_api/queue/join", method="POST", body=event)[0] == 200
 
 
@@ -375,6 +381,8 @@ def test_the_gate_lets_through_what_a_page_needs():
     [
         *("/gradio_api/file=http://127.0.0.1/a.png", "/gradio_api/file=https://example.org", "/monitoring"),
         *("/gradio_api/proxy=https://example.org/", "/gradio_api/api/predict", "/gradio_api/call/answer", "/login"),
+        *("/gradio_api/file=/etc/passwd", f"/gradio_api/file={FOLDER}", f"/gradio_api/file={FOLDER}/../a.png"),
+        *("/gradio_api/file=a.png", f"/gradio_api/file={FOLDER}-2/a.png", f"/gradio_api/file={FOLDER}/a\0"),
         *("/gradio_api/process_recording", "/gradio_api/vibe-edit", "/gradio_api/runs", "/gradio_api/deep_link"),
     ],
 )
@@ -389,11 +397,19 @@ def test_the_gate_refuses_other_sites_and_addresses_in_place_of_files():
         b'{"data": [{"path": "https://example.org/a.png"}]}',
         b'{"data": [{"path": "\\u0068ttp://example.org/a.png"}]}',
         b'{"data": [[{"a": {"path": "http://example.org/a.png"}}]]}',
+        b'{"data": [{"path": "/etc/passwd"}]}',
+        b'{"data": [{"path": null}]}',
+        b"[" * 100_000,
         b"no JSON",
         b'{"data": "' + b"a" * 1_000_001 + b'"}',
     ):
         for path in ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/run/predict/"):
             assert through_guard(path, method="POST", body=event)[0] == 400
+
+
+def test_the_style_sheet_fetches_nothing():
+    assert look.CSS.count("{") == look.CSS.count("}") > 40
+    assert not re.search(r"url\(|@import|//", look.CSS)
 
 
 def test_the_page_fetches_nothing_from_elsewhere():
@@ -414,3 +430,401 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["chat-web"])
     assert capsys.readouterr().err == "imp-kit: Imp Chat needs gradio: pip install gradio.\n"
+
+
+pages = pytest.mark.skipif(
+    not (has("gradio") and CHROMIUM), reason="a page in a browser needs gradio (pip install gradio) and Chromium"
+)
+# Prints whatever this process asks of another machine, or of its name service.
+WATCHED = """
+import sys
+LOCAL = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "")
+def watch(event, values):
+    if event == "socket.connect" and isinstance(values[1], tuple) and values[1][0] not in LOCAL:
+        print("OUTSIDE", values[1], flush=True)
+    if event == "socket.getaddrinfo" and values[0] not in (None, *LOCAL):
+        print("OUTSIDE", values[0], flush=True)
+sys.addaudithook(watch)
+from imp_kit.tools.cli import main
+main(["chat-web", *sys.argv[1:]])
+"""
+FIRST_WORD = """
+    document.querySelector('#imp-ask').click();
+    window.asked = performance.now(); window.seen = [];
+    new MutationObserver(() => {
+        const text = document.querySelector('#imp-current .imp-answered')?.innerText ?? '';
+        if (text && window.seen.at(-1)?.[1] !== text) window.seen.push([performance.now() - window.asked, text]);
+    }).observe(document.querySelector('#imp-current'), {subtree: true, childList: true, characterData: true});
+"""
+
+
+class Served:
+    """The command in a process of its own, with an English tab for its first visitor."""
+
+    def __init__(self, folder, *arguments):
+        self.log = folder / "log"
+        self.folder = folder / "temporary"
+        self.folder.mkdir()
+        command = [sys.executable, "-c", WATCHED, "--checkpoint", "imp-nano", "--device", "cpu", *arguments]
+        # A proxy that is not there: nothing may be asked through it.
+        proxy = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "no_proxy": ""}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=folder, env={**os.environ, **proxy, "TMPDIR": str(self.folder)}
+            )
+        end = time.monotonic() + 120
+        while "Ctrl-C ends it" not in self.output():
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < end, self.output()
+            time.sleep(0.2)
+        self.url = next(word for word in self.output().split() if word.startswith("http://127.0.0.1:"))
+
+    def output(self):
+        return self.log.read_text("utf-8")
+
+    def status(self, path, **request):
+        """The HTTP status of an address."""
+        try:
+            with urlopen(Request(self.url + path, **request), timeout=60) as answer:
+                return answer.status
+        except HTTPError as error:
+            return error.code
+
+    def end(self, how=signal.SIGINT):
+        self.process.send_signal(how)
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    page = Served(tmp_path_factory.mktemp("served"))
+    yield page
+    if page.process.poll() is None:
+        page.end()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def visit(served, browser):
+    """Open the page in a tab of a new visitor, once it can be used."""
+    tabs = []
+
+    def open_tab(language="en-US", size=(1280, 900)):
+        tab = browser.tab(language, size)
+        tabs.append(tab)
+        tab.open(served.url)
+        wanted = TEXTS[preferred(language)]["ask"]
+        tab.wait(f"document.querySelector('#imp-ask')?.innerText.trim() === {json.dumps(wanted)}")
+        tab.wait("document.querySelector('#imp-model input')?.value.startsWith('imp-nano ·')")
+        return tab
+
+    yield open_tab
+    for tab in tabs:
+        outside = [url for url in tab.requests() if not url.startswith((served.url, "data:", "blob:", "about:"))]
+        assert tab.requests()
+        assert outside == []
+        assert tab.errors() == []
+        tab.close()
+    assert "OUTSIDE" not in served.output()
+    assert "Traceback" not in served.output(), served.output()[-3000:]
+
+
+def upload(tab, path):
+    """Choose a file; wait until its picture is there."""
+    tab.choose_file("#imp-image input[type=file]", path)
+    tab.wait("document.querySelector('#imp-image img')?.naturalWidth")
+
+
+def asked_in(tab, question, find=False):
+    """Ask and wait for the answer: what the conversation says then."""
+    count = tab.run("document.querySelectorAll('#imp-history .imp-answered').length")
+    tab.type("#imp-question textarea", question, enter=not find)
+    if find:
+        tab.click("#imp-find")
+    tab.wait(f"document.querySelectorAll('#imp-history .imp-answered').length > {count}")
+    return tab.run("[...document.querySelectorAll('#imp-history .imp-answered')].at(-1).innerText.trim()")
+
+
+@pages
+@pytest.mark.slow
+def test_a_visitor_uploads_asks_follows_up_and_finds(visit, served, model):
+    tab, chat = visit(), model.imp.chat(DOOR)
+    upload(tab, DOOR)
+    assert asked_in(tab, "What color is the door?") == chat.say("What color is the door?")
+    assert asked_in(tab, "And the person?") == chat.say("And the person?")
+    assert asked_in(tab, "the door", find=True) == "the door: left 0.59, top 0.02, right 0.97, bottom 0.98"
+    assert tab.run("document.querySelector('#imp-history .imp-box img').naturalWidth") == 640
+    assert "imp-nano · cpu fp32 · " in tab.text("#imp-history")
+    assert "It knows only simple drawings" in tab.text("#imp-about")
+    tab.click("#imp-new button, button#imp-new")
+    tab.wait("!document.querySelector('#imp-history .imp-answered')")
+    assert asked_in(tab, "What color is the door?") == "The door is green."  # of the same picture
+
+
+@pages
+@pytest.mark.slow
+def test_examples_are_answered_right(visit):
+    tab = visit()
+    for number, answer in enumerate(
+        ["The bus is red and white.", "The door is green.", "the door: left 0.59", "I only know drawings."], 1
+    ):
+        tab.click(f"#imp-examples button:nth-child({number})")
+        tab.wait(f"document.querySelector('#imp-history').innerText.includes({json.dumps(answer)})")
+    assert tab.run("document.querySelector('#imp-image img').naturalWidth") == 451  # of the cat
+    time.sleep(0.5)
+    assert tab.run("document.querySelectorAll('#imp-history .imp-answered').length") == 1
+
+
+@pages
+@pytest.mark.slow
+def test_an_answer_grows_on_the_page(visit, model):
+    tab = visit()
+    upload(tab, BUS)
+    tab.type("#imp-question textarea", "Describe the image in detail.")
+    tab.run(FIRST_WORD)
+    whole = str(model.imp.ask(BUS, "Describe the image in detail."))
+    tab.wait(f"document.querySelector('#imp-history').innerText.includes({json.dumps(whole)})")
+    seen = tab.run("window.seen")
+    assert len(seen) > 1
+    assert all(whole.startswith(text) for _, text in seen)
+    assert seen[0][0] < 5000
+
+
+@pages
+@pytest.mark.slow
+def test_what_goes_wrong_is_one_sentence_in_the_readers_language(visit, tmp_path):
+    tab, broken = visit("ja-JP"), tmp_path / "broken.png"
+    broken.write_bytes(Path(BUS).read_bytes()[:900])
+    tab.type("#imp-question textarea", COLORS, enter=True)
+    tab.wait("document.querySelector('#imp-notice [role=alert]')")
+    assert tab.text("#imp-notice [role=alert]") == TEXTS["ja"]["error_no_image"]
+    assert tab.run("document.querySelector('#imp-question textarea').value") == COLORS  # it is not lost
+    upload(tab, BUS)
+    tab.click("#imp-ask")
+    tab.wait("document.querySelector('#imp-history .imp-answered')")
+    tab.choose_file("#imp-image input[type=file]", broken)
+    tab.wait(f"document.querySelector('#imp-notice').innerText.includes({json.dumps(TEXTS['ja']['error_file'])})")
+    tab.wait("document.querySelector('#imp-image img')?.naturalWidth === 640")  # the bus again
+    assert tab.run("document.querySelectorAll('#imp-history .imp-answered').length") == 1
+    assert asked_in(tab, "Is there a cat?") == "No, there is no cat."
+    tab.click("#imp-ask")
+    tab.wait(f"document.querySelector('#imp-notice').innerText.includes({json.dumps(TEXTS['ja']['error_empty'])})")
+    asked_in(tab, "the bus", find=True)
+    tab.type("#imp-question textarea", "bus " * 3000, enter=True)
+    tab.wait(f"document.querySelector('#imp-notice').innerText.includes({json.dumps(TEXTS['ja']['error_long'])})")
+    assert tab.run("document.querySelectorAll('#imp-history .imp-answered').length") == 3
+
+
+@pages
+@pytest.mark.slow
+def test_two_visitors_at_once_have_their_own_conversations(visit):
+    one, two = visit(), visit("ko-KR")
+    upload(one, BUS)
+    upload(two, DOOR)
+    one.type("#imp-question textarea", COLORS, enter=True)
+    two.type("#imp-question textarea", "What color is the door?", enter=True)
+    for tab, answer, other in (
+        (one, "The bus is red and white.", "door"),
+        (two, "The door is green.", "bus"),
+    ):
+        tab.wait(f"document.querySelector('#imp-history').innerText.includes({json.dumps(answer)})")
+        assert other not in tab.text("#imp-history")
+    assert asked_in(one, "What color is it?") == "The bus is red and white."
+    assert "토큰" in two.text("#imp-history")
+
+
+@pages
+@pytest.mark.slow
+def test_a_visitor_who_leaves_keeps_nobody_waiting(visit, served, browser):
+    leaving, other = browser.tab(), visit()
+    leaving.open(served.url)
+    leaving.wait("document.querySelector('#imp-model input')?.value.startsWith('imp-nano ·')")
+    upload(leaving, BUS)
+    upload(other, DOOR)
+    leaving.type("#imp-question textarea", "Describe the image in detail.", enter=True)
+    leaving.call("Page.close")
+    assert asked_in(other, "What color is the door?") == "The door is green."
+
+
+@pages
+@pytest.mark.slow
+def test_the_language_of_the_page_changes_and_the_conversation_stays(visit):
+    tab = visit()
+    upload(tab, BUS)
+    asked_in(tab, COLORS)
+    for number, language in ((2, "ja"), (3, "ko"), (1, "en")):
+        texts = TEXTS[language]
+        tab.click(f"#imp-language label:nth-child({number})")
+        tab.wait(f"document.querySelector('#imp-ask').innerText.trim() === {json.dumps(texts['ask'])}")
+        for selector, name in (("#imp-new", "new"), ("#imp-settings", "settings"), ("#imp-about", "language_note")):
+            assert texts[name] in tab.text(selector)
+        assert texts["model"] in tab.text("#imp-model")
+        assert tab.run("document.querySelector('#imp-question textarea').placeholder") == texts["placeholder"]
+        assert "The bus is red and white." in tab.text("#imp-history")
+        assert texts["summary"].partition("{tokens}")[2].partition("{")[0].strip() in tab.text("#imp-history")
+
+
+@pages
+@pytest.mark.slow
+def test_the_menu_keeps_the_model_where_another_is_not_there(visit, tmp_path):
+    tab = visit()
+    upload(tab, BUS)
+    asked_in(tab, COLORS)
+    tab.click("#imp-model input")
+    tab.wait("document.querySelectorAll('[role=option]').length === 6")
+    assert "imp-v1-3b · not on this machine, 6.4 GB" in tab.run(
+        "[...document.querySelectorAll('[role=option]')].map(option => option.innerText).join()"
+    )
+    tab.click("[role=option]:nth-child(2)")
+    tab.wait("document.querySelector('#imp-notice [role=alert]')")
+    assert "is not on this machine. Its 6.4 GB come when" in tab.text("#imp-notice")
+    tab.wait("document.querySelector('#imp-model input').value.startsWith('imp-nano ·')")
+    assert asked_in(tab, "Is there a cat?") == "No, there is no cat."
+    assert tab.run("document.querySelectorAll('#imp-history .imp-answered').length") == 2
+
+
+@pages
+@pytest.mark.slow
+def test_another_model_answers_where_it_is_there(browser, oracle, tmp_path):
+    folder = write_checkpoint(oracle, tmp_path / "tiny")
+    page = Served(tmp_path, "--checkpoint", str(folder))
+    tab = browser.tab()
+    tab.open(page.url)
+    tab.wait("document.querySelector('#imp-model input')?.value.startsWith('tiny ·')")
+    tab.click("#imp-examples button:nth-child(1)")
+    tab.wait("document.querySelector('#imp-history .imp-answered')")
+    tab.click("#imp-model input")
+    tab.click("[role=option]:nth-child(2)")
+    tab.wait("document.querySelector('#imp-notice').innerText.includes('imp-nano answers now.')")
+    assert "It knows only simple drawings" in tab.text("#imp-about")
+    assert tab.text("#imp-history .imp-answered") == ""
+    assert asked_in(tab, COLORS) == "The bus is red and white."
+    tab.close()
+    page.end()
+
+
+@pages
+@pytest.mark.slow
+def test_settings_hold_for_the_next_answer(visit):
+    tab = visit()
+    upload(tab, BUS)
+    tab.click("#imp-settings button")
+    tab.type("#imp-seed input", "3")
+    tab.run("document.querySelector('#imp-max-new-tokens input[type=number]').select()")
+    tab.call("Input.insertText", text="3")
+    assert len(asked_in(tab, COLORS).split()) <= 3
+    assert "cut at the longest length" in tab.text("#imp-history")
+    tab.type("#imp-seed input", "-")
+    tab.run("document.querySelector('#imp-seed input').select()")
+    tab.call("Input.insertText", text="-5")
+    tab.type("#imp-question textarea", COLORS, enter=True)
+    tab.wait("document.querySelector('#imp-notice').innerText.includes('A setting cannot be used.')")
+
+
+@pages
+@pytest.mark.slow
+def test_pictures_come_from_the_camera_and_from_the_clipboard(visit, browser, served):
+    tab = visit()
+    tab.click("#imp-image [aria-label='Capture from camera']")
+    tab.click("#imp-image [title='grant webcam access']")
+    tab.wait("document.querySelector('#imp-image video')?.videoWidth")
+    tab.click("#imp-image [aria-label='capture photo']")
+    tab.wait("document.querySelector('#imp-image img[src]')?.naturalWidth")
+    assert asked_in(tab, "What is this?")
+    tab = visit()
+    browser.allow(tab, served.url, "clipboardReadWrite")
+    tab.run(
+        """(async () => {
+            const canvas = document.createElement('canvas');
+            canvas.width = canvas.height = 200;
+            canvas.getContext('2d').fillRect(0, 0, 100, 100);
+            const blob = await new Promise(done => canvas.toBlob(done, 'image/png'));
+            await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]);
+        })()"""
+    )
+    tab.click("#imp-image [aria-label='Paste from clipboard']")
+    tab.wait("document.querySelector('#imp-image img')?.naturalWidth === 200")
+    assert asked_in(tab, "What is this?")
+
+
+@pages
+@pytest.mark.slow
+@pytest.mark.parametrize(("language", "is_dark"), [("en-US", False), ("ja-JP", True), ("ko-KR", False)])
+def test_a_phone_shows_all_of_it(visit, language, is_dark):
+    tab = visit(language, (390, 844))
+    tab.dark(is_dark)
+    upload(tab, BUS)
+    assert asked_in(tab, COLORS) == "The bus is red and white."
+    asked_in(tab, "the bus", find=True)
+    assert tab.run("document.documentElement.scrollWidth") <= 390
+    wide = tab.run(
+        "[...document.querySelectorAll('button, input, textarea, img, p')].filter(e => "
+        "e.getBoundingClientRect().width && e.getBoundingClientRect().right > 391).map(e => e.outerHTML.slice(0, 200))"
+    )
+    assert wide == []
+    light = tab.run("getComputedStyle(document.querySelector('#imp-talk')).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (max(light[:3]) < 80) == is_dark
+
+
+@pages
+@pytest.mark.slow
+def test_files_of_a_visitor_are_for_no_other(served, visit):
+    tab = visit()
+    upload(tab, BUS)
+    (folder,) = served.folder.glob("imp-kit-chat-*")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for path in ("/etc/passwd", str(served.log), "log", str(folder), f"{folder}/../../log", "http://127.0.0.1:9/a"):
+        assert served.status(f"gradio_api/file={path}") in (403, 404), path
+    remote = {"data": [None, {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}, "en"]}
+    outside = {"data": [None, {"path": str(served.log), "meta": {"_type": "gradio.FileData"}}, "en"]}
+    for event in (remote, outside):
+        body = json.dumps({**event, "fn_index": 2, "session_hash": "abc"}).encode()
+        sent = {"data": body, "headers": {"Content-Type": "application/json"}}
+        assert served.status("gradio_api/run/predict", **sent) == 400
+    for path in ("monitoring", "gradio_api/runs", "gradio_api/api/predict", "docs"):
+        assert served.status(path) == 404
+    assert served.status("gradio_api/upload", data=b"", headers={"Sec-Fetch-Site": "cross-site"}) == 404
+
+
+@pages
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_end_leaves_no_picture_behind(browser, tmp_path, how, code):
+    page, tab = Served(tmp_path), browser.tab()
+    tab.open(page.url)
+    upload(tab, BUS)
+    port = page.url.rstrip("/").rpartition(":")[2]
+    assert list(page.folder.rglob("bus.png"))
+    taken = subprocess.run(
+        [sys.executable, "-m", "imp_kit", "chat-web", "--checkpoint", "imp-nano", "--port", port],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (taken.returncode, taken.stderr.startswith(f"imp-kit: Port {port} is used by other programs")) == (2, True)
+    assert page.end(how) == code
+    tab.close()
+    assert list(page.folder.glob("imp-kit-chat-*")) == []
+    assert "Traceback" not in page.output()
+
+
+@pages
+@pytest.mark.slow
+def test_a_notebook_opens_one_page_at_a_time(monkeypatch):
+    """`imp_kit.chat_web.launch()`, twice."""
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    first = imp_kit.chat_web.launch("imp-nano", device="cpu")
+    second = imp_kit.chat_web.launch("imp-nano", device="cpu")
+    assert repr(second) == f"<Imp Chat at {second.url}; close() ends it>"
+    with urlopen(second.url) as answer:
+        assert b"Imp Chat" in answer.read()
+    assert second.url == first.url or pytest.raises(OSError, urlopen, first.url)
+    second.close()
+    assert "GRADIO_TEMP_DIR" not in os.environ
+    with pytest.raises(imp_kit.SettingError, match="port is 0; give a whole number from 1 to 65535"):
+        imp_kit.chat_web.launch("imp-nano", device="cpu", port=0)

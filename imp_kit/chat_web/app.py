@@ -32,17 +32,23 @@ UPDATE_SECONDS = 0.05  # between two states of an answer that grows
 OLD_FILES = (600, 7200)  # seconds: how often gradio looks for old pictures, and how old they are
 UPLOAD_BYTES = 4 * MAX_FILE_BYTES  # up to here a file is refused in the reader's language, above it by the server
 IS_5 = gr.__version__.startswith("5.")  # where the look goes to the blocks instead of to their launch
-NO_BUTTONS: dict[str, Any] = (
-    dict.fromkeys(("show_download_button", "show_share_button", "show_fullscreen_button"), False)
-    if IS_5
-    else {"buttons": []}
-)
 
 
-def build(model: SharedModel) -> gr.Blocks:
-    """The page, for one model that all visitors share; every browser tab has a session of its own."""
+def theme_and_css() -> dict[str, Any]:
+    """What gradio takes for the look of a page."""
+    fonts = [gr.themes.Font(name) for name in look.FONTS]
+    theme = gr.themes.Base(primary_hue="teal", neutral_hue="stone", radius_size="lg", font=fonts, font_mono=fonts)
+    return {"theme": theme.set(**look.QUIET), "css": look.CSS}
+
+
+def build(model: SharedModel, folder: str) -> gr.Blocks:
+    """The page, for one model that all visitors share; every browser tab has a session of its own.
+
+    The examples' pictures are copied into `folder`, since gradio serves no others.
+    """
+    samples = {name: shutil.copy(sample(name), folder) for name, _, _ in EXAMPLES}
     blocks = gr.Blocks(
-        title="Imp Chat", analytics_enabled=False, delete_cache=OLD_FILES, **(look.arguments() if IS_5 else {})
+        title="Imp Chat", analytics_enabled=False, delete_cache=OLD_FILES, **(theme_and_css() if IS_5 else {})
     )
     with blocks:
         session = gr.State(Session(), delete_callback=model.forget)
@@ -64,11 +70,10 @@ def build(model: SharedModel) -> gr.Blocks:
                     label=ENGLISH["image"],
                     placeholder=ENGLISH["drop"],
                     elem_id="imp-image",
-                    **NO_BUTTONS,
                 )
                 examples_label = gr.HTML(show_label(ENGLISH["examples"], "en"))
                 with gr.Row(elem_id="imp-examples"):
-                    examples = [gr.Button(text, icon=sample(name), size="sm") for name, text, _ in EXAMPLES]
+                    examples = [gr.Button(text, icon=samples[name], size="sm") for name, text, _ in EXAMPLES]
             with gr.Column(min_width=300, elem_id="imp-more"):
                 menu = gr.Dropdown(
                     [model.name], value=model.name, label=ENGLISH["model"], filterable=False, elem_id="imp-model"
@@ -170,14 +175,17 @@ def build(model: SharedModel) -> gr.Blocks:
         except Problem as error:
             return problem(error, language)
         asked = show_current(session.pending.text, "", find, language)
-        return {question: "", current: asked, notice: "", stop: gr.update(visible=True)}
+        waits = say(language, "queued") if model.is_busy() else ""
+        return {
+            **{question: "", current: asked, stop: gr.update(visible=True)},
+            notice: show_notice(waits, language, False),
+        }
 
     def try_example(number: int) -> Callable[..., dict]:
         def take(session: Session, language: str, *numbers: Any) -> dict:
             name, text, find = EXAMPLES[number]
-            path = str(sample(name))
-            changed = begun(session, language) if session.show(path) else {}
-            return changed | {picture: path} | ask_next(session, language, text, find, numbers)
+            changed = begun(session, language) if session.show(samples[name]) else {}
+            return changed | {picture: samples[name]} | ask_next(session, language, text, find, numbers)
 
         return take
 
@@ -190,7 +198,7 @@ def build(model: SharedModel) -> gr.Blocks:
             for text in session.answer(model):
                 if time.monotonic() - shown >= UPDATE_SECONDS:
                     shown = time.monotonic()
-                    yield {current: show_current(pending.text, text, pending.find, language)}
+                    yield {current: show_current(pending.text, text, pending.find, language), notice: ""}
             yield begun(session, language)
         except Problem as error:
             yield begun(session, language) | problem(error, language) | {question: pending.text}
@@ -218,8 +226,7 @@ def build(model: SharedModel) -> gr.Blocks:
     # its errors are in no reader's language.
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "preprocess": False}
     slow: dict[str, Any] = {
-        **{"concurrency_id": "model", "concurrency_limit": 1, "preprocess": False},
-        **{"show_progress": "minimal", "show_progress_on": notice},
+        **{"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden", "preprocess": False}
     }
     conversation = [history, current, notice, stop]
     every = [*labels, *values, history, header, examples_label, about, notice]
@@ -259,7 +266,7 @@ class Page:
         self._before = os.environ.get("GRADIO_TEMP_DIR")
         os.environ["GRADIO_TEMP_DIR"] = self._folder
         atexit.register(self.close)
-        self._blocks = build(model)
+        self._blocks = build(model, self._folder)
         try:
             with _direct():
                 _, self.url, _ = self._blocks.launch(
@@ -274,8 +281,8 @@ class Page:
                     pwa=False,
                     enable_monitoring=False,
                     max_file_size=UPLOAD_BYTES,
-                    app_kwargs={"middleware": [Middleware(Guard)]},
-                    **({} if IS_5 else {**look.arguments(), "run_history": False, "footer_links": []}),
+                    app_kwargs={"middleware": [Middleware(Guard, folder=self._folder)]},
+                    **({} if IS_5 else {**theme_and_css(), "run_history": False, "footer_links": []}),
                 )
         except OSError:
             self.close()

@@ -149,6 +149,7 @@ class Session:
         pending, number = self.pending, self.number
         if pending is None:
             return
+        model.answering.add(self)
         try:
             if pending.find:
                 self._add(number, model.find(self, pending.text, pending.settings))
@@ -164,6 +165,7 @@ class Session:
             pieces.close()
             self._add(number, Asked(pending.text, text, answer, model.knows_words(pending.text)))
         finally:
+            model.answering.discard(self)
             if self.pending is pending:
                 self.pending = None
 
@@ -198,6 +200,7 @@ class SharedModel:
         self._computing = {"device": device, "dtype": dtype}
         self._lock = threading.RLock()
         self._chats: OrderedDict[Session, tuple[Chat, int]] = OrderedDict()
+        self.answering: set[Session] = set()
         self.imp: Imp | None = load(checkpoint, revision=revision, **self._computing)
         found, folder = self.imp.snapshot.name, self.imp.snapshot.folder
         named = {hub_id: name for name, hub_id in HUB_IDS.items()}
@@ -238,6 +241,10 @@ class SharedModel:
                 with suppress(ImpKitError):  # else the next question says that no model is there
                     self.imp = load(self._find(before) or before, **self._computing)
                 raise Problem("error_load", name=name, current=before, reason=str(error)) from error
+
+    def is_busy(self) -> bool:
+        """Whether a session is being answered now."""
+        return bool(self.answering)
 
     def knows_words(self, question: str) -> bool:
         """Whether the checkpoint learned the words of a question; see `Imp.knows_words`."""

@@ -1,10 +1,11 @@
 """A gate before gradio's server: only what the page needs comes through, and the page asks nobody but this server.
 
-Gradio's server has many more routes than a page with a picture and a question uses: some fetch an address that the
-visitor names, and its page of version 5 asks other servers for fonts and a script.
+Gradio's server has many more routes than a page with a picture and a question uses; some fetch an address that a
+visitor names. And its page of version 5 asks other servers for fonts and a script.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 OPEN = re.compile(
     r"/|/(?:config|theme\.css|favicon\.ico|manifest\.json)/?|/(?:assets|static|svelte)/.*"
     r"|/gradio_api/(?:upload|upload_progress|queue/join|queue/data|run/predict|reset|cancel|startup-events|theme\.css|info)/?"
-    r"|/gradio_api/heartbeat/\w+|/gradio_api/file=(?!\w+:).+"
+    r"|/gradio_api/heartbeat/\w+|/gradio_api/file=(?P<file>.+)"
 )
 REMOTE_TAGS = re.compile(
     rb"<link\s[^>]*\bhref=\"https?://[^>]*>|<script\s[^>]*\bsrc=\"https?://[^>]*>\s*</script>", re.IGNORECASE
@@ -32,30 +33,39 @@ MAX_EVENT_BYTES = 1_000_000  # of a question with its settings; pictures come by
 
 
 class Guard:
-    """ASGI middleware that refuses other routes, other sites' requests and addresses in place of files.
+    """ASGI middleware that refuses other routes, other sites' requests, and files that are not in `folder`.
 
     Of the page itself it takes out what would be fetched from elsewhere, and it forbids the browser to do so.
     """
 
-    def __init__(self, app: Any):
-        self.app = app
+    def __init__(self, app: Any, folder: str):
+        self.app, self.folder = app, os.path.join(os.path.realpath(folder), "")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         path = scope["path"]
+        route = OPEN.fullmatch(path)
+        outside = route and route["file"] and not self._holds(route["file"])
         cross_site = (b"sec-fetch-site", b"cross-site") in scope["headers"] and path != "/"
-        if scope["type"] != "http" or not OPEN.fullmatch(path) or cross_site:
+        if scope["type"] != "http" or not route or outside or cross_site:
             await _refuse(scope, receive, send, 404)
             return
         if path.startswith(EVENTS):
             body = await _read_body(receive)
-            if body is None or _names_address(body):
+            if body is None or not all(map(self._holds, _paths(body))):
                 await _refuse(scope, receive, send, 400)
                 return
             receive = _replay(body, receive)
         await self.app(scope, receive, _Answer(send) if path == "/" else _with_headers(send))
+
+    def _holds(self, path: object) -> bool:
+        """Whether a path leads into the folder; an address does not."""
+        try:
+            return isinstance(path, str) and os.path.realpath(path).startswith(self.folder)
+        except ValueError:  # a null byte
+            return False
 
 
 class _Answer:
@@ -118,21 +128,19 @@ def _replay(body: bytes, receive: Any) -> Any:
     return receiver
 
 
-def _names_address(body: bytes) -> bool:
-    """Whether a file of an event is an address, which gradio's server would fetch; also for what is no event."""
+def _paths(body: bytes) -> list[object]:
+    """The paths of all files that an event names; [None] for what is no event."""
     try:
-        event = json.loads(body)
-    except ValueError:
-        return True
-    return any("://" in str(path) for path in _paths(event))
+        return list(_find_paths(json.loads(body)))
+    except (ValueError, RecursionError):
+        return [None]
 
 
-def _paths(value: Any) -> Iterator[Any]:
-    """The paths of all files in a value of JSON."""
+def _find_paths(value: Any) -> Iterator[object]:
     if isinstance(value, dict):
         if "path" in value:
             yield value["path"]
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
-            yield from _paths(item)
+            yield from _find_paths(item)

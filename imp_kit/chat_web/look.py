@@ -1,8 +1,4 @@
-"""How the page looks: gradio's theme, and a style sheet for what the page itself writes. Nothing is fetched."""
-
-from typing import Any
-
-import gradio as gr
+"""How the page looks: fonts, values of gradio's theme, and a style sheet. Nothing is fetched."""
 
 FONTS = (
     *("system-ui", "-apple-system", "Segoe UI", "Roboto", "Hiragino Sans", "Apple SD Gothic Neo", "Yu Gothic UI"),
@@ -107,10 +103,3 @@ footer { display: none !important; }
 }
 @media (prefers-reduced-motion: reduce) { .imp-writing::after { animation: none; } }
 """
-
-
-def arguments() -> dict[str, Any]:
-    """What gradio takes for the look: of its blocks up to version 5, of their launch from 6 on."""
-    fonts = [gr.themes.Font(name) for name in FONTS]
-    theme = gr.themes.Base(primary_hue="teal", neutral_hue="stone", radius_size="lg", font=fonts, font_mono=fonts)
-    return {"theme": theme.set(**QUIET), "css": CSS}

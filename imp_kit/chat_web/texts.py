@@ -39,7 +39,9 @@ ENGLISH = {
     "summary": "{checkpoint} · {device} {dtype} · {tokens} tokens in {seconds} s",
     "cut": "cut at the longest length: see Settings",
     "stopped": "stopped; the model does not remember this answer",
-    "unknown_words": "imp-nano learned only simple English and knows few words of this question: expect no right answer.",
+    "unknown_words": "imp-nano learned only simple English and knows few words of this question: expect no right "
+    "answer.",
+    "queued": "Other questions come first. Please wait.",
     "loading": "{name} is being loaded …",
     "loaded": "{name} answers now. A new conversation begins.",
     "model_changed": "Another model was chosen on this page. A new conversation with {name} begins here.",
@@ -49,8 +51,8 @@ ENGLISH = {
     "error_phrase": "Write what to look for, such as “the bus”.",
     "error_no_image": "There is no picture yet. Choose one first.",
     "error_wait": "The model is still answering. Wait, or press Stop.",
-    "error_long": "The question, or the conversation, is too long for the model. Ask a shorter question, or begin a new "
-    "conversation.",
+    "error_long": "The question, or the conversation, is too long for the model. Ask a shorter question, or begin "
+    "a new conversation.",
     "error_marker": "A question cannot contain “<image>”. Leave it out.",
     "error_file": "This file cannot be read as a picture. Save it as JPEG or PNG and choose it again.",
     "error_big": "This file has {size} MB; up to {limit} MB are possible. Choose a smaller one.",
@@ -79,7 +81,8 @@ JAPANESE = {
     "not_downloaded": "このマシンにありません（{size} GB）",
     "about_nano": "分かるのは、簡単な絵、きれいな活字、簡単な英語だけで、間違えることもあります。"
     "写真には「I only know drawings.」（絵しか知りません）と答えます。",
-    "about_imp": "英語で学習したモデルです。間違えることや、画像にないものを挙げることがあります。大事なことは確かめてください。",
+    "about_imp": "英語で学習したモデルです。"
+    "間違えることや、画像にないものを挙げることがあります。大事なことは確かめてください。",
     "settings": "設定",
     "max_new_tokens": "回答の最大の長さ（トークン）",
     "temperature": "温度（0：いつも最も確率の高い語を選ぶ）",
@@ -100,7 +103,9 @@ JAPANESE = {
     "summary": "{checkpoint} · {device} {dtype} · {tokens} トークン、{seconds} 秒",
     "cut": "最大の長さで打ち切り（「設定」で変更できます）",
     "stopped": "停止しました。この回答をモデルは覚えていません",
-    "unknown_words": "imp-nano は簡単な英語だけを学習しており、この質問の語をほとんど知りません。正しい回答は期待できません。",
+    "unknown_words": "imp-nano は簡単な英語だけを学習しており、この質問の語をほとんど知りません。"
+    "正しい回答は期待できません。",
+    "queued": "ほかの質問が先です。お待ちください。",
     "loading": "{name} を読み込んでいます…",
     "loaded": "これからは {name} が回答します。新しい対話を始めます。",
     "model_changed": "このページで別のモデルが選ばれました。ここから {name} との新しい対話が始まります。",
@@ -118,8 +123,8 @@ JAPANESE = {
     "error_settings": "使えない設定があります。回答の最大の長さは 1 から {most} までの整数、温度は 0 から 2 まで、"
     "シードは空欄か 0 以上の整数です。",
     "error_memory": "空きメモリが足りません。ほかのプログラムを閉じるか、小さいモデルを選んでください。",
-    "error_not_here": "{name} はこのマシンにありません。次のコマンドでページを起動すると {size} GB をダウンロードします："
-    "python -m imp_kit chat-web --checkpoint {name}",
+    "error_not_here": "{name} はこのマシンにありません。"
+    "次のコマンドでページを起動すると {size} GB をダウンロードします：python -m imp_kit chat-web --checkpoint {name}",
     "error_load": "{name} を読み込めなかったため、{current} が引き続き回答します。理由：{reason}",
     "error_no_model": "モデルが読み込まれていません。メニューから選んでください。",
     "error_other": "うまくいきませんでした：{reason}",
@@ -138,7 +143,8 @@ KOREAN = {
     "not_downloaded": "이 컴퓨터에 없음, {size} GB",
     "about_nano": "단순한 그림, 깨끗한 인쇄 글자, 쉬운 영어만 알고, 틀리기도 합니다. "
     "사진에는 “I only know drawings.”(그림만 압니다)라고 답합니다.",
-    "about_imp": "영어로 학습한 모델입니다. 틀릴 수 있고, 이미지에 없는 것을 말할 수도 있습니다. 중요한 내용은 확인하세요.",
+    "about_imp": "영어로 학습한 모델입니다. "
+    "틀릴 수 있고, 이미지에 없는 것을 말할 수도 있습니다. 중요한 내용은 확인하세요.",
     "settings": "설정",
     "max_new_tokens": "답변의 최대 길이(토큰)",
     "temperature": "온도(0: 항상 확률이 가장 높은 단어)",
@@ -160,10 +166,12 @@ KOREAN = {
     "cut": "최대 길이에서 잘림(설정에서 변경)",
     "stopped": "중지함. 모델은 이 답변을 기억하지 않습니다",
     "unknown_words": "imp-nano는 쉬운 영어만 배웠고 이 질문의 단어를 거의 모릅니다. 올바른 답을 기대하지 마세요.",
+    "queued": "다른 질문이 먼저입니다. 기다려 주세요.",
     "loading": "{name}을(를) 불러오는 중…",
     "loaded": "이제 {name}이(가) 답합니다. 새 대화를 시작합니다.",
     "model_changed": "이 페이지에서 다른 모델을 선택했습니다. 여기서부터 {name}과(와) 새 대화를 시작합니다.",
-    "set_aside": "많은 사람이 이 페이지를 사용하고 있어 모델이 이전 대화를 잊었습니다. 여기서부터 새 대화를 시작합니다.",
+    "set_aside": "많은 사람이 이 페이지를 사용하고 있어 모델이 이전 대화를 잊었습니다. "
+    "여기서부터 새 대화를 시작합니다.",
     "error_empty": "질문이 비어 있습니다. 이미지에 대해 질문하세요.",
     "error_phrase": "찾을 것을 적으세요. 예: the bus",
     "error_no_image": "아직 이미지가 없습니다. 먼저 이미지를 고르세요.",

@@ -5,6 +5,7 @@ import codecs
 import io
 import os
 import shlex
+import signal
 import sys
 import warnings
 from contextlib import redirect_stdout
@@ -283,6 +284,7 @@ def serve_chat(args: argparse.Namespace) -> None:
     """Serve Imp Chat to this machine's browsers until an interrupt."""
     from imp_kit.chat_web import launch
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which lets the pictures of the page be deleted
     page = launch(args.checkpoint, device=args.device, dtype=args.dtype, revision=args.revision, port=args.port)
     interrupts.work()
     print(f"Imp Chat is at {page.url} for the browsers of this machine. Ctrl-C ends it.", flush=True)
