@@ -456,78 +456,27 @@ EXPERIMENTS = (
 )  # fmt: skip
 # Of app.py only where gradio and Chromium are installed, as its tests are skipped elsewhere.
 CHAT_WEB = (
-    fault(
-        "gradio not asked for by name",
-        "chat_web/__init__.py",
-        'require("chat-web", what="Imp Chat")',
-        "pass",
-        "chat_web::without_gradio_the_command_says_what_to_install",
-    ),
-    fault(
-        "pictures left behind at the end",
-        "chat_web/app.py",
-        "shutil.rmtree(self._folder, ignore_errors=True)",
-        "pass",
-        "chat_web::the_end_leaves_no_picture_behind",
-    ),
-    fault(
-        "the same picture again begins anew",
-        "chat_web/conversation.py",
-        "if digest == self._digest:",
-        "if False:",
-        "chat_web::another_picture_begins_anew_and_a_copy_of_the_same_does_not",
-    ),
-    fault(
-        "an old answer in the new conversation",
-        "chat_web/conversation.py",
-        "if number == self.number:",
-        "if True:",
-        "chat_web::a_new_conversation_ends_the_answer_of_the_old_one",
-    ),
-    fault(
-        "every conversation kept in memory",
-        "chat_web/conversation.py",
-        "sum(sizes) > MAX_KEPT_BYTES",
-        "False",
-        "chat_web::conversations_that_need_too_much_memory_are_set_aside",
-    ),
-    fault(
-        "every file of the machine served",
-        "chat_web/guard.py",
-        "startswith(self.folder)",
-        'startswith("/")',
-        "chat_web::the_gate_refuses_other_routes",
-    ),
-    fault(
-        "other sites let through",
-        "chat_web/guard.py",
-        "or outside or cross_site:",
-        "or outside:",
-        "chat_web::the_gate_refuses_other_sites_and_addresses_in_place_of_files",
-    ),
-    fault(
-        "a font from elsewhere",
-        "chat_web/look.py",
-        "footer { display: none !important; }",
-        "@import url(https://fonts.example/a.css);",
-        "chat_web::the_style_sheet_fetches_nothing",
-    ),
-    fault(
-        "answers taken for HTML",
-        "chat_web/page.py",
-        "dir='auto'>{html.escape(text)}</p>",
-        "dir='auto'>{text}</p>",
-        "chat_web::what_is_shown_holds_no_html_of_others",
-    ),
-    fault(
-        "regions of a language not known",
-        "chat_web/texts.py",
-        '.split("-")[0]',
-        "",
-        "chat_web::the_first_language_is_that_of_the_browser",
-    ),
-)
-
+    fault("gradio not asked for by name", "chat_web/__init__.py", 'require("chat-web", what="Imp Chat")', "pass",
+          "chat_web::without_gradio_the_command_says_what_to_install"),
+    fault("pictures left behind at the end", "chat_web/app.py", "shutil.rmtree(self._folder, ignore_errors=True)",
+          "pass", "chat_web::the_end_leaves_no_picture_behind"),
+    fault("the same picture again begins anew", "chat_web/conversation.py", "if digest == self._digest:", "if False:",
+          "chat_web::another_picture_begins_anew_and_a_copy_of_the_same_does_not"),
+    fault("an old answer in the new conversation", "chat_web/conversation.py", "if number == self.number:", "if True:",
+          "chat_web::a_new_conversation_ends_the_answer_of_the_old_one"),
+    fault("every conversation kept in memory", "chat_web/conversation.py", "sum(sizes) > MAX_KEPT_BYTES", "False",
+          "chat_web::conversations_that_need_too_much_memory_are_set_aside"),
+    fault("every file of the machine served", "chat_web/guard.py", "startswith(self.folder)", 'startswith("/")',
+          "chat_web::the_gate_refuses_other_routes"),
+    fault("other sites let through", "chat_web/guard.py", "or outside or cross_site:", "or outside:",
+          "chat_web::the_gate_refuses_other_sites_and_addresses_in_place_of_files"),
+    fault("a font from elsewhere", "chat_web/look.py", "footer { display: none !important; }",
+          "@import url(https://fonts.example/a.css);", "chat_web::the_style_sheet_fetches_nothing"),
+    fault("answers taken for HTML", "chat_web/page.py", "dir='auto'>{html.escape(text)}</p>", "dir='auto'>{text}</p>",
+          "chat_web::what_is_shown_holds_no_html_of_others"),
+    fault("regions of a language not known", "chat_web/texts.py", '.split("-")[0]', "",
+          "chat_web::the_first_language_is_that_of_the_browser"),
+)  # fmt: skip
 SERVING = (
     fault("one setting for a whole batch", "model/sampling.py",
           "alike.setdefault((sampling.temperature, sampling.top_p)", "alike.setdefault((0.0, 1.0)",
@@ -597,7 +546,6 @@ SUBJECTS = (
     fault("runs of other sizes side by side", BESIDE, ', self.head.get("size"), ', ", ",
           "side_by_side::only_runs_of_one_design_stand_side_by_side"),
 )  # fmt: skip
-
 FAULTS = (*NETWORK, *GENERATION, *IMAGES, *CHECKPOINTS, *TOOLS, *EXPERIMENTS, *CHAT_WEB, *SUBJECTS, *SERVING)
 
 
