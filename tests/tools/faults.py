@@ -442,7 +442,7 @@ SERVING = (
           "serving::a_web_page_cannot_ask"),
     fault("a place is kept", "serving/app.py", "            batcher.leave(job)\n            raise", "            raise",
           "serving::a_place_is_given_back_whatever_happens"),
-    fault("an empty key", "serving/server.py", "if api_key_env and not (", "if api_key_env and None is (",
+    fault("an empty key", "serving/server.py", "if key is not None and not (", "if key is not None and None is (",
           "serving::settings_that_make_no_sense"),
 )  # fmt: skip
 ENDPOINT, BESIDE = "subjects/openai_endpoint.py", "experiments/side_by_side.py"
