@@ -466,6 +466,23 @@ def test_a_question_is_taken_only_once_an_answer_was(tmp_path):
         assert list(endpoint(server).ask_each([])) == []
 
 
+def test_what_is_no_pair_is_an_error_in_its_place():
+    pairs = [(None, "question 0"), 5, (None,), ("What is this?", "bus.png"), (None, "question 4")]
+    with serve(good) as server:
+        replies = dict(endpoint(server, concurrency=2).ask_each(pairs))
+    assert [str(replies[number]) for number in (0, 4)] == ["answer to question 0", "answer to question 4"]
+    assert isinstance(replies[1], TypeError)
+    assert isinstance(replies[2], ValueError)
+    assert isinstance(replies[3], imp_kit.PromptError)
+
+
+def test_a_huge_concurrency_costs_no_more_than_the_questions():
+    with serve(good) as server:
+        start = time.perf_counter()
+        assert len(list(endpoint(server, concurrency=10**9).ask_each([(None, "question 0")]))) == 1
+        assert time.perf_counter() - start < 10
+
+
 def test_answers_that_are_under_way_are_kept_when_the_run_stops(tmp_path):
     together = threading.Barrier(4, timeout=20)
 
@@ -603,6 +620,8 @@ WRONG = {
     "no host": ({"base_url": "http:///v1"}, "is no valid one"),
     "a port that is none": ({"base_url": "http://host:port/v1"}, "is no valid one"),
     "a blank": ({"base_url": "http://ho st/v1"}, "is no valid one"),
+    "a name with an empty part": ({"base_url": "http://host..example/v1"}, "is no valid one"),
+    "a part that is too long": ({"base_url": f"http://{'a' * 64}.example/v1"}, "is no valid one"),
     "a password": ({"base_url": f"https://me:{KEY}@host/v1"}, "holds a user's name or a password"),
     "a user": ({"base_url": f"https://{KEY}@host/v1"}, "holds a user's name or a password"),
     "a query": ({"base_url": f"https://host/v1?key={KEY}"}, "has something after"),

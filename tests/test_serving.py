@@ -841,10 +841,14 @@ def test_an_error_within_costs_its_batch_only(imp, monkeypatch, capsys):
     [
         ({"batch_size": 0}, "--batch-size is 0; give a whole number from 1."),
         ({"queue": -1}, "--queue is -1; give a whole number from 0."),
-        ({"port": 70000}, "cannot listen at 127.0.0.1:70000"),
-        ({"host": "no.such.host.invalid"}, "cannot listen at no.such.host.invalid:8000"),
+        ({"port": 70000}, "--port is 70000; give a whole number from 0 to 65535."),
+        ({"port": -1}, "--port is -1; give a whole number from 0 to 65535."),
+        ({"host": "no.such.host.invalid"}, "no address of the name 'no.such.host.invalid'; choose another --host."),
+        ({"host": "192.0.2.1", "port": 0}, "cannot listen at 192.0.2.1:0: Cannot assign requested address. Choose"),
         ({"api_key_env": "IMP_KIT_NO_KEY"}, "'IMP_KIT_NO_KEY' holds no key"),
         ({"api_key_env": "IMP_KIT_BAD_KEY"}, "'IMP_KIT_BAD_KEY' holds no key"),
+        ({"api_key_env": ""}, "holds no key"),
+        ({"api_key_env": "sk-1234"}, "The environment variable that --api-key-env names holds no key"),
     ],
     ids=str,
 )

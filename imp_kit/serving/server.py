@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Callable
 
@@ -57,9 +58,13 @@ def serve(
     for name, value, least in (("batch-size", batch_size, 1), ("queue", queue, 0)):
         if value < least:
             raise SettingError(f"--{name} is {value}; give a whole number from {least}.")
-    key = os.environ.get(api_key_env, "") if api_key_env else None
-    if api_key_env and not (key and key.isascii() and key.isprintable() and key == key.strip()):
-        raise SettingError(f"The environment variable {api_key_env!r} holds no key; set it to letters and digits.")
+    if not 0 <= port <= 65535:
+        raise SettingError(f"--port is {port}; give a whole number from 0 to 65535.")
+    key = None if api_key_env is None else os.environ.get(api_key_env, "")
+    if key is not None and not (key and key.isascii() and key.isprintable() and key == key.strip()):
+        # It may be the key itself by mistake, which is not repeated.
+        name = repr(api_key_env) if re.fullmatch("[A-Z_]+", str(api_key_env)) else "that --api-key-env names"
+        raise SettingError(f"The environment variable {name} holds no key; set it to letters and digits.")
     with _listen(host, port) as listening:
         imp = load()
         server = Server(imp, batch_size=batch_size, queue=queue, key=key)
@@ -75,9 +80,14 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SettingError(f"The server cannot listen at {host}:{port}: {reason}. Choose another --port.") from None
+    except (socket.gaierror, UnicodeError):
+        raise SettingError(f"There is no address of the name {host!r}; choose another --host.") from None
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise SettingError(
+            f"The server cannot listen at {host}:{port}: {reason}. Choose another --port, or an address of this "
+            "machine as --host."
+        ) from None
 
 
 def _is_loopback(address: str) -> bool:

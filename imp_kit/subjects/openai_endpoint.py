@@ -26,7 +26,7 @@ from typing import Any, Unpack
 from urllib.parse import urlsplit
 
 from imp_kit.errors import EndpointError, ReplyError, SettingError
-from imp_kit.images import open_image
+from imp_kit.images import check_order, open_image
 from imp_kit.model.sampling import Sampling
 from imp_kit.prompts import check_question
 from imp_kit.settings import Settings, named_settings, read_settings
@@ -175,17 +175,20 @@ class OpenAIEndpoint:
 
         def work() -> None:
             while (task := tasks.get()) is not None:
-                number, (image, question) = task
+                number, pair = task
                 try:
+                    image, question = pair
                     replies.put((number, self._ask(image, question, sampling, stops, stopped)))
                 except Exception as error:  # in a thread it would be lost, and its answer waited for
                     replies.put((number, error))
 
-        under_way, end = 0, None
+        under_way = started = 0
+        end = None
         try:
             for task in islice(rest, self.concurrency):
                 # As daemons, or an interrupted process would end only when a slow server has answered.
                 threading.Thread(target=work, daemon=True).start()
+                started += 1
                 tasks.put(task)
                 under_way += 1
             while under_way:
@@ -203,7 +206,7 @@ class OpenAIEndpoint:
                 raise end
         finally:
             stopped.set()
-            for _ in range(self.concurrency):
+            for _ in range(started):
                 tasks.put(None)
 
     @property
@@ -219,6 +222,7 @@ class OpenAIEndpoint:
         self, image: Any, question: str, sampling: Sampling, stops: tuple[str, ...], stopped: threading.Event
     ) -> EndpointAnswer:
         """One answer, after as many requests as it takes, or until `stopped`."""
+        check_order(image, question)
         check_question(question)
         content: Any = question
         if image is not None:
@@ -298,7 +302,7 @@ class OpenAIEndpoint:
 
     def _status_failure(self, error: Any) -> _Failed:
         status, said = error.status_code, _said(error)
-        words = f"status {status}" + (f": {said}" if said else "")
+        words = f"status {status}" + (f": {said.rstrip('.')}" if said else "")
         if status == 401:
             wrong = f"the key in {self.api_key_env} is refused" if self._key else "a key is asked for"
             name = "" if self._key else " Name the environment variable that holds it as api_key_env (--api-key-env)."
@@ -384,6 +388,7 @@ def _check_address(base_url: str) -> str:
     try:
         parts = urlsplit(base_url)
         host, _ = parts.hostname, parts.port
+        (host or "").encode("idna")  # no part of a name is empty or longer than 63 letters
     except ValueError:
         host = None
     if not host or re.search(r"[\s\x00-\x1f\x7f]", base_url):

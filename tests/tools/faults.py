@@ -503,7 +503,7 @@ SERVING = (
           "serving::a_web_page_cannot_ask"),
     fault("a place is kept", "serving/app.py", "            batcher.leave(job)\n            raise", "            raise",
           "serving::a_place_is_given_back_whatever_happens"),
-    fault("an empty key", "serving/server.py", "if api_key_env and not (", "if api_key_env and None is (",
+    fault("an empty key", "serving/server.py", "if key is not None and not (", "if key is not None and None is (",
           "serving::settings_that_make_no_sense"),
 )  # fmt: skip
 ENDPOINT, BESIDE = "subjects/openai_endpoint.py", "experiments/side_by_side.py"
@@ -528,6 +528,8 @@ SUBJECTS = (
           "openai_endpoint::the_key_is_in_no_file_and_no_message"),
     fault("a key repeated in an error", ENDPOINT, 'if re.fullmatch("[A-Z_]+", name) else', "if name else",
           "openai_endpoint::what_makes_no_endpoint"),
+    fault("a question in the image's place", ENDPOINT, "        check_order(image, question)\n", "",
+          "openai_endpoint::what_is_no_pair_is_an_error_in_its_place"),
     fault("answers under way thrown away", ENDPOINT, "elif not (end and isinstance(reply, Exception)):",
           "elif not end:",
           "openai_endpoint::answers_that_are_under_way_are_kept_when_the_run_stops"),
