@@ -31,7 +31,7 @@ def outcome(function: Callable[[str, str], str]) -> str:
     for text, finish, wanted in ANSWERS:
         found = result_of(function, text, finish, case=f"For {text!r} with finish {finish!r}: ")
         expect(found == wanted, f"{text!r} with finish {finish!r} is {wanted!r}; yours is {found!r}.")
-    return "a refusal is no mistake about the picture, and a cut answer is one of the limit. Neither is right."
+    return "a refusal says nothing about the picture, a cut answer only that the limit was low. Neither is right."
 
 
 @exercise

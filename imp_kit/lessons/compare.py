@@ -473,7 +473,10 @@ def _plain(text: str) -> str:
 
 
 def chart(frame: "DataFrame") -> "Figure":
-    """The share of right answers of each subject, by skill and of all, with 95 % intervals."""
+    """The share of right answers of each subject, by skill and of all, with 95 % intervals.
+
+    The dashed line is a coin toss between yes and no.
+    """
     require("notebooks", "matplotlib", what="A chart")
     from matplotlib.figure import Figure
 
@@ -491,6 +494,8 @@ def chart(frame: "DataFrame") -> "Figure":
                 axes.errorbar(share.share, y, xerr=error, fmt="o", capsize=3, color=f"C{y}")
             else:
                 axes.text(0.5, y, "cannot be asked", ha="center", va="center", fontsize=8, color="#777777")
+        if skill == SKILLS["yes_no"]:
+            axes.axvline(0.5, color="#777777", linestyle="--", linewidth=1)
         axes.set(xlim=(-0.04, 1.04), ylim=(len(names) - 0.5, -0.5), title=skill, xticks=(0, 0.5, 1))
         axes.set_yticks(range(len(names)), [_plain(name) for name in names])
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -545,7 +550,7 @@ def lead(frame: "DataFrame", one: str, other: str) -> "Figure":
     axes.fill_between(counts, low, high, alpha=0.25)
     axes.plot(counts, middle)
     axes.axhline(0, color="#777777", linewidth=1)
-    axes.set(xlabel="questions", ylabel="difference", xlim=(counts[0], counts[-1]))
+    axes.set(xlabel="questions", ylabel="difference (points)", xlim=(counts[0], counts[-1]))
     axes.set_title(f"{_plain(one)} – {_plain(other)}", fontsize=10)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}")
     axes.grid(alpha=0.3)
