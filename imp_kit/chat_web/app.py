@@ -88,7 +88,7 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
                             elem_id="imp-max-new-tokens",
                         ),
                         gr.Slider(0, 2, 0, step=0.1, label=ENGLISH["temperature"], elem_id="imp-temperature"),
-                        gr.Number(None, precision=0, label=ENGLISH["seed"], elem_id="imp-seed"),
+                        gr.Number(0, precision=0, label=ENGLISH["seed"], elem_id="imp-seed"),
                     ]
             with gr.Column(min_width=300, elem_id="imp-right"):
                 with gr.Column(elem_id="imp-talk"), gr.Column():
@@ -171,10 +171,10 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
 
     def ask_next(session: Session, language: str, text: str, find: bool, numbers: tuple) -> dict:
         try:
-            session.accept(text, find, read_settings(*numbers))
+            accepted = session.accept(text, find, read_settings(*numbers))
         except Problem as error:
             return problem(error, language)
-        asked = show_current(session.pending.text, "", find, language)
+        asked = show_current(accepted.text, "", find, language)
         waits = say(language, "queued") if model.is_busy() else ""
         return {
             **{question: "", current: asked, stop: gr.update(visible=True)},
@@ -238,14 +238,14 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
         stop.click(Session.stop, session, None, **quick)
         new.click(begin, [session, language], conversation, **quick)
         menu.input(switch, [session, language, menu], [*conversation, menu, about], **slow)
-        accepted = [
+        steps = [
             gr.on([ask.click, question.submit], accept(False), given, [*conversation, question, picture], **quick),
             find.click(accept(True), given, [*conversation, question, picture], **quick),
         ]
         for number, button in enumerate(examples):
             shown = [*conversation, question, picture]
-            accepted.append(button.click(try_example(number), [session, language, *settings], shown, **quick))
-        for step in accepted:
+            steps.append(button.click(try_example(number), [session, language, *settings], shown, **quick))
+        for step in steps:
             step.then(answer, [session, language], [*conversation, question], **slow)
     return blocks.queue(api_open=False)
 

@@ -122,7 +122,7 @@ class Session:
         self.entries, self.pending, self.model = [], None, None
         self.number += 1
 
-    def accept(self, text: str, find: bool, settings: dict[str, Any]) -> None:
+    def accept(self, text: str, find: bool, settings: dict[str, Any]) -> Pending:
         """Take the next question, or phrase to find, which `answer` will answer. Raises Problem."""
         if self.pending:
             raise Problem("error_wait")
@@ -140,6 +140,7 @@ class Session:
         except PromptError as error:
             raise Problem("error_other", reason=str(error)) from None
         self.pending, self.stopping = Pending(text, find, settings), False
+        return self.pending
 
     def answer(self, model: "SharedModel") -> Iterator[str]:
         """Answer what was accepted: the text so far, again and again; at the end it is among the entries.
@@ -299,7 +300,7 @@ class SharedModel:
     def _forget_oldest(self) -> None:
         """Keep conversations within MAX_KEPT_BYTES, at least the one that was used last."""
         with self._lock:
-            sizes = [chat.cache_bytes + 3 * math.prod(chat.view.image.size) for chat, _ in self._chats.values()]
+            sizes = [chat.cache_bytes + _image_bytes(chat.view.image) for chat, _ in self._chats.values()]
             while len(sizes) > 1 and sum(sizes) > MAX_KEPT_BYTES:
                 self._chats.popitem(last=False)
                 sizes.pop(0)
@@ -370,6 +371,10 @@ def _draw(box: Box) -> bytes:
     small.thumbnail((DRAWN_SIDE, DRAWN_SIDE))
     replace(box, image=small).draw().save(file, "JPEG", quality=90)
     return file.getvalue()
+
+
+def _image_bytes(image: Image.Image | None) -> int:
+    return 3 * math.prod(image.size) if image else 0
 
 
 def _gigabytes(name: str) -> str:

@@ -38,6 +38,7 @@ QUIET = {  # values of gradio's theme; each is also used where the page is dark 
 }
 CSS = """
 footer { display: none !important; }
+.dark { color-scheme: dark; }
 .gradio-container .app { max-width: 1180px !important; margin: 0 auto !important; padding: 14px 20px !important; }
 [lang=ja] { font-family: system-ui, "Hiragino Sans", "Yu Gothic UI", "Noto Sans CJK JP", sans-serif; }
 [lang=ko] { font-family: system-ui, "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans CJK KR", sans-serif; }
@@ -46,7 +47,8 @@ footer { display: none !important; }
 #imp-top { align-items: center; justify-content: space-between; gap: 8px 16px; }
 #imp-top > * { flex: 0 1 auto; width: auto; min-width: 0 !important; border: 0; background: none; padding: 0; }
 #imp-language label { padding: 4px 10px; font-size: 13px; background: none; border: 0; box-shadow: none; }
-#imp-language input { display: none; }
+#imp-language input { position: absolute; opacity: 0; }
+#imp-language label span { margin: 0; }
 #imp-language label.selected { background: var(--neutral-200); color: var(--neutral-900); border-radius: 8px; }
 #imp-language label:focus-within { outline: 2px solid var(--primary-600); }
 .imp-header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 14px; }
@@ -97,7 +99,7 @@ footer { display: none !important; }
   .gradio-container .app { padding: 10px 12px 20px !important; }
   #imp-main { grid-template: "left" auto "right" auto "more" auto / minmax(0, 1fr); }
   #imp-top { flex-wrap: nowrap; }
-  #imp-talk { height: auto; min-height: 150px; max-height: 60dvh; padding: 0 12px 12px; }
+  #imp-talk { height: auto; min-height: 90px; max-height: 60dvh; padding: 0 12px 12px; }
   #imp-image { height: 230px; }
   .imp-header p { display: none; }
 }

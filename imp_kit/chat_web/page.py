@@ -36,8 +36,8 @@ def show_about(name: str, language: str) -> str:
     limits = say(language, "about_nano" if name == NANO else "about_imp")
     note = say(language, "language_note")
     return (
-        f"<p class='imp-about' lang='{language}'><b>{html.escape(name)}</b> · {html.escape(limits)} "
-        f"{html.escape(note)}</p>"
+        f"<p class='imp-about' lang='{language}'><b>{html.escape(name)}</b> · {html.escape(limits)}"
+        f"<br>{html.escape(note)}</p>"
     )
 
 
