@@ -764,6 +764,7 @@ def test_the_command_line_asks_an_endpoint_and_repeats_itself(tmp_path, capsys):
 def test_a_subject_and_a_checkpoint_exclude_each_other(tmp_path, capsys):
     for more, message in (
         (["--subject", "http://127.0.0.1:9/v1#m", "--checkpoint", "imp-nano"], "--subject and --checkpoint exclude"),
+        (["--subject", ""], "--subject is empty"),
         (["--subject", "http://127.0.0.1:9/v1"], "The endpoint's model is missing"),
         (["--subject", "http://127.0.0.1:9/v1#m", "--device", "cpu"], "takes no device"),
         (["--checkpoint", "imp-nano", "--concurrency", "4"], "'imp-nano' is no endpoint"),

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -192,6 +193,25 @@ def test_another_runs_folder_is_refused_with_what_differs_in_words(tmp_path):
     assert refused("echo", Echo()) == f"version of imp-kit (0.0.1 there, {imp_kit.__version__} here)"
 
 
+def test_a_run_that_never_got_a_reply_does_not_keep_its_folder(tmp_path):
+    """As after a misspelled address: the same folder takes the right one."""
+    folder = tmp_path / "run"
+
+    class Absent(Echo):
+        identity: ClassVar = {"endpoint": "http://127.0.0.1:9/v1"}
+
+        def ask(self, *_, **__):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("echo", cases(1), Subject.of(Absent()), folder)
+    assert read_head(folder)["endpoint"] == "http://127.0.0.1:9/v1"
+    run("echo", cases(1), Subject.of(Echo()), folder)
+    assert "endpoint" not in read_head(folder)
+    with pytest.raises(imp_kit.RunError, match="holds another run"):
+        run("echo", cases(1), Subject.of(Absent()), folder)
+
+
 def test_a_folder_that_holds_something_else(tmp_path):
     (tmp_path / "photo.txt").write_text("mine")
     with pytest.raises(imp_kit.RunError, match=r"no run\.json"):
@@ -206,6 +226,15 @@ def test_a_line_that_is_no_record(tmp_path):
     run("echo", cases(2), Subject.of(Echo()), tmp_path / "run")
     file = tmp_path / "run" / "samples.jsonl"
     file.write_text("no json\n" + file.read_text())
+    with pytest.raises(imp_kit.RunError, match="line 1, is no record"):
+        read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["sample_id", "key"])
+def test_a_record_whose_id_is_no_text(tmp_path, name):
+    run("echo", cases(1), Subject.of(Echo()), tmp_path / "run")
+    file = tmp_path / "run" / "samples.jsonl"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: ["a"]}) + "\n")
     with pytest.raises(imp_kit.RunError, match="line 1, is no record"):
         read(tmp_path / "run")
 

@@ -522,6 +522,10 @@ def test_an_image_of_many_pixels(client):
     status, body = client.ask(**request(user("?", png_of(side + 1, side))))
     assert (status, body["error"]["code"]) == (413, "image_too_large")
     assert "5001 x 5000 is over 25,000,000 pixels" in body["error"]["message"]
+    assert client.ask(**request(user("?", png_of(65_535, 1))))[0] == 200
+    status, body = client.ask(**request(user("?", png_of(65_536, 1))))
+    assert (status, body["error"]["code"]) == (413, "image_too_large")
+    assert "a side of more than 65,535 pixels" in body["error"]["message"]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])

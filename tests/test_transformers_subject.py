@@ -293,6 +293,28 @@ def test_a_type_that_transformers_does_not_hold(copied):
         load(copied)
 
 
+@pytest.mark.parametrize("wrong", [["llava"], {}, None, 5])
+def test_a_type_that_is_no_name(copied, wrong):
+    change(copied / "config.json", model_type=wrong)
+    with pytest.raises(CheckpointError, match="holds no model of the type "):
+        load(copied)
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% if %}", "{{ ''.__class__.__mro__ }}"])
+def test_a_chat_template_that_fails(copied, template):
+    (copied / "chat_template.jinja").unlink(missing_ok=True)
+    (copied / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    subject = load(copied)
+    with pytest.raises(PromptError, match=r"The chat template of copied does not take this question \("):
+        subject.ask(PICTURES[0], QUESTION, TOKENS)
+
+
+def test_an_end_of_answers_that_is_no_token(copied):
+    change(copied / "generation_config.json", eos_token_id="x")
+    with pytest.raises(CheckpointError, match="names a token that ends an answer by no number"):
+        load(copied)
+
+
 def test_a_model_that_needs_code_of_its_own(copied, tmp_path):
     (copied / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     change(copied / "config.json", model_type="cogvlm", auto_map={"AutoConfig": "modeling.Config"})

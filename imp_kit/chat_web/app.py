@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -250,9 +251,19 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
     return blocks.queue(api_open=False)
 
 
-def _path(payload: dict | None) -> str | None:
-    """Where gradio put a file that a browser sent."""
-    return payload["path"] if payload else None
+def _path(payload: Any) -> str | None:
+    """Where gradio put a file that a browser sent. Raises Problem.
+
+    Gradio looks only at what is marked as a file; any other path would show a visitor all pictures of this machine.
+    """
+    if not payload:
+        return None
+    try:
+        if Path(payload["path"]).resolve().is_relative_to(Path(os.environ["GRADIO_TEMP_DIR"]).resolve()):
+            return payload["path"]
+    except (KeyError, OSError, TypeError, ValueError):
+        pass
+    raise Problem("error_gone")
 
 
 class Page:

@@ -285,26 +285,26 @@ def _begun(folder: Path, head: dict, subject: Subject, ids: Container[str]) -> I
 
 
 def _check_folder(folder: Path, head: dict, subject: Subject, ids: Container[str]) -> None:
-    """Write run.json, or check that the folder belongs to this run."""
+    """Write run.json, or check that the folder belongs to this run, or to one that never got a reply."""
     file = folder / HEAD
+    records = read(folder)
+    different = _differences(read_head(folder), head) if file.exists() else []
     if not file.exists():
         with disk_errors(file):
             others = [each for each in folder.iterdir() if not OWN.match(each.name)]
-        records = read(folder)
         asked = {name: head[name] for name in (*subject.identity, "settings")}
         if not all(record["sample_id"] in ids and record | asked == record for record in records):
             raise RunError(f"{folder} has no {HEAD}, and answers that this run does not ask for; choose a new folder.")
         if others and not records:
             raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
-        # The place is kept for a report's commands.
-        write_whole(file, json.dumps({**head, "place": subject.place}, indent=2, ensure_ascii=False) + "\n")
-        return
-    before = read_head(folder)
-    if different := _differences(before, head):
+    elif different and records:
         raise RunError(
             f"{folder} holds another run, with another {', '.join(different)}. Name a new folder for this run; or, to "
             "go on with that one, give the checkpoint and settings that it had."
         )
+    if different or not file.exists():
+        # The place is kept for a report's commands.
+        write_whole(file, json.dumps({**head, "place": subject.place}, indent=2, ensure_ascii=False) + "\n")
 
 
 NAMES = {"files": "state of the checkpoint's files", "imp-kit": "version of imp-kit"}
@@ -512,6 +512,8 @@ def _parse(line: bytes) -> tuple[list[dict], int]:
         except ValueError:  # also bytes that are no UTF-8
             break
         if not isinstance(record, dict) or not record.keys() >= {"sample_id", "status", "key"}:
+            break
+        if not (isinstance(record["sample_id"], str) and isinstance(record["key"], str)):
             break
         records.append(record)
         position = BLANK.match(text, end).end()

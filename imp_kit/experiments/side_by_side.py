@@ -171,7 +171,7 @@ def pairs(measure: Measure, one: Run, other: Run) -> "DataFrame":
 
 def _with_picture(run: Run) -> "DataFrame":
     answered = (record for record in run.records if record["status"] == "ok")
-    return run.frame.assign(picture_sha256=[record.get("picture_sha256") for record in answered])
+    return run.frame.assign(picture_sha256=[str(record.get("picture_sha256")) for record in answered])
 
 
 def p_value(measure: Measure, paired: "DataFrame") -> float:

@@ -16,6 +16,7 @@ from imp_kit.model.sampling import Sampling
 
 MAX_IMAGE_BYTES = 10_000_000
 MAX_IMAGE_PIXELS = 25_000_000
+MAX_IMAGE_SIDE = 65_535  # of a JPEG; PIL's resampling of a line of 25 million pixels would need 800 MB
 MAX_BODY_BYTES = MAX_IMAGE_BYTES * 4 // 3 + 1_000_000  # base64 has four letters for three bytes; the rest is for text
 # Kinds of files that PIL reads by itself. A PostScript file, say, would start another program.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
@@ -223,7 +224,10 @@ def _open(url: str, param: str, size: int, pad: bool) -> Image.Image:
         content = base64.b64decode(url[match.end() :], validate=True)
         if len(content) > MAX_IMAGE_BYTES:
             raise _too_large(f"The image has more than {MAX_IMAGE_BYTES / 1e6:.0f} MB; shrink it first.", param)
-        return squash(open_image(content, max_pixels=MAX_IMAGE_PIXELS, formats=FORMATS), size, pad)
+        image = open_image(content, max_pixels=MAX_IMAGE_PIXELS, formats=FORMATS)
+        if max(image.size) > MAX_IMAGE_SIDE:
+            raise _too_large(f"The image has a side of more than {MAX_IMAGE_SIDE:,} pixels; shrink it first.", param)
+        return squash(image, size, pad)
     except (binascii.Error, ValueError):  # the latter for letters that are no ASCII
         raise Refusal(400, "The image is no valid base64.", param=param, code="invalid_base64") from None
     except ImageSizeError as error:

@@ -237,7 +237,14 @@ class Transformers:
         content = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
         chat = [{"role": "user", "content": content}]
         writer = self.processor if hasattr(self.processor, "apply_chat_template") else self.processor.tokenizer
-        return writer.apply_chat_template(chat, chat_template=self.template, add_generation_prompt=True, tokenize=False)
+        try:
+            return writer.apply_chat_template(
+                chat, chat_template=self.template, add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:  # a template of somebody else's may raise anything
+            raise PromptError(
+                f"The chat template of {self.name} does not take this question ({_reason(error)})."
+            ) from error
 
     def _encode(self, prompts: list[str], images: list[Image.Image]) -> dict[str, torch.Tensor]:
         """What `generate` takes, on the model's device. Raises ImageError or PromptError."""
@@ -304,6 +311,8 @@ class Transformers:
         ends = {tokenizer.eos_token_id, *(id for model in models for id in _ids(model.generation_config.eos_token_id))}
         if self.family in ENDS:
             ends.add(tokenizer.convert_tokens_to_ids(ENDS[self.family]))
+        if not all(isinstance(id, int) for id in ends - {None}):
+            raise CheckpointError(f"{self.name} names a token that ends an answer by no number (generation_config.json).")
         stop_ids = sorted(ends - {None})
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token

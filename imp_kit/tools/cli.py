@@ -470,8 +470,10 @@ def probe_answers(args: argparse.Namespace) -> None:
     from imp_kit.subjects.named import subject_named
 
     experiment = PROBES[args.experiment]
-    if args.subject and args.checkpoint:
+    if args.subject is not None and args.checkpoint is not None:
         raise SettingError("--subject and --checkpoint exclude each other; name one of them.")
+    if args.subject == "":  # as of a variable that is not set
+        raise SettingError("--subject is empty; name a subject, or leave it out for a checkpoint.")
     name = args.subject or args.checkpoint or choose_checkpoint(choose_device(args.device))[0]
     loading = {"device": args.device, "dtype": args.dtype, "revision": args.revision}
     require("measure", what="The probe with its report")  # all at once, and before anything is asked
