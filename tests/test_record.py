@@ -283,6 +283,30 @@ def test_what_several_processes_wrote_is_newer_than_what_was_joined(tmp_path):
     assert read(tmp_path / "run")[0]["answer"] == "new"
 
 
+class Backwards(Echo):
+    """A server's order: answers come in another one than the questions."""
+
+    def ask_each(self, pairs, **settings):
+        asked = list(enumerate(pairs))
+        for number, (picture, question) in reversed(asked):
+            yield number, self.ask(picture, question)
+
+
+def test_records_stand_in_the_order_of_the_cases_however_answers_came(tmp_path):
+    """Also those of a run that went on; and those of an earlier version, which have no number, as they were."""
+    for count in (3, 12):
+        run("echo", cases(count), Subject.of(Backwards()), tmp_path / "run")
+    file = tmp_path / "run" / "samples.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    arrived = [line["sample_id"] for line in lines]
+    assert arrived == [f"case {i}" for i in (2, 1, 0, *range(11, 2, -1))]
+    assert [record["sample_id"] for record in read(tmp_path / "run")] == [case.id for case in cases(12)]
+    for line in lines[:3]:
+        del line["number"]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [record["sample_id"] for record in read(tmp_path / "run")] == [f"case {i}" for i in (2, 1, 0, *range(3, 12))]
+
+
 def test_a_later_failure_replaces_no_answer_to_the_same(tmp_path):
     run("echo", cases(1), Subject.of(Echo()), tmp_path / "run")
     (answer,) = read(tmp_path / "run")

@@ -229,7 +229,10 @@ def run(
 
 
 def read(folder: str | os.PathLike) -> list[dict]:
-    """The newest record of each sample of a run, answered or failed, in the order they were first asked."""
+    """The newest record of each sample of a run, answered or failed, in the order of the run's cases.
+
+    Records of earlier versions, which do not say their number, come first, in the order they were first answered.
+    """
     records: dict[str, dict] = {}
     # What several processes wrote is newer than what earlier runs joined.
     for file in (Path(folder) / SAMPLES, *sorted(Path(folder).glob("samples-*.jsonl"))):
@@ -239,7 +242,8 @@ def read(folder: str | os.PathLike) -> list[dict]:
             same = before is not None and before["status"] == "ok" and before["key"] == record["key"]
             if record["status"] == "ok" or not same:
                 records[record["sample_id"]] = record
-    return list(records.values())
+    # Not as they arrived: of a server with several requests at once, answers come in any order.
+    return sorted(records.values(), key=lambda record: record.get("number", -1))
 
 
 def read_head(folder: str | os.PathLike) -> dict:
@@ -366,17 +370,21 @@ def _ask_all(
     left: int,
     images: int,
 ) -> None:
-    """Ask and write. `left` is how many samples there are with those of later parts of the run."""
+    """Ask and write. `left` is how many samples there are with those of later parts of the run.
+
+    `keys` are those of all the run's cases, in their order.
+    """
     who = subject.get()
     interrupts.work()
     _announce(who, len(mine), images, left - len(mine))
     shared = {**subject.identity, "settings": settings, "versions": _versions()}
+    numbers = {id: number for number, id in enumerate(keys)}
     failed, start, meter = 0, time.perf_counter(), CpuMeter()
     first = min(len(mine), max(batch_size, getattr(who, "concurrency", 1)))  # answers, after which the time is known
     with tqdm(total=len(mine), unit="sample") as bar, closing(_replies(who, mine, settings, batch_size)) as replies:
         for done, (number, reply) in enumerate(replies, 1):
             case = mine[number]
-            record = {**_asked(case, keys[case.id]), **shared, **_outcome(reply)}
+            record = {**_asked(case, keys[case.id], numbers[case.id]), **shared, **_outcome(reply)}
             write(record | score(record) if record["status"] == "ok" else record)
             failed = failed + 1 if isinstance(reply, Exception) else 0
             if failed == IN_A_ROW:
@@ -439,9 +447,10 @@ def _noticing(write: Callable[[dict], None], folder: Path) -> Callable[[dict], N
     return written
 
 
-def _asked(case: Case, key: str) -> dict:
+def _asked(case: Case, key: str, number: int) -> dict:
     return {
         "sample_id": case.id,
+        "number": number,
         "key": key,
         "factors": case.factors,
         "truth": case.truth,
