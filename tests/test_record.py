@@ -192,6 +192,28 @@ def test_another_runs_folder_is_refused_with_what_differs_in_words(tmp_path):
     assert refused("echo", Echo()) == f"version of imp-kit (0.0.1 there, {imp_kit.__version__} here)"
 
 
+def test_a_run_without_an_answer_can_be_deleted_and_the_error_says_so(tmp_path):
+    """As the wrong name of a model at a server leaves it; but not a folder that holds something else, too."""
+    first, other = Echo(fails={"question 0"}), Echo()
+    other.name = "other"
+    with_answer, without = tmp_path / "with", tmp_path / "without"
+    run("echo", cases(2), Subject.of(first), with_answer)
+    run("echo", cases(1), Subject.of(first), without)
+
+    def refused(folder):
+        with pytest.raises(imp_kit.RunError, match="holds another run, with another checkpoint") as caught:
+            run("echo", cases(1), Subject.of(other), folder)
+        return str(caught.value)
+
+    end = "that it had. No answer is in it yet, so it can be deleted."
+    assert refused(without).endswith(end)
+    (without / "samples.jsonl").write_text("")
+    assert refused(without).endswith(end)
+    assert refused(with_answer).endswith("that it had.")
+    (without / "notes.txt").write_text("mine")
+    assert refused(without).endswith("that it had.")
+
+
 def test_a_folder_that_holds_something_else(tmp_path):
     (tmp_path / "photo.txt").write_text("mine")
     with pytest.raises(imp_kit.RunError, match=r"no run\.json"):

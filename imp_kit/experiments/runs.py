@@ -305,9 +305,11 @@ def _check_folder(folder: Path, head: dict, subject: Subject, ids: Container[str
         return
     before = read_head(folder)
     if different := _differences(before, head):
+        own = all(OWN.match(each.name) for each in folder.iterdir())
+        unused = " No answer is in it yet, so it can be deleted." if own and not answered(folder) else ""
         raise RunError(
             f"{folder} holds another run, with another {', '.join(different)}. Name a new folder for this run; or, to "
-            "go on with that one, give the checkpoint and settings that it had."
+            f"go on with that one, give the checkpoint and settings that it had.{unused}"
         )
 
 
