@@ -402,9 +402,9 @@ def test_before_the_first_request_it_says_how_many_images_go_where(tmp_path, cap
         expect(made, endpoint(server), settings={})
     where = f"{server.url} (model tiny)."
     later = "Up to 2 more questions follow, with an image or without."
-    assert seen[0] == f"imp-kit: 5 questions and 4 images go to {where} {later}\n"
-    assert seen[5].endswith(f"imp-kit: 1 question and 1 image go to {where}\n")
-    assert f"imp-kit: 6 questions and 5 images go to {where}\n" in seen[6]
+    assert seen[0] == f"imp-kit: 5 questions, 4 of them with an image, go to {where} {later}\n"
+    assert seen[5].endswith(f"imp-kit: 1 question with an image goes to {where}\n")
+    assert f"imp-kit: 6 questions, 5 of them with an image, go to {where}\n" in seen[6]
 
 
 @pytest.mark.parametrize("concurrency", [1, 5])
