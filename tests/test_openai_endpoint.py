@@ -31,7 +31,7 @@ from imp_kit.experiments.frames import PROBES, samples_frame
 from imp_kit.experiments.report import write
 from imp_kit.experiments.runs import Case, Subject, _digest, expect, read, read_head, run
 from imp_kit.subjects import openai_endpoint
-from imp_kit.subjects.named import subject_named
+from imp_kit.subjects.named import FORMS, subject_named
 from imp_kit.subjects.openai_endpoint import OpenAIEndpoint
 from imp_kit.tools.cli import main
 
@@ -402,9 +402,9 @@ def test_before_the_first_request_it_says_how_many_images_go_where(tmp_path, cap
         expect(made, endpoint(server), settings={})
     where = f"{server.url} (model tiny)."
     later = "Up to 2 more questions follow, with an image or without."
-    assert seen[0] == f"imp-kit: 5 questions and 4 images go to {where} {later}\n"
-    assert seen[5].endswith(f"imp-kit: 1 question and 1 image go to {where}\n")
-    assert f"imp-kit: 6 questions and 5 images go to {where}\n" in seen[6]
+    assert seen[0] == f"imp-kit: 5 questions, 4 of them with an image, go to {where} {later}\n"
+    assert seen[5].endswith(f"imp-kit: 1 question with an image goes to {where}\n")
+    assert f"imp-kit: 6 questions, 5 of them with an image, go to {where}\n" in seen[6]
 
 
 @pytest.mark.parametrize("concurrency", [1, 5])
@@ -773,6 +773,17 @@ def test_a_subject_and_a_checkpoint_exclude_each_other(tmp_path, capsys):
             main(["probe", "pope", *more, "--size", "smoke", "--out", str(tmp_path / "run")])
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--subject", "--checkpoint"])
+@pytest.mark.parametrize("name", ["127.0.0.1:9/v1#m", "gpt-4.1-mini"])
+def test_a_subject_that_names_nothing_is_told_how_others_are_written(option, name, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["probe", "pope", option, name, "--size", "smoke", "--out", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    assert f"There is no folder {name!r} and no checkpoint of that name." in said
+    assert said.endswith(f" {FORMS}\n") == (option == "--subject")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -212,6 +212,25 @@ def test_a_run_that_never_got_a_reply_does_not_keep_its_folder(tmp_path):
         run("echo", cases(1), Subject.of(Absent()), folder)
 
 
+def test_a_run_without_an_answer_can_be_deleted_and_the_error_says_so(tmp_path):
+    """As the wrong name of a model at a server leaves it; but not a folder that holds something else, too."""
+    first, other = Echo(fails={"question 0"}), Echo()
+    other.name = "other"
+    with_answer, without = tmp_path / "with", tmp_path / "without"
+    run("echo", cases(2), Subject.of(first), with_answer)
+    run("echo", cases(1), Subject.of(first), without)
+
+    def refused(folder):
+        with pytest.raises(imp_kit.RunError, match="holds another run, with another checkpoint") as caught:
+            run("echo", cases(1), Subject.of(other), folder)
+        return str(caught.value)
+
+    assert refused(without).endswith("that it had. No answer is in it yet, so it can be deleted.")
+    assert refused(with_answer).endswith("that it had.")
+    (without / "notes.txt").write_text("mine")
+    assert refused(without).endswith("that it had.")
+
+
 def test_a_folder_that_holds_something_else(tmp_path):
     (tmp_path / "photo.txt").write_text("mine")
     with pytest.raises(imp_kit.RunError, match=r"no run\.json"):
@@ -310,6 +329,30 @@ def test_what_several_processes_wrote_is_newer_than_what_was_joined(tmp_path):
     (old,) = read(tmp_path / "run")
     (tmp_path / "run" / "samples-0.jsonl").write_text(json.dumps(old | {"key": "new", "answer": "new"}) + "\n")
     assert read(tmp_path / "run")[0]["answer"] == "new"
+
+
+class Backwards(Echo):
+    """A server's order: answers come in another one than the questions."""
+
+    def ask_each(self, pairs, **settings):
+        asked = list(enumerate(pairs))
+        for number, (picture, question) in reversed(asked):
+            yield number, self.ask(picture, question)
+
+
+def test_records_stand_in_the_order_of_the_cases_however_answers_came(tmp_path):
+    """Also those of a run that went on; and those of an earlier version, which have no number, as they were."""
+    for count in (3, 12):
+        run("echo", cases(count), Subject.of(Backwards()), tmp_path / "run")
+    file = tmp_path / "run" / "samples.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    arrived = [line["sample_id"] for line in lines]
+    assert arrived == [f"case {i}" for i in (2, 1, 0, *range(11, 2, -1))]
+    assert [record["sample_id"] for record in read(tmp_path / "run")] == [case.id for case in cases(12)]
+    for line in lines[:3]:
+        del line["number"]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [record["sample_id"] for record in read(tmp_path / "run")] == [f"case {i}" for i in (2, 1, 0, *range(3, 12))]
 
 
 def test_a_later_failure_replaces_no_answer_to_the_same(tmp_path):

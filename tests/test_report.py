@@ -20,6 +20,7 @@ from imp_kit.experiments import plots
 from imp_kit.experiments.captcha import probe as reading
 from imp_kit.experiments.frames import samples_frame
 from imp_kit.experiments.japanese import probe as japanese
+from imp_kit.experiments.pope import probe as pope
 from imp_kit.experiments.report import published, write
 from imp_kit.experiments.runs import Subject, read, run
 from imp_kit.experiments.stats import UNLIKE, wilson
@@ -336,6 +337,27 @@ def test_a_probe_says_what_failed_and_what_is_new(tmp_path, capsys):
     main([*arguments, str(tmp_path)])
     message = f"{len(lines)} samples of imp-nano are answered and stand in {tmp_path}: 2 were asked now.\n"
     assert message in capsys.readouterr().out
+
+
+class Backwards(Planted):
+    """As an endpoint with several requests at once: answers come in another order than the questions."""
+
+    def ask_each(self, pairs, **settings):
+        for number, pair in reversed(list(enumerate(pairs))):
+            yield number, self.ask(*pair)
+
+
+def test_a_report_is_the_same_in_whichever_order_answers_came(tmp_path):
+    made, texts = pope.cases("smoke", 1), []
+    for kind in (Planted, Backwards):
+        subject, folder = (
+            kind(made, lambda case, rng: "Yes." if rng.random() < 0.7 else "No.", 0),
+            tmp_path / kind.__name__,
+        )
+        subject.name = "planted"
+        run("pope", made, Subject.of(subject), folder, design={"size": "smoke", "seed": 1})
+        texts.append(write([folder]).read_text("utf-8").replace(str(folder), "run"))
+    assert texts[0] == texts[1]
 
 
 def test_plots_show_the_shares_with_their_intervals(runs):

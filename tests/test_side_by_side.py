@@ -80,7 +80,7 @@ def test_figures_are_those_of_the_records(popes):
     assert [row[0] for row in rows] == ["always yes", "good", "as good"]
     for row, each in zip(rows, popes, strict=True):
         found = rights(each)
-        assert row[1:4] == [str(len(each.records)), "0", "0"]
+        assert row[1:4] == [str(len(each.records)), "0", "0"]  # though "I do not know." declines in words
         assert row[4].startswith(f"{sum(found.values()) / len(found):.1%} (")
 
 
@@ -173,6 +173,10 @@ def test_only_runs_of_one_design_stand_side_by_side(popes, tmp_path):
     text = write([other_seed.folder, other_size.folder], tmp_path / "out").read_text("utf-8")
     assert "side by side" not in text
     assert labels([popes[1], other_seed, popes[0]]) == ["good (good)", "good (2)", "always yes"]
+    assert [line for line in text.splitlines() if line.startswith("# ")] == [
+        "# Things that are not there: good (2)",
+        "# Things that are not there: good (1)",
+    ]
 
 
 def test_imp_nano_beside_an_endpoint_from_the_command_line(tmp_path, capsys):
@@ -199,6 +203,7 @@ def test_imp_nano_beside_an_endpoint_from_the_command_line(tmp_path, capsys):
     ]
     assert all("they say nothing about Imp" in part for part in parts)
     nano, model = rows_of(parts[0].partition(side_by_side.NOTE)[0])
+    assert "| subject | answered | stopped by a filter | failed |" in parts[0]
     assert (nano[0], nano[2], model[0], model[2]) == ("imp-nano", "0", "model", "1")
     assert model[1] == str(len(read(runs[1])))
     (row,) = rows_of(parts[0].partition(side_by_side.NOTE)[2])

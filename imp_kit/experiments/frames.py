@@ -46,7 +46,7 @@ COLUMNS = {
 
 
 def samples_frame(run: str | os.PathLike) -> "DataFrame":
-    """The answered samples of a run's folder, a row each, in the order in which they were first asked.
+    """The answered samples of a run's folder, a row each, in the order of the run's cases.
 
     Scores are made anew from the answers. Failed samples have no row. What is unknown, or makes no sense for a sample,
     is missing (pandas.NA).

@@ -24,7 +24,7 @@ from imp_kit.experiments.japanese import probe as japanese
 from imp_kit.experiments.markdown import block, plain, quoted, table
 from imp_kit.experiments.pope import probe as pope
 from imp_kit.experiments.runs import HEAD, command, read, read_head
-from imp_kit.experiments.side_by_side import Run, differences, figures, same_design
+from imp_kit.experiments.side_by_side import Run, differences, figures, labels, same_design
 from imp_kit.experiments.stats import (
     UNLIKE,
     bootstrap,
@@ -93,10 +93,11 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
         subjects.append(Run(folder, head, records, frame_of(records, head, folder)))
     parts = [part for group in same_design(subjects) for part in _side_by_side(group)]
     given = [Path(folder) for folder in folders], target if out else None
+    names = {name: iter(labels([run for run in subjects if run.head["experiment"] == name])) for name in SECTIONS}
     for number, run in enumerate(subjects, 1):
         experiment = run.head["experiment"]
         page = _Page(target, f"{experiment}-{number}", run.head, run.folder, *given)
-        parts += [page.heading(run.records), *SECTIONS[experiment](page, run.frame)]
+        parts += [page.heading(run.records, next(names[experiment])), *SECTIONS[experiment](page, run.frame)]
     file = target / REPORT
     write_whole(file, "\n\n".join(parts) + "\n")
     return file
@@ -138,7 +139,8 @@ class _Page:
         self.draw = f"python -m imp_kit report {shlex.join(str(each.absolute()) for each in folders)}"
         self.draw += f" --out {shlex.quote(str(out.absolute()))}" if out else ""
 
-    def heading(self, records: Sequence[dict]) -> str:
+    def heading(self, records: Sequence[dict], label: str) -> str:
+        """What is known of the run, under its name: `label` is the subject's among the runs of the report."""
         answered = [record for record in records if record["status"] == "ok"]
         failed = len(records) - len(answered)
         versions = ", ".join(f"{name} {number}" for name, number in answered[0].get("versions", {}).items() if number)
@@ -159,7 +161,7 @@ class _Page:
             "samples": f"{len(answered)} answered, {refusals}{failed} failed (failed ones are in no score)",
             "versions": versions or UNKNOWN,
         }
-        lines = [f"# {TITLES[self.head['experiment']]}: {plain(self.name)}", ""]
+        lines = [f"# {TITLES[self.head['experiment']]}: {plain(label)}", ""]
         lines += [NOT_IMP, ""] if _is_nano(self.head, records) else []
         lines += [INTERVALS, ""]
         lines += [table(["what", ""], [[key, plain(str(value))] for key, value in shown.items()])]

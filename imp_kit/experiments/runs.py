@@ -229,7 +229,10 @@ def run(
 
 
 def read(folder: str | os.PathLike) -> list[dict]:
-    """The newest record of each sample of a run, answered or failed, in the order they were first asked."""
+    """The newest record of each sample of a run, answered or failed, in the order of the run's cases.
+
+    Records of earlier versions, which do not say their number, come first, in the order they were first answered.
+    """
     records: dict[str, dict] = {}
     # What several processes wrote is newer than what earlier runs joined.
     for file in (Path(folder) / SAMPLES, *sorted(Path(folder).glob("samples-*.jsonl"))):
@@ -239,7 +242,14 @@ def read(folder: str | os.PathLike) -> list[dict]:
             same = before is not None and before["status"] == "ok" and before["key"] == record["key"]
             if record["status"] == "ok" or not same:
                 records[record["sample_id"]] = record
-    return list(records.values())
+    # Not as they arrived: of a server with several requests at once, answers come in any order.
+    return sorted(records.values(), key=_number)
+
+
+def _number(record: dict) -> int:
+    """The place of a record's case in its run; -1 where it does not say so."""
+    number = record.get("number")
+    return number if isinstance(number, int) else -1
 
 
 def read_head(folder: str | os.PathLike) -> dict:
@@ -298,9 +308,11 @@ def _check_folder(folder: Path, head: dict, subject: Subject, ids: Container[str
         if others and not records:
             raise RunError(f"{folder} holds files but no {HEAD}; choose a new folder for the run.")
     elif different and records:
+        own = all(OWN.match(each.name) for each in folder.iterdir())
+        unused = " No answer is in it yet, so it can be deleted." if own and not answered(folder) else ""
         raise RunError(
             f"{folder} holds another run, with another {', '.join(different)}. Name a new folder for this run; or, to "
-            "go on with that one, give the checkpoint and settings that it had."
+            f"go on with that one, give the checkpoint and settings that it had.{unused}"
         )
     if different or not file.exists():
         # The place is kept for a report's commands.
@@ -366,17 +378,21 @@ def _ask_all(
     left: int,
     images: int,
 ) -> None:
-    """Ask and write. `left` is how many samples there are with those of later parts of the run."""
+    """Ask and write. `left` is how many samples there are with those of later parts of the run.
+
+    `keys` are those of all the run's cases, in their order.
+    """
     who = subject.get()
     interrupts.work()
     _announce(who, len(mine), images, left - len(mine))
     shared = {**subject.identity, "settings": settings, "versions": _versions()}
+    numbers = {id: number for number, id in enumerate(keys)}
     failed, start, meter = 0, time.perf_counter(), CpuMeter()
     first = min(len(mine), max(batch_size, getattr(who, "concurrency", 1)))  # answers, after which the time is known
     with tqdm(total=len(mine), unit="sample") as bar, closing(_replies(who, mine, settings, batch_size)) as replies:
         for done, (number, reply) in enumerate(replies, 1):
             case = mine[number]
-            record = {**_asked(case, keys[case.id]), **shared, **_outcome(reply)}
+            record = {**_asked(case, keys[case.id], numbers[case.id]), **shared, **_outcome(reply)}
             write(record | score(record) if record["status"] == "ok" else record)
             failed = failed + 1 if isinstance(reply, Exception) else 0
             if failed == IN_A_ROW:
@@ -439,9 +455,10 @@ def _noticing(write: Callable[[dict], None], folder: Path) -> Callable[[dict], N
     return written
 
 
-def _asked(case: Case, key: str) -> dict:
+def _asked(case: Case, key: str, number: int) -> dict:
     return {
         "sample_id": case.id,
+        "number": number,
         "key": key,
         "factors": case.factors,
         "truth": case.truth,

@@ -99,8 +99,9 @@ MEASURES = {
     ),
 }
 NOTE = (
-    "A refusal is an answer, and as a rule not a right one; failed samples are in no score. What is right by chance "
-    "and the controls stand in each subject's own part below."
+    "stopped by a filter: of the answered, those that a server marked as refused or filtered; they are scored as any "
+    "answer, and so are answers that decline in words, which are not counted there. Failed samples are in no score. "
+    "What is right by chance and the controls stand in each subject's own part below."
 )
 PAIRED = (
     "Only samples that both subjects answered, about the same picture, count. difference: the first subject's share "
@@ -138,7 +139,7 @@ def figures(runs: Sequence[Run]) -> str:
         counts = [len(run.frame), refused, len(run.records) - len(run.frame)]
         shares = [f"{_mean(*line[i]):.1%}" if len(line[i][1]) else "" for i in shown]
         lines.append([plain(name), *map(str, counts), *shares])
-    head = ["subject", "answered", "of these refused", "failed", *(measures[i].name for i in shown)]
+    head = ["subject", "answered", "stopped by a filter", "failed", *(measures[i].name for i in shown)]
     return f"{table(head, lines)}\n\n{NOTE}"
 
 

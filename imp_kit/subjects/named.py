@@ -7,6 +7,7 @@ from imp_kit.subjects.openai_endpoint import OpenAIEndpoint
 from imp_kit.subjects.transformers_model import Transformers
 
 TRANSFORMERS = "transformers:"
+FORMS = "A server is written http://ADDRESS#MODEL, a model of transformers transformers:ID."
 
 
 def subject_named(

@@ -143,7 +143,10 @@ class OpenAIEndpoint:
     def announce(self, questions: int, images: int, later: int = 0) -> None:
         """Say how much goes where, before anything is sent; `later` is how many more questions may follow."""
         more = f" Up to {later:,} more questions follow, with an image or without." if later else ""
-        print(f"imp-kit: {_count(questions, 'question')} and {_count(images, 'image')} go to {self._where}.{more}")
+        what = f"{questions:,} questions, {images:,} of them with an image, go"
+        if questions == 1:
+            what = f"1 question with{'' if images else 'out'} an image goes"
+        print(f"imp-kit: {what} to {self._where}.{more}")
         self._announced = True
 
     @named_settings
@@ -443,10 +446,6 @@ def _text(content: object) -> str | None:
 
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _shown(text: str) -> str:

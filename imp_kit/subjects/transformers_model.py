@@ -312,7 +312,9 @@ class Transformers:
         if self.family in ENDS:
             ends.add(tokenizer.convert_tokens_to_ids(ENDS[self.family]))
         if not all(isinstance(id, int) for id in ends - {None}):
-            raise CheckpointError(f"{self.name} names a token that ends an answer by no number (generation_config.json).")
+            raise CheckpointError(
+                f"{self.name} names a token that ends an answer by no number (generation_config.json)."
+            )
         stop_ids = sorted(ends - {None})
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imp_kit import __version__
-from imp_kit.errors import ImageError, ImpKitError, PromptError, SettingError, Stopped
+from imp_kit.errors import CheckpointError, ImageError, ImpKitError, PromptError, SettingError, Stopped
 from imp_kit.system import interrupts
 from imp_kit.system.extras import require
 
@@ -462,12 +462,13 @@ def probe_loading(args: argparse.Namespace) -> None:
 
 def probe_answers(args: argparse.Namespace) -> None:
     """Run a probe, or what is left of it."""
+    from imp_kit.checkpoints.hub import locate
     from imp_kit.device import choose_device
     from imp_kit.experiments.captcha import probe as reading
     from imp_kit.experiments.frames import PROBES
     from imp_kit.experiments.runs import answered, read
     from imp_kit.imp import choose_checkpoint
-    from imp_kit.subjects.named import subject_named
+    from imp_kit.subjects.named import FORMS, subject_named
 
     experiment = PROBES[args.experiment]
     if args.subject is not None and args.checkpoint is not None:
@@ -480,6 +481,11 @@ def probe_answers(args: argparse.Namespace) -> None:
     before = answered(args.out)
     asking = {"api_key_env": args.api_key_env, "concurrency": args.concurrency}
     subject = subject_named(name, **loading, **asking)
+    if subject == args.subject:  # as it was given: a checkpoint's name
+        try:
+            locate(subject)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} {FORMS}") from None
     samples = experiment.run(subject, args.size, args.seed, args.out, **loading)
     if _is_first():
         new = len(answered(args.out) - before)

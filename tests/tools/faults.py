@@ -309,6 +309,8 @@ EXPERIMENTS = (
           "case.question, settings, __version__", "record::whatever_can_change_an_answer_changes_its_key"),
     fault("a failure replaces an answer", "experiments/runs.py", 'if record["status"] == "ok" or not same:', "if True:",
           "record::a_later_failure_replaces_no_answer_to_the_same"),
+    fault("records as they arrived", "experiments/runs.py", "number if isinstance(number, int)",
+          "0 if isinstance(number, int)", "record::records_stand_in_the_order_of_the_cases_however_answers_came"),
     fault("two writers at once", "experiments/files.py", "not in (errno.EAGAIN, errno.EACCES)", "is not None",
           "files::of_three_writers_at_once_one_writes_and_two_say_so"),
     fault("scores of other samples", "experiments/frames.py", "zip(answered, probe.samples(answered), strict=True)",
