@@ -41,7 +41,8 @@ footer { display: none !important; }
 .dark { color-scheme: dark; }
 .gradio-container .app { max-width: 1180px !important; margin: 0 auto !important; padding: 14px 20px !important; }
 [lang=ja] { font-family: system-ui, "Hiragino Sans", "Yu Gothic UI", "Noto Sans CJK JP", sans-serif; }
-[lang=ko] { font-family: system-ui, "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans CJK KR", sans-serif; }
+[lang=ko] { font-family: system-ui, "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans CJK KR", sans-serif;
+  word-break: keep-all; }
 .gradio-container .html-container { padding: 0 !important; }
 .gradio-container .gap { gap: 12px; }
 #imp-top { align-items: center; justify-content: space-between; gap: 8px 16px; }
