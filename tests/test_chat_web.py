@@ -341,7 +341,7 @@ def test_what_is_shown_holds_no_html_of_others(model, language):
 FOLDER = "/tmp/imp-kit-chat-test"
 
 
-def through_guard(path, *, method="GET", headers=(), body=b"", answer=b"<html></html>"):
+def through_guard(path, *, method="GET", headers=(), body=b"", answer=b"<html></html>", host=b"127.0.0.1:7860"):
     """The status and body that a request gets through the gate, with a server behind it that answers all."""
     sent, parts = [], [body[:10], body[10:]]
 
@@ -364,7 +364,7 @@ def through_guard(path, *, method="GET", headers=(), body=b"", answer=b"<html></
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "method": method, "headers": list(headers)}
+    scope = {"type": "http", "path": path, "method": method, "headers": [(b"host", host), *headers]}
     asyncio.run(Guard(server, FOLDER)(scope, receive, send))
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent), dict(sent[0]["headers"])
 
@@ -405,6 +405,17 @@ def test_the_gate_refuses_other_sites_and_addresses_in_place_of_files():
     ):
         for path in ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/run/predict/"):
             assert through_guard(path, method="POST", body=event)[0] == 400
+
+
+def test_the_gate_refuses_names_that_are_not_this_machines(monkeypatch):
+    """A web page can let its own name lead to this machine; Colab's and JupyterHub's proxies may have other names."""
+    for name in (b"127.0.0.1:7860", b"localhost:7860", b"[::1]:7860"):
+        assert through_guard("/", host=name)[0] == 200
+    for name in (b"evil.example", b"localhost.evil.example", b""):
+        assert through_guard("/", host=name)[0] == 404
+        assert through_guard("/gradio_api/queue/join", method="POST", body=b'{"data": []}', host=name)[0] == 404
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/someone/")
+    assert through_guard("/", host=b"hub.example")[0] == 200
 
 
 def test_the_style_sheet_fetches_nothing():

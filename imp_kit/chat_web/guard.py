@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from imp_kit.system.loopback import names_this_machine
+
 OPEN = re.compile(
     r"/|/(?:config|theme\.css|favicon\.ico|manifest\.json)/?|/(?:assets|static|svelte)/.*"
     r"|/gradio_api/(?:upload|upload_progress|queue/join|queue/data|run/predict|reset|cancel|startup-events|theme\.css|info)/?"
@@ -29,6 +31,8 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
 ]
 EVENTS = ("/gradio_api/queue/join", "/gradio_api/run/predict")  # what a visitor does, as JSON
+# Variables of Colab and JupyterHub, whose users reach the page by a proxy, which may give a name of its own as Host.
+PROXIES = ("COLAB_RELEASE_TAG", "JUPYTERHUB_SERVICE_PREFIX")
 MAX_EVENT_BYTES = 1_000_000  # of a question with its settings; pictures come by another way
 
 
@@ -49,7 +53,9 @@ class Guard:
         route = OPEN.fullmatch(path)
         outside = route and route["file"] and not self._holds(route["file"])
         cross_site = (b"sec-fetch-site", b"cross-site") in scope["headers"] and path != "/"
-        if scope["type"] != "http" or not route or outside or cross_site:
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        rebound = not (names_this_machine(host) or any(name in os.environ for name in PROXIES))
+        if scope["type"] != "http" or not route or outside or cross_site or rebound:
             await _refuse(scope, receive, send, 404)
             return
         if path.startswith(EVENTS):

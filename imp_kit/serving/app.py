@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import hmac
-import ipaddress
 import json
 import time
 import uuid
@@ -25,6 +24,7 @@ from imp_kit.errors import ImpKitError, MemoryLimitError, PromptError
 from imp_kit.imp import Imp
 from imp_kit.serving.batching import Batcher, Job, QueueFullError, StoppingError
 from imp_kit.serving.requests import MAX_BODY_BYTES, ChatRequest, Refusal, read_request, read_turn
+from imp_kit.system.loopback import names_this_machine
 
 READ_SECONDS = 60  # for a request's body to arrive
 SEND_SECONDS = 60  # for a client to take a part of its answer
@@ -200,7 +200,7 @@ class _Gate:
     def _check(self, path: str, headers: Headers) -> Refusal | None:
         if self.key is None:
             host = headers.get("host", "")
-            if _is_own(host):
+            if names_this_machine(host):
                 return None
             return Refusal(
                 403,
@@ -212,18 +212,6 @@ class _Gate:
         if path == "/health" or hmac.compare_digest(given, f"Bearer {self.key}".encode()):
             return None
         return Refusal(401, "The key is missing or wrong: send 'Authorization: Bearer KEY'.", code="invalid_api_key")
-
-
-def _is_own(host: str) -> bool:
-    """Whether a header Host has "localhost" or an IP number, which no web page can make its own name."""
-    name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
-    if name.lower() == "localhost":
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 class _Completion:
