@@ -37,6 +37,7 @@ from imp_kit.model.likelihood import log_likelihoods
 from imp_kit.model.memory import free_memory, out_of_memory_errors, peak_memory
 from imp_kit.model.sampling import Sampling
 from imp_kit.prompts import TEMPLATES, check_question
+from imp_kit.settings import read_batch_size
 
 PREFIX_HEADROOM = 256  # positions after a prefix: as long as question and answer fit in there, nothing is copied
 PREFIX_CACHE_BYTES = 400e6  # of keys and values: one image of a large Imp, or hundreds of imp-nano's
@@ -506,9 +507,7 @@ class Engine:
         stops: tuple[str, ...] = (),
     ) -> list:
         """What `run` makes of the pairs' turns and their places in the list; errors are in their places."""
-        if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
-            raise SettingError(f"batch_size is {batch_size!r}; give a whole number from 1.")
-        size = int(batch_size)
+        size = read_batch_size(batch_size)
         results: list = []
         with tqdm(total=len(pairs), unit="answer", disable=not progress) as bar:
             for start in range(0, len(pairs), size):

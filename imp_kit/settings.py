@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from numbers import Integral
 from typing import Any, TypedDict, TypeVar
 
 from imp_kit.errors import SettingError
@@ -46,3 +47,10 @@ def read_settings(settings: Mapping[str, Any]) -> tuple[Sampling, tuple[str, ...
     if not all(isinstance(text, str) and text for text in stops):
         raise SettingError(f"stop is {stop!r}; give a text, or a list of texts, none of them empty.")
     return Sampling(**{name: value for name, value in settings.items() if name != "stop"}), stops
+
+
+def read_batch_size(batch_size: Any) -> int:
+    """A batch size as an int. Raises SettingError for what is no whole number from 1."""
+    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
+        raise SettingError(f"batch_size is {batch_size!r}; give a whole number from 1.")
+    return int(batch_size)

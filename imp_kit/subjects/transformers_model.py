@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from imp_kit.errors import CheckpointError, ImageError, ImpKitError, MemoryLimit
 from imp_kit.images import check_order, open_image
 from imp_kit.model.memory import free_memory, out_of_memory_errors, peak_memory, trim_heap
 from imp_kit.prompts import TEMPLATES, check_question
-from imp_kit.settings import read_settings
+from imp_kit.settings import read_batch_size, read_settings
 from imp_kit.system.extras import require
 
 IMAGE = "<image>"
@@ -142,12 +141,10 @@ class Transformers:
         in its place. Raises SettingError.
         """
         limit, stops = _read(max_new_tokens, stop)
-        if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
-            raise SettingError(f"batch_size is {batch_size!r}; give a whole number from 1.")
-        pairs, results = list(pairs), []
+        size, pairs, results = read_batch_size(batch_size), list(pairs), []
         with tqdm(total=len(pairs), unit="answer", disable=not progress) as bar:
-            for start in range(0, len(pairs), int(batch_size)):
-                batch = pairs[start : start + int(batch_size)]
+            for start in range(0, len(pairs), size):
+                batch = pairs[start : start + size]
                 results += self._answer_batch(batch, limit, stops)
                 bar.update(len(batch))
         errors = [result for result in results if isinstance(result, ImpKitError)]
