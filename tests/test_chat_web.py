@@ -296,7 +296,8 @@ def test_another_model_takes_the_place_and_what_cannot_be_loaded_does_not(oracle
     assert (model.name, list(model.choices())) == ("tiny", ["tiny", "imp-nano", *HUB_IDS])
     session = looking_at(BUS)
     ask(model, session, COLORS, max_new_tokens=3)
-    model.switch("imp-nano")
+    assert model.switch("imp-nano")
+    assert not model.switch("imp-nano")
     assert (model.name, model.imp.name) == ("imp-nano", "imp-nano")
     assert ask(model, session, COLORS).text == "The bus is red and white."
     assert [type(entry) for entry in session.entries] == [Asked, Notice, Asked]
@@ -704,6 +705,8 @@ def test_the_menu_keeps_the_model_where_another_is_not_there(visit, tmp_path):
 def test_a_slow_answer_is_stopped_and_another_model_answers(browser, oracle, tmp_path):
     """A tiny random checkpoint, which never ends an answer by itself."""
     folder = write_checkpoint(oracle, tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "n_positions": 4096}), "utf-8")  # room for 1024 tokens
     page = Served(tmp_path, "--checkpoint", str(folder))
     tab = browser.tab()
     tab.open(page.url)
@@ -741,6 +744,8 @@ def test_settings_hold_for_the_next_answer(visit):
     tab.click("#imp-settings button")
     tab.run("document.querySelector('#imp-max-new-tokens input[type=number]').select()")
     tab.call("Input.insertText", text="3")
+    tab.click("#imp-question textarea")
+    time.sleep(1)  # a number counts when its field is left
     assert len(asked_in(tab, COLORS).split()) <= 3
     assert "cut at the longest length" in tab.text("#imp-history")
     tab.run("document.querySelector('#imp-seed input').select()")

@@ -125,8 +125,8 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
         """The conversation as it is."""
         return {history: show_entries(session.entries, language, session.path is not None)}
 
-    def begun(session: Session, language: str) -> dict:
-        """A new conversation."""
+    def settled(session: Session, language: str) -> dict:
+        """The same, while nothing is being answered."""
         return talk(session, language) | {current: "", notice: "", stop: gr.update(visible=False)}
 
     def problem(error: Problem, language: str) -> dict:
@@ -154,7 +154,7 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
 
     def take_picture(session: Session, payload: dict | None, language: str) -> dict:
         try:
-            return begun(session, language) if session.show(_path(payload)) else {notice: gr.skip()}
+            return settled(session, language) if session.show(_path(payload)) else {notice: gr.skip()}
         except Problem as error:
             return problem(error, language) | {picture: session.path}
 
@@ -163,7 +163,7 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
             changed: dict = {}
             try:
                 if session.show(_path(payload)):
-                    changed = begun(session, language)
+                    changed = settled(session, language)
             except Problem as error:
                 return problem(error, language) | {picture: session.path}
             return changed | ask_next(session, language, text, find, numbers)
@@ -185,7 +185,7 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
     def try_example(number: int) -> Callable[..., dict]:
         def take(session: Session, language: str, *numbers: Any) -> dict:
             name, text, find = EXAMPLES[number]
-            changed = begun(session, language) if session.show(samples[name]) else {}
+            changed = settled(session, language) if session.show(samples[name]) else {}
             return changed | {picture: samples[name]} | ask_next(session, language, text, find, numbers)
 
         return take
@@ -200,25 +200,26 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
                 if time.monotonic() - shown >= UPDATE_SECONDS:
                     shown = time.monotonic()
                     yield {current: show_current(pending.text, text, pending.find, language), notice: ""}
-            yield begun(session, language)
+            yield settled(session, language)
         except Problem as error:
-            yield begun(session, language) | problem(error, language) | {question: pending.text}
+            yield settled(session, language) | problem(error, language) | {question: pending.text}
 
     def begin(session: Session, language: str) -> dict:
         session.begin()
-        return begun(session, language)
+        return settled(session, language)
 
     def switch(session: Session, language: str, name: str) -> Iterator[dict]:
         yield {notice: show_notice(say(language, "loading", name=name), language, False)}
-        said = say(language, "loaded", name=name), language, False
+        said: dict = {}
         try:
-            model.switch(name)
-            session.begin()
+            if model.switch(name):
+                session.begin()
+                said = {notice: show_notice(say(language, "loaded", name=name), language, False)}
         except Problem as error:
-            said = error.text(language), language, True
+            said = problem(error, language)
         yield {
-            **begun(session, language),
-            notice: show_notice(*said),
+            **settled(session, language),
+            **said,
             menu: gr.update(value=model.name),
             about: show_about(model.name, language),
         }
@@ -226,9 +227,7 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
     # What a browser sends is taken as it is (preprocess=False): gradio would open a picture before it is checked, and
     # its errors are in no reader's language.
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "preprocess": False}
-    slow: dict[str, Any] = {
-        **{"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden", "preprocess": False}
-    }
+    slow: dict[str, Any] = quick | {"queue": True, "concurrency_id": "model", "concurrency_limit": 1}
     conversation = [history, current, notice, stop]
     every = [*labels, *values, history, header, examples_label, about, notice]
     given = [session, picture, language, question, *settings]
@@ -244,8 +243,8 @@ def build(model: SharedModel, folder: str) -> gr.Blocks:
             find.click(accept(True), given, [*conversation, question, picture], **quick),
         ]
         for number, button in enumerate(examples):
-            shown = [*conversation, question, picture]
-            steps.append(button.click(try_example(number), [session, language, *settings], shown, **quick))
+            changed = [*conversation, question, picture]
+            steps.append(button.click(try_example(number), [session, language, *settings], changed, **quick))
         for step in steps:
             step.then(answer, [session, language], [*conversation, question], **slow)
     return blocks.queue(api_open=False)

@@ -224,8 +224,11 @@ class SharedModel:
             return self._folder
         return NANO if name == NANO else cached(HUB_IDS[name])
 
-    def switch(self, name: str) -> None:
-        """Load another checkpoint in place of this one; every conversation ends. Raises Problem."""
+    def switch(self, name: str) -> bool:
+        """Load another checkpoint in place of this one; every conversation ends. Raises Problem.
+
+        False where the one that answers was named.
+        """
         if name not in {self._first, NANO, *HUB_IDS}:
             raise Problem("error_other", reason=f"{name!r:.80}?")
         folder = self._find(name)
@@ -233,7 +236,7 @@ class SharedModel:
             raise Problem("error_not_here", name=name, size=_gigabytes(name))
         with self._lock:
             if name == self.name and self.imp:
-                return
+                return False
             before, self.imp = self.name, None  # two of them may not fit into the memory
             self._chats.clear()
             try:
@@ -242,6 +245,7 @@ class SharedModel:
                 with suppress(ImpKitError):  # else the next question says that no model is there
                     self.imp = load(self._find(before) or before, **self._computing)
                 raise Problem("error_load", name=name, current=before, reason=str(error)) from error
+        return True
 
     def is_busy(self) -> bool:
         """Whether a session is being answered now."""
