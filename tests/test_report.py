@@ -239,7 +239,7 @@ def test_a_run_of_an_earlier_version_has_a_report_or_one_error_that_names_it(run
     few = {other: head[other] for other in ("experiment", "checkpoint")}
     assert report(few, records).count("not recorded") == 7
     spare = {"versions", "prompt", "prompt_sha256", "token_ids", "tokens", "finish", "seconds", "extracted", "scores"}
-    spare |= {"picture_sha256", *head} - {"seed"}
+    spare |= {"picture_sha256", "number", *head} - {"seed"}
     for key in records[0].keys() - {"sample_id", "status", "key"}:
         older = [{other: value for other, value in record.items() if other != key} for record in records]
         if key in spare:
