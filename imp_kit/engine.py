@@ -532,7 +532,7 @@ class Engine:
             if opened and self.model.config.pad:
                 check_square(opened)
         except ImpKitError as error:
-            return _bare(error)
+            return error.bare()
         return opened, question
 
     def _run_batch(self, items: Sequence, start: int, run: Callable, new_tokens: int, stops: tuple[str, ...]) -> list:
@@ -545,7 +545,7 @@ class Engine:
             try:
                 turns[row] = Conversation(self, image).ask(question, stops)
             except ImpKitError as error:
-                results[row] = _bare(error)
+                results[row] = error.bare()
         if not turns:
             return results
         if len(turns) == 1 or self.fits(len(turns), new_tokens):
@@ -557,7 +557,7 @@ class Engine:
             except (CheckpointError, MemoryLimitError) as error:
                 if len(turns) == 1:  # what fails alone costs itself, not the others
                     (row,) = turns
-                    results[row] = _bare(error)
+                    results[row] = error.bare()
                     return results
         half = len(items) // 2
         return [
@@ -596,9 +596,3 @@ def _parts(answers: Sequence[list[int]], most: int) -> list[list[list[int]]]:
             total = len(answer)
         parts[-1].append(answer)
     return parts
-
-
-def _bare(error: ImpKitError) -> ImpKitError:
-    """The error without its traceback, whose frames would keep a batch's memory as long as the error is kept."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)

@@ -8,6 +8,11 @@ class ImpKitError(Exception):
         # The name of a file may hold bytes that are no UTF-8, which a notebook or a record could not show.
         super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
+    def bare(self) -> "ImpKitError":
+        """This error without its traceback, whose frames would keep a batch's memory as long as the error is kept."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
+
 
 class CheckpointError(ImpKitError):
     """A checkpoint cannot be found, cannot be read, or does not fit the architecture."""

@@ -12,6 +12,7 @@ from imp_kit.errors import SettingError
 from imp_kit.imp import Imp
 from imp_kit.serving.app import make_app
 from imp_kit.serving.batching import Batcher
+from imp_kit.system.loopback import is_loopback
 
 GRACE_SECONDS = 5.0  # for what is being answered, once the server is to stop
 SAFETY_SECONDS = 5  # after these, for what does not stop by itself
@@ -70,7 +71,7 @@ def serve(
         server = Server(imp, batch_size=batch_size, queue=queue, key=key)
         address, number = listening.getsockname()[:2]
         name = f"[{address}]" if ":" in address else address
-        if key is None and not _is_loopback(address):
+        if key is None and not is_loopback(address):
             print("imp-kit: There is no key, so whoever reaches this machine can ask; --api-key-env sets one.")
         print(f"imp-kit: {imp.name} answers at http://{name}:{number}/v1 (Ctrl-C ends it)", flush=True)
         server.run(sockets=[listening])
@@ -88,7 +89,3 @@ def _listen(host: str, port: int) -> socket.socket:
             f"The server cannot listen at {host}:{port}: {reason}. Choose another --port, or an address of this "
             "machine as --host."
         ) from None
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"

@@ -6,7 +6,6 @@ followed, and a loopback address is never reached through a proxy.
 
 import base64
 import io
-import ipaddress
 import json
 import math
 import os
@@ -31,6 +30,7 @@ from imp_kit.model.sampling import Sampling
 from imp_kit.prompts import check_question
 from imp_kit.settings import Settings, named_settings, read_settings
 from imp_kit.system.extras import require
+from imp_kit.system.loopback import is_loopback
 
 FIRST_DELAY = 0.5  # seconds before the first retry; each further one waits twice as long,
 LONGEST_DELAY = 120.0  # at most so long; a server that asks for more ends the run
@@ -109,7 +109,7 @@ class OpenAIEndpoint:
         self.base_url, self.model, self.api_key_env = base_url.rstrip("/"), model.strip(), api_key_env
         self.concurrency, self.timeout, self.retries = concurrency, float(timeout), retries
         self._key = _read_key(api_key_env)
-        local = _is_loopback(host)
+        local = is_loopback(host)
         if self._key and not local and self.base_url.startswith("http:"):
             warnings.warn(f"The key and the images go to {host} unencrypted; use https where you can.", stacklevel=2)
         # httpx2, or httpx in earlier versions of openai.
@@ -404,13 +404,6 @@ def _check_address(base_url: str) -> str:
     if parts.query or parts.fragment:
         raise SettingError(f"The endpoint's address has something after ? or #; {example}.")
     return host
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _read_key(name: str | None) -> str | None:

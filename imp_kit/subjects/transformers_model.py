@@ -174,7 +174,7 @@ class Transformers:
             try:
                 opened[row] = self._open(pair)
             except ImpKitError as error:
-                results[row] = _bare(error)
+                results[row] = error.bare()
         for alone in (False, True):
             rows = [row for row, (image, _) in opened.items() if (image is None) == alone]
             results |= dict(zip(rows, self._in_parts([opened[row] for row in rows], limit, stops), strict=True))
@@ -188,7 +188,7 @@ class Transformers:
             return list(self._answer(items, limit, stops))
         except ImpKitError as error:
             if len(items) == 1:
-                return [_bare(error)]
+                return [error.bare()]
         half = len(items) // 2
         return self._in_parts(items[:half], limit, stops) + self._in_parts(items[half:], limit, stops)
 
@@ -562,9 +562,3 @@ def _reason(error: Exception) -> str:
     """The first line of somebody else's error, with its class."""
     text = (str(error).strip() or "no reason told").splitlines()[0].rstrip(".")
     return f"{type(error).__name__}: {text[:200]}"
-
-
-def _bare(error: ImpKitError) -> ImpKitError:
-    """The error without its traceback, whose frames would keep a batch's memory as long as the error is kept."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)

@@ -1,4 +1,4 @@
-"""By which names a browser or a program calls a server on its own machine."""
+"""Addresses and names of this machine, as servers and their clients use them."""
 
 import ipaddress
 
@@ -16,3 +16,11 @@ def names_this_machine(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what goes to a host stays on this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

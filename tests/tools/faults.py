@@ -518,7 +518,7 @@ RECORDED = "openai_endpoint::a_fault_of_one_sample_is_recorded_and_the_others_ar
 
 SUBJECTS = (
     fault("any picture of the machine", "chat_web/app.py", 'Path(os.environ["GRADIO_TEMP_DIR"]).resolve()):',
-          'Path("/")):', "chat_web_paths::only_what_was_uploaded_is_opened"),
+          'Path("/")):', "chat_web::only_what_was_uploaded_is_opened"),
     fault("a key of another server is sent", ENDPOINT, "extra_headers=self._headers, ", "",
           "openai_endpoint::what_is_sent"),
     fault("images follow a redirect", ENDPOINT, "follow_redirects=False", "follow_redirects=True",
