@@ -23,6 +23,8 @@ from imp_kit.checkpoints.hub import NANO_FOLDER
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.experiments import drawings as drawing
 from imp_kit.experiments.drawings import COLORS, KINDS, TWO_COLORED, Scene, Thing, draw, sample_scene
+from imp_kit.images import to_pixels
+from imp_kit.model.decoder import rope_at
 from imp_kit.nano.training.card import check_target, plot, write
 from imp_kit.nano.training.evaluation import EVALUATION, WORDINGS, Case, evaluate, exam, mark, overlap
 from imp_kit.nano.training.labels import (
@@ -32,12 +34,30 @@ from imp_kit.nano.training.labels import (
     ORDINALS,
     THING,
     THING_LABELS,
+    Labels,
     attention_targets,
     patch_labels,
 )
-from imp_kit.nano.training.lessons import OUTSIDE, SKILLS, Turn, question, score
+from imp_kit.nano.training.lessons import OUTSIDE, SKILLS, Turn, branches, question, score
 from imp_kit.nano.training.text import Line, Page, sample_page
-from imp_kit.nano.training.train import TRAINING, VOCABULARY_TEXT, TrainConfig, init_from, lesson, new_model, train
+from imp_kit.nano.training.train import (
+    LEAST,
+    MOST,
+    ROW,
+    TRAINING,
+    VOCABULARY_TEXT,
+    Row,
+    TrainConfig,
+    TrainingModel,
+    branch_mask,
+    collate,
+    init_from,
+    lesson,
+    new_model,
+    steer,
+    train,
+)
+from imp_kit.prompts import PHI2
 
 PLAN = TrainConfig(samples=96, seeing=32, plain=8, varied=24, lengthening=8, batch=8, warm_up=16)
 
@@ -193,6 +213,32 @@ if __name__ == "__main__":
     for folder in sys.argv[2:]:
         training.train(Path(folder), training.TrainConfig(**{vars(PLAN)}), report_every=16)
 """
+FULL_DISK = """
+import resource, sys, torch
+from pathlib import Path
+from imp_kit.errors import RunError
+from imp_kit.nano.training import train as training
+
+written = training.Run.save
+
+def fill_the_disk_after(run):
+    written(run)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, 20_000_000))
+    global before
+    before = (run.out / "state.pt").read_bytes()
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    out, start = map(Path, sys.argv[1:])
+    training.Run.save = fill_the_disk_after
+    try:
+        training.train(out, training.TrainConfig(samples=8, seeing=0, batch=4), start=start, report_every=4)
+    except RunError as error:
+        assert "make room and run the same again" in str(error), error
+        assert (out / "state.pt").read_bytes() == before
+        assert not list(out.glob("*.new"))
+        print("refused")
+"""
 
 
 @pytest.mark.parametrize("size", quick(1, ["small", "its own"]))
@@ -256,20 +302,95 @@ def test_the_curriculum_begins_with_plain_texts_and_single_characters():
 
 
 def test_a_run_can_begin_from_an_earlier_checkpoint(tmp_path):
-    old, model = TextTokenizer(NANO_FOLDER), new_model(1)
-    init_from(NANO_FOLDER, model, old)
+    model = new_model(1)
+    tokenizer = init_from(NANO_FOLDER, model, tmp_path)
+    assert tokenizer.encode("The cat is red.") == TextTokenizer(NANO_FOLDER).encode("The cat is red.")
     stored = load_file(NANO_FOLDER / "model.safetensors")
-    position = model.vision.embeddings.position_embedding.weight
-    assert torch.equal(position, next(v for k, v in stored.items() if k.endswith("position_embedding.weight")).float())
-    assert torch.equal(
-        model.decoder.embed_tokens.weight[: old.size], stored["model.embed_tokens.weight"][: old.size].float()
-    )
+    assert torch.equal(model.decoder.embed_tokens.weight, stored["model.embed_tokens.weight"].float())
 
 
 def test_a_run_cannot_begin_from_another_network(tmp_path):
     write_checkpoint(make_oracle(), tmp_path)
     with pytest.raises(imp_kit.SettingError, match="no imp-nano to begin from"):
-        init_from(tmp_path, new_model(0), TextTokenizer(NANO_FOLDER))
+        init_from(tmp_path, new_model(0), tmp_path)
+
+
+def tokens_of(nano, scene, turns):
+    """A row of these conversations, as the model is given it."""
+    row = Row()
+    for each in turns:
+        row.add(nano.tokenizer, each, Page((), scene))
+    return row
+
+
+def test_a_conversation_in_a_row_is_asked_as_if_it_were_the_only_one(nano):
+    """Likelihoods of each answer in a row of several are those that the kit's own decoder gives it alone."""
+    rng = np.random.default_rng(4)
+    image, scene = draw(sample_scene(rng), rng)
+    conversations = branches(scene, rng, 6)
+    learner = TrainingModel(nano.engine.model)
+    pixels = to_pixels(image, 192)[None]
+    labels = Labels(*(part[None] for part in patch_labels(Page((), scene), 12)))
+    opening = torch.tensor(nano.tokenizer.encode_pieces(PHI2.open()))
+
+    def hidden(turns):
+        *_, tokens, names = collate([(pixels[0], Labels(*(p[0] for p in labels)), tokens_of(nano, scene, turns))])
+        embed = learner.model.decoder.embed_tokens
+        x = torch.cat((embed(opening)[None], learner.model.encode(pixels), embed(tokens.ids)), dim=1)
+        mask, positions = branch_mask(tokens.branches, x.shape[1])
+        rope = rope_at(positions, learner.model.config.decoder, x.device)
+        return learner.blocks(x, rope, mask)[0][0, -tokens.ids.shape[1] :], tokens, x
+
+    with torch.inference_mode():
+        together, tokens, _ = hidden(conversations)
+        for number, turns in enumerate(conversations[: int(tokens.branches.max()) + 1]):
+            alone, _, x = hidden([turns])
+            assert torch.allclose(together[tokens.branches[0] == number], alone, atol=1e-4)
+            assert torch.allclose(learner.model.decoder(x)[0, -len(alone) :], alone, atol=1e-4)
+
+
+def test_what_does_not_fit_into_a_row_is_left_out(nano):
+    scene = sample_scene(np.random.default_rng(0))
+    long, short = Turn("color", "What " * 200 + "?", "Red."), Turn("color", "What color is it?", "It is red.")
+    row = tokens_of(nano, scene, [[short], [long], [short]])
+    assert row.names == ["color", "color"]
+    assert max(row.branches) == 1
+    assert len(row.ids) == len(row.branches) == len(row.owners) == len(row.targets) <= ROW
+    answered = [nano.tokenizer.decode([i for i, o in zip(row.ids, row.owners, strict=True) if o == n]) for n in (0, 1)]
+    assert answered == [" It is red.</s>"] * 2 or answered == [" It is red."] * 2
+
+
+def test_skills_that_are_behind_are_asked_about_more():
+    weights = steer({"color": [True] * 10, "count": [True, False] * 5, "read_3": [False] * 4, "read": [True] * 4})
+    assert weights["color"] == LEAST
+    assert weights["count"] == weights["read"] > 1
+    assert steer({"color": [True], "count": [True]}) == {"color": 1.0, "count": 1.0}
+    assert steer({"color": [False], "count": [True] * 9, "read_1": [True], "line": [True]})["color"] == MOST
+
+
+def test_a_run_whose_numbers_are_lost_stops_and_keeps_its_state(tmp_path):
+    small = dataclasses.replace(PLAN, samples=8, seeing=0)
+    train(tmp_path, small, start=NANO_FOLDER)
+    before = (tmp_path / "state.pt").read_bytes()
+    wild = dataclasses.replace(PLAN, samples=64, seeing=0, learning_rate=1e30)
+    with pytest.raises(imp_kit.SettingError, match="learning_rate 0.0012 instead of 1e\\+30"):
+        train(tmp_path, wild)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    with pytest.raises(imp_kit.RunError, match="no number in 3 steps in a row"):
+        train(tmp_path / "wild", wild, start=NANO_FOLDER)
+    assert not (tmp_path / "wild" / "state.pt").exists()
+
+
+def test_a_full_disk_loses_no_state(tmp_path):
+    """A limit on the size of files stands for the full disk: both end a write in the middle."""
+    script = tmp_path / "full.py"
+    script.write_text(FULL_DISK)
+    shown = subprocess.run(
+        [sys.executable, script, tmp_path / "run", NANO_FOLDER],
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout == "refused\n", shown.stderr
 
 
 def test_the_learning_rate_does_not_depend_on_the_end_before_the_decay():

@@ -35,7 +35,8 @@ def main() -> None:
     try:
         if args.command == "train":
             chosen = {name: getattr(args, name) for name in ("samples", "seed") if getattr(args, name) is not None}
-            train(args.out, replace(CONFIGS[args.plan], **chosen), device=args.device, start=args.start)
+            config = replace(CONFIGS[args.plan], **chosen)
+            train(args.out, config, device=args.device, start=args.start)
         else:
             if args.json:
                 check_target(args.json)

@@ -6,20 +6,27 @@ python -m imp_kit.nano train --out runs/nano --samples 200000
 import csv
 import json
 import math
+import os
+import time
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
+from shutil import copyfile
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -29,10 +36,10 @@ from imp_kit.checkpoints.load import load_weights
 from imp_kit.checkpoints.plan import slots
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import bf16_is_faster, choose_device
-from imp_kit.errors import SettingError
+from imp_kit.errors import RunError, SettingError
 from imp_kit.experiments.drawings import Scene, draw, sample_scene
 from imp_kit.images import to_pixels
-from imp_kit.model.decoder import rotate
+from imp_kit.model.decoder import rope_at, rotate
 from imp_kit.model.imp import ImpModel
 from imp_kit.nano.training.labels import (
     ACROSS,
@@ -45,9 +52,10 @@ from imp_kit.nano.training.labels import (
     attention_targets,
     patch_labels,
 )
-from imp_kit.nano.training.lessons import SKILLS, Turn, conversation, outside_conversation, page_conversation
+from imp_kit.nano.training.lessons import SKILLS, Turn, branches, outside_branches, page_branches
 from imp_kit.nano.training.outside import sample_outside
 from imp_kit.nano.training.text import LONGEST, Page, Style, sample_page
+from imp_kit.nano.training.variety import sample_varied
 from imp_kit.prompts import PHI2, SYSTEM
 
 VOCABULARY = 896  # rows: just enough to leave common words whole; the memory saved goes to the tower and the decoder
@@ -90,11 +98,13 @@ ATTENTION_WEIGHT = 0.3  # of the loss that trains these heads
 THING_WEIGHT = 4.0  # of a loss whose mean is over many labels that are mostly 0
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
 PEOPLE_SHARE = 0.12
-TURNS = 6  # questions about one drawing, as one conversation
-PAGE_TURNS = 4
-LONGEST_CONVERSATION = 144  # tokens; the mean is 106, and one longer row would slow down a whole batch
+BRANCHES = 9  # conversations about one image, more than fit into a row: the last ones are left out
+PAGE_BRANCHES = 7
+ROW = 160  # tokens after the image
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
+LEAST, MOST = 0.5, 2.0  # how much less, and more often than the mean a skill is asked about
+BAD_STEPS = 3  # without numbers, one after the other, that stop a run
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,10 @@ class TrainConfig:
     shares: tuple[float, float, float] = (0.5, 0.43, 0.07)  # of drawings, pages with text, and neither;
     seeing_shares: tuple[float, float, float] = (0.37, 0.6, 0.03)  # in batches from which only the tower learns
     talk_every: int = 2  # then every second batch has conversations; one without them takes a third of the time
+    head_alone: int = 0  # samples at the start from whose patch labels only the head learns: a new head's first errors
+    # would spoil a tower that was trained before
+    varied_share: float = 0.0  # of drawings, those of variety.py
+    steered: bool = False  # whether skills that are behind are asked about more, see `steer`
     lengthening: int = 1_000  # when conversations begin, texts have one character; one more each time after so many
     seed: int = 0  # of drawings and weights; evaluation draws from other streams
     batch: int = 16
@@ -119,6 +133,7 @@ class TrainConfig:
     warm_up: int = 1_000  # samples
     decay: float = 0.52  # share of the run, at its end
     weight_decay: float = 0.05
+    averaging: float = 0.998  # the checkpoint is the mean of the last steps' weights, each counting so much of the next
 
     def __post_init__(self):
         if self.samples < 1 or self.batch < 1 or self.seed < 0:
@@ -147,68 +162,88 @@ class TrainConfig:
 CONFIGS = {
     "first": TrainConfig(),
     "further": TrainConfig(
-        samples=150_000,
+        samples=60_000,
         seeing=0,
         plain=-1,
         varied=0,
-        shares=(0.46, 0.45, 0.09),
+        shares=(0.6, 0.33, 0.07),
+        talk_every=1,
+        varied_share=0.45,
+        steered=True,
         lengthening=1,
-        seed=2,
-        learning_rate=1e-3,
+        seed=3,
+        head_alone=4_000,
+        learning_rate=5e-4,
         warm_up=2_000,
-        decay=0.74,
+        decay=0.9,
     ),
 }
 
 
-def lesson(config: TrainConfig, index: int) -> tuple[Page, Image.Image, list[Turn]]:
-    """Sample `index` of a training stream: what it shows, its image, and a conversation about it.
+def lesson(
+    config: TrainConfig, index: int, weights: Mapping[str, float] | None = None
+) -> tuple[Page, Image.Image, list[list[Turn]]]:
+    """Sample `index` of a training stream: what it shows, its image, and conversations about it, each from its start.
 
     A drawing without text is a page without lines; an image that is no drawing is a page without lines and things.
+    `weights` says by skill how often it is asked about, compared with 1.
     """
     rng = np.random.default_rng([TRAINING, config.seed, index])
     kind = rng.choice(KINDS_OF_SAMPLES, p=config.shares if config.has_conversations(index) else config.seeing_shares)
     if kind == "outside":
-        return Page((), Scene((), (1, 1))), sample_outside(rng), outside_conversation(rng, 2)
+        return Page((), Scene((), (1, 1))), sample_outside(rng), outside_branches(rng, 4)
     if kind == "page" and not config.has_conversations(index) and rng.random() < FULL_SHARE:
         return *sample_page(rng, config.style(index), "full"), []
     if kind == "page":
         page, image = sample_page(rng, config.style(index))
-        return page, image, page_conversation(page, rng, PAGE_TURNS)
+        return page, image, page_branches(page, rng, PAGE_BRANCHES, weights=weights)
+    if rng.random() < config.varied_share:
+        image, scene = sample_varied(rng)
+        return Page((), scene), image, branches(scene, rng, BRANCHES, weights=weights)
     # One thing in twelve is a person: too few for the questions about what people hold.
     person = rng.random() < PEOPLE_SHARE
     scene = sample_scene(rng)
     while person and not any(thing.kind == "person" for thing in scene.things):
         scene = sample_scene(rng)
     image, scene = draw(scene, rng)
-    return Page((), scene), image, conversation(scene, rng, TURNS)
+    return Page((), scene), image, branches(scene, rng, BRANCHES, weights=weights)
 
 
-def encode_turns(tokenizer: TextTokenizer, turns: list[Turn], page: Page) -> tuple[list[int], list[int], list[int]]:
-    """A conversation after the image: token ids, and for each the turn that it answers and its attention target.
+@dataclass
+class Row:
+    """The tokens that follow one image: several conversations, of which none sees another.
 
-    The last two are IGNORED for what is no answer, and for what has no target. Turns that no longer fit into
-    LONGEST_CONVERSATION are left out, but never the first.
+    They share the image, which costs the most, and each is asked as if it were the only one. All lists have one entry
+    for each token.
     """
-    ids: list[int] = []
-    owners: list[int] = []
-    targets: list[int] = []
-    for number, turn in enumerate(turns):
-        asked = tokenizer.encode_pieces(PHI2.ask(turn.question, first=number == 0))
-        answer = tokenizer.encode(" " + turn.answer)
-        if number and len(ids) + len(asked) + len(answer) > LONGEST_CONVERSATION:
-            break
-        # The stop mark that opens a later turn ends the answer before it, and is learned with it.
-        ids += asked
-        owners += [IGNORED] * len(asked)
-        if number:
-            owners[-len(asked)] = number - 1
-        ids += answer
-        owners += [number] * len(answer)
-        targets += [IGNORED] * (len(ids) - len(answer) - len(targets)) + attention_targets(
-            tokenizer, answer, turn, page
-        )
-    return [*ids, tokenizer.control[PHI2.stop]], [*owners, max(owners, default=IGNORED)], [*targets, IGNORED]
+
+    ids: list[int] = field(default_factory=list)
+    branches: list[int] = field(default_factory=list)  # which conversation it belongs to
+    owners: list[int] = field(default_factory=list)  # the index in `names` of the turn that it answers, or IGNORED
+    targets: list[int] = field(default_factory=list)  # what it spells or is about, see `attention_targets`, or IGNORED
+    names: list[str] = field(default_factory=list)  # for each turn the column of the log that counts it
+
+    def add(self, tokenizer: TextTokenizer, turns: list[Turn], page: Page) -> None:
+        """Put a conversation at the end, if it fits into ROW."""
+        ids: list[int] = []
+        owners: list[int] = []
+        targets: list[int] = []
+        for number, turn in enumerate(turns):
+            asked = tokenizer.encode_pieces(PHI2.ask(turn.question, first=number == 0))
+            answer = tokenizer.encode(" " + turn.answer)
+            ids += asked + answer
+            owners += [IGNORED] * len(asked) + [len(self.names) + number] * len(answer)
+            targets += [IGNORED] * len(asked) + attention_targets(tokenizer, answer, turn, page)
+            if number:  # the stop mark that opens a later turn ends the answer before it, and is learned with it
+                owners[-len(asked) - len(answer)] = len(self.names) + number - 1
+        ids.append(tokenizer.control[PHI2.stop])
+        if len(self.ids) + len(ids) > ROW:
+            return
+        self.branches += [self.branches[-1] + 1 if self.branches else 0] * len(ids)
+        self.ids += ids
+        self.owners += [*owners, len(self.names) + len(turns) - 1]
+        self.targets += [*targets, IGNORED]
+        self.names += [_log_name(page, turn) for turn in turns]
 
 
 def _log_name(page: Page, turn: Turn) -> str:
@@ -217,37 +252,52 @@ def _log_name(page: Page, turn: Turn) -> str:
     return f"read_{len(page.lines[0].text)}" if one else turn.skill
 
 
+class Tokens(NamedTuple):
+    """The rows of a batch, each int (batch, tokens), filled up at the right."""
+
+    ids: Tensor
+    branches: Tensor  # -1 where nothing follows
+    owners: Tensor
+    targets: Tensor
+
+
 class Lessons(Dataset):
     """Samples `start` to `stop` of a training stream, drawn when asked for."""
 
-    def __init__(self, config: TrainConfig, tokenizer_folder: Path, start: int):
-        self.config, self.start = config, start
+    def __init__(self, config: TrainConfig, tokenizer_folder: Path, start: int, stop: int, weights: dict[str, float]):
+        self.config, self.start, self.stop, self.weights = config, start, stop, weights
         self.tokenizer = TextTokenizer(tokenizer_folder)
 
     def __len__(self) -> int:
-        return self.config.samples - self.start
+        return self.stop - self.start
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> tuple[Tensor, Labels, Row]:
         vision = CONFIG["vision_config"]
-        page, image, turns = lesson(self.config, self.start + index)
-        pixels = to_pixels(image, vision["image_size"])
+        page, image, conversations = lesson(self.config, self.start + index, self.weights)
+        row = Row()
+        for turns in conversations:
+            row.add(self.tokenizer, turns, page)
         labels = patch_labels(page, vision["image_size"] // vision["patch_size"])
-        ids, owners, targets = encode_turns(self.tokenizer, turns, page)
-        names = [_log_name(page, turn) for turn in turns[: max(0, owners[-1] + 1)]]
-        return pixels, labels, ids, owners, targets, names
+        return to_pixels(image, vision["image_size"]), labels, row
 
 
-def collate(samples: list) -> tuple[Tensor, Labels, Tensor, Tensor, Tensor, list[list[str]]]:
-    """Stack samples, padded at the right: a causal model never attends to what follows."""
-    pixels, labels, ids, owners, targets, skills = zip(*samples, strict=True)
-    width = max(map(len, ids))
+def collate(samples: list[tuple[Tensor, Labels, Row]]) -> tuple[Tensor, Labels, Tokens, list[list[str]]]:
+    """Stack samples: pixels, labels, tokens, and the names of the rows' turns."""
+    pixels, labels, rows = zip(*samples, strict=True)
 
-    def padded(rows, filling: int) -> Tensor:
-        return torch.tensor([row + [filling] * (width - len(row)) for row in rows])
+    width = max(len(row.ids) for row in rows)
 
+    def padded(lists: Iterable[list[int]], filling: int) -> Tensor:
+        return torch.tensor([[*each, *[filling] * (width - len(each))] for each in lists], dtype=torch.long)
+
+    tokens = Tokens(
+        padded((row.ids for row in rows), 0),
+        padded((row.branches for row in rows), -1),
+        padded((row.owners for row in rows), IGNORED),
+        padded((row.targets for row in rows), IGNORED),
+    )
     stacked = Labels(*(torch.stack(kind) for kind in zip(*labels, strict=True)))
-    tokens = (padded(ids, 0), padded(owners, IGNORED), padded(targets, IGNORED))
-    return torch.stack(pixels), stacked, *tokens, list(skills)
+    return torch.stack(pixels), stacked, tokens, [row.names for row in rows]
 
 
 def make_tokenizer(folder: Path, seed: int) -> TextTokenizer:
@@ -262,9 +312,9 @@ def make_tokenizer(folder: Path, seed: int) -> TextTokenizer:
     rng = np.random.default_rng([VOCABULARY_TEXT, seed])
     turns: list[Turn] = []
     for _ in range(8_000):
-        turns += conversation(sample_scene(rng), rng, TURNS)
-        turns += page_conversation(sample_page(rng)[0], rng, PAGE_TURNS)
-        turns += outside_conversation(rng, 1)
+        turns += chain.from_iterable(branches(sample_scene(rng), rng, BRANCHES))
+        turns += chain.from_iterable(page_branches(sample_page(rng)[0], rng, PAGE_BRANCHES))
+        turns += chain.from_iterable(outside_branches(rng, 1))
     text = chain.from_iterable((PHI2.first.strip().replace("{}", turn.question), " " + turn.answer) for turn in turns)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(CONTROL),
@@ -329,10 +379,11 @@ class TrainingModel(nn.Module):
         self.model = model
         self.head = nn.Linear(model.config.vision.hidden_size, sum(LABEL_SIZES))
 
-    def encode(self, pixels: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    def encode(self, pixels: Tensor, labels: Labels, head_alone: bool = False) -> tuple[Tensor, Tensor]:
         """The tower's features (batch, patches, width), and the summed losses of the patches' labels."""
         features = self.model.vision(pixels)
-        things, boxes, characters, ordinals = self.head(features).float().split(LABEL_SIZES, dim=-1)
+        seen = features.detach() if head_alone else features
+        things, boxes, characters, ordinals = self.head(seen).float().split(LABEL_SIZES, dim=-1)
         loss = THING_WEIGHT * F.binary_cross_entropy_with_logits(things, labels.things)
         has_thing = labels.things.any(dim=-1)
         if has_thing.any():
@@ -348,16 +399,9 @@ class TrainingModel(nn.Module):
         return features, loss
 
     def answer_loss(
-        self,
-        features: Tensor,
-        labels: Labels,
-        opening: Tensor,
-        ids: Tensor,
-        owners: Tensor,
-        targets: Tensor,
-        skills: list[list[str]],
-    ):
-        """The answers' loss, and each turn's skill with whether its answer is right.
+        self, features: Tensor, labels: Labels, opening: Tensor, tokens: Tokens, names: list[list[str]]
+    ) -> tuple[Tensor, list[tuple[str, bool]]]:
+        """The answers' loss, and each turn's column of the log with whether its answer is right.
 
         The loss is the mean cross-entropy over the answers' tokens, plus how little each guided head attends to the
         patches that show the target of the next token: without it the model needs longer to find that letters are read
@@ -365,40 +409,49 @@ class TrainingModel(nn.Module):
         likeliest after the true ones before it.
         """
         model, embed = self.model, self.model.decoder.embed_tokens
+        ids = tokens.ids
         x = torch.cat((embed(opening).expand(len(ids), -1, -1), model.projector(features), embed(ids[:, :-1])), dim=1)
-        attention = model.decoder.layers[GUIDED_LAYER].attention
-        attention_inputs: list[tuple] = []
-        hook = attention.register_forward_pre_hook(lambda _, inputs: attention_inputs.append(inputs))
-        hidden = model.decoder(x)[:, -(ids.shape[1] - 1) :]
-        hook.remove()
-        taught = owners[:, 1:] != IGNORED
-        logits = model.decoder.logits(hidden[taught])
+        mask, positions = branch_mask(tokens.branches[:, :-1], x.shape[1])
+        rope = rope_at(positions, model.config.decoder, x.device)
+        hidden, guided_input = self.blocks(x, rope, mask)
+        taught = tokens.owners[:, 1:] != IGNORED
+        logits = model.decoder.logits(hidden[:, -taught.shape[1] :][taught])
         loss = F.cross_entropy(logits, ids[:, 1:][taught])
         for head, spells in enumerate((True, False)):
-            wanted = torch.where((targets < THING) == spells, targets, IGNORED)[:, 1:]
-            layer_input, rope = attention_inputs[0][:2]
-            guided = self._attention_loss(attention, head, layer_input, rope, len(opening), labels.content_ids, wanted)
-            loss = loss + ATTENTION_WEIGHT * guided
+            wanted = torch.where((tokens.targets < THING) == spells, tokens.targets, IGNORED)[:, 1:]
+            loss = loss + ATTENTION_WEIGHT * self._attention_loss(
+                head, guided_input, rope, mask, len(opening), labels.content_ids, wanted
+            )
         right = torch.ones_like(taught)
         right[taught] = logits.argmax(dim=-1) == ids[:, 1:][taught]
         results = [
-            (skill, bool(right[row][owners[row, 1:] == turn].all()))
-            for row, turns in enumerate(skills)
-            for turn, skill in enumerate(turns)
+            (name, bool(right[row][tokens.owners[row, 1:] == turn].all()))
+            for row, turns in enumerate(names)
+            for turn, name in enumerate(turns)
         ]
         return loss, results
 
-    @staticmethod
+    def blocks(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's last hidden states, and what the guided layer's attention is given."""
+        guided = x
+        for index, layer in enumerate(self.model.decoder.layers):
+            if index == GUIDED_LAYER:
+                guided = layer.norm(x)
+            x = layer(x, rope, mask, None, index)
+        return self.model.decoder.norm(x), guided
+
     def _attention_loss(
-        attention,
+        self,
         index: int,
         hidden: Tensor,
         rope: tuple[Tensor, Tensor],
+        mask: Tensor,
         start: int,
         content_ids: Tensor,
         wanted: Tensor,
     ) -> Tensor:
         """Mean of -log of the attention that head `index` gives to the patches whose content each token wants."""
+        attention = self.model.decoder.layers[GUIDED_LAYER].attention
         width, patches, count = hidden.shape[-1], content_ids.shape[1], wanted.shape[1]
         head = width // attention.num_heads
         target = (content_ids[:, None] == wanted[..., None, None]).any(dim=-1) & (wanted != IGNORED)[..., None]
@@ -413,142 +466,220 @@ class TrainingModel(nn.Module):
             rotate(part[:, :, None], rope)
         q, k = q.float(), k.float()
         scores = q[:, -count:] @ k.transpose(1, 2) / math.sqrt(head)
-        future = torch.ones_like(scores, dtype=torch.bool).triu(scores.shape[2] - count + 1)
-        shares = scores.masked_fill(future, -math.inf).softmax(dim=-1)[..., start : start + patches]
+        shares = scores.masked_fill(~mask[:, 0, -count:], -math.inf).softmax(dim=-1)[..., start : start + patches]
         return -(shares * target).sum(dim=-1)[found].clamp(min=1e-6).log().mean()
 
 
-def init_from(folder: Path, model: ImpModel, tokenizer: TextTokenizer) -> None:
-    """Copy an earlier imp-nano's weights into a new model: another image size, patch size and vocabulary are allowed.
+def branch_mask(branches: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Which positions each one may see, bool (batch, 1, length, length), and where each stands, int (batch, length).
 
-    Patch and position embeddings are interpolated; a token that the earlier tokenizer lacks begins as the mean of its
-    pieces.
+    `branches`, int (batch, n), are those of the last n positions; the ones before are an opening that all see. Each
+    branch sees itself up to its own position, and is counted from the end of the opening.
     """
+    batch, count = branches.shape
+    order = torch.arange(length, device=branches.device)
+    opening = length - count
+    whole = F.pad(branches, (opening, 0), value=-2)
+    same = (whole[:, None, :] == whole[:, :, None]) | (order < opening)
+    mask = same & (order <= order[:, None])
+    first = torch.ones_like(branches, dtype=torch.bool)
+    first[:, 1:] = branches[:, 1:] != branches[:, :-1]
+    begins = torch.where(first, order[:count], 0).cummax(dim=1).values
+    positions = torch.cat((order[:opening].expand(batch, -1), opening + order[:count] - begins), dim=1)
+    return mask[:, None], positions
+
+
+def init_from(folder: Path, model: ImpModel, out: Path) -> TextTokenizer:
+    """Copy an earlier imp-nano's weights into a new model and its tokenizer into `out`. Raises SettingError."""
     before, _ = load_weights(folder, torch.device("cpu"), torch.float32)
-    old_tokenizer = TextTokenizer(folder)
     old, new = dict(before.named_parameters()), dict(model.named_parameters())
     for name, parameter in new.items():
-        value = old.get(name)
-        if value is None or value.ndim != parameter.ndim:
-            raise SettingError(f"{folder} is no imp-nano to begin from: it has no {name}.")
-        if name.endswith("patch_embedding.weight"):
-            ratio = value.shape[-1] / parameter.shape[-1]
-            value = F.interpolate(value, parameter.shape[-2:], mode="bicubic") * ratio**2
-        elif name.endswith("position_embedding.weight"):
-            sides = [math.isqrt(len(rows)) for rows in (value, parameter)]
-            grid = value.T.reshape(1, -1, sides[0], sides[0])
-            value = F.interpolate(grid, (sides[1],) * 2, mode="bicubic").flatten(2)[0].T
-        elif len(value) == before.config.decoder.vocab_size:
-            rows = []
-            for id in range(tokenizer.size):
-                same = old_tokenizer.backend.token_to_id(tokenizer.backend.id_to_token(id))
-                rows.append(old_tokenizer.encode(tokenizer.decode([id])) if same is None else [same])
-            value = torch.stack([value[ids].mean(dim=0) for ids in rows])
-            parameter = parameter[: len(value)]
-        if value.shape != parameter.shape:
+        if name not in old or old[name].shape != parameter.shape:
+            found = tuple(old[name].shape) if name in old else "missing"
             raise SettingError(
-                f"{folder} is no imp-nano to begin from: its {name} has the shape {tuple(value.shape)} instead of "
-                f"{tuple(parameter.shape)}."
+                f"{folder} is no imp-nano to begin from: its {name} is {found} instead of {tuple(parameter.shape)}."
             )
         with torch.no_grad():
-            parameter.copy_(value)
+            parameter.copy_(old[name])
+    copyfile(folder / "tokenizer.json", out / "tokenizer.json")
+    return TextTokenizer(out)
+
+
+def steer(results: Mapping[str, Sequence[bool]]) -> dict[str, float]:
+    """How often each skill is asked about next, by its share of wrong answers: 1 for the mean, LEAST to MOST."""
+    by_skill: dict[str, list[bool]] = defaultdict(list)
+    for name, right in results.items():
+        by_skill["read" if name.startswith("read") else name] += right
+    wrong = {skill: 1 - sum(right) / len(right) for skill, right in by_skill.items() if right}
+    mean = sum(wrong.values()) / max(1, len(wrong))
+    return {skill: min(MOST, max(LEAST, share / mean)) if mean else 1.0 for skill, share in wrong.items()}
+
+
+class Run:
+    """A training in a folder: the network, its mean over the last steps, the optimizer, and how far it has come."""
+
+    def __init__(self, out: Path, config: TrainConfig, device: torch.device, start: Path | None):
+        self.out, self.config, self.device = out, config, device
+        self.learner = TrainingModel(new_model(config.seed)).to(device)
+        groups = [
+            {"params": [p for p in self.learner.parameters() if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in self.learner.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+        self.done, self.seconds, self.skipped = 0, 0.0, 0
+        self.weights: dict[str, float] = {}
+        state = self._state()
+        if state is None:
+            (out / "log.csv").unlink(missing_ok=True)
+            model = self.learner.model
+            self.tokenizer = init_from(start, model, out) if start else make_tokenizer(out, config.seed)
+        else:
+            self.learner.load_state_dict(state["learner"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.done, self.seconds, self.skipped = state["done"], state["seconds"], state["skipped"]
+            self.weights = state["weights"]
+            self.tokenizer = TextTokenizer(out)
+            _forget(out / "log.csv", self.done)
+        self.mean = AveragedModel(self.learner.model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
+        if state is not None:
+            self.mean.load_state_dict(state["mean"])
+
+    def _state(self) -> dict | None:
+        """What an earlier run in this folder left, if it was of this plan. Raises SettingError if it was not."""
+        file = self.out / "state.pt"
+        if not file.exists():
+            return None
+        state = torch.load(file, map_location=self.device, weights_only=True)
+        before = state["plan"]
+        now = asdict(self.config)
+        decaying = state["done"] > (1 - self.config.decay) * min(before.get("samples", 0), self.config.samples)
+        # Until its rate falls a run does not depend on its end.
+        allowed = set() if decaying else {"samples"}
+        differing = [
+            f"{name} {before.get(name)} instead of {now.get(name)}"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name) and name not in allowed
+        ]
+        if differing:
+            raise SettingError(
+                f"{self.out} holds a run of another plan ({'; '.join(differing)}); choose another folder, or go on "
+                "with the plan that it has."
+            )
+        return state
+
+    def save(self) -> None:
+        """The mean as a checkpoint, and the state to go on from; what was there before stays until both are written."""
+        state = {
+            "plan": asdict(self.config),
+            "learner": self.learner.state_dict(),
+            "mean": self.mean.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "weights": self.weights,
+        }
+        new = self.out / "state.new"
+        try:
+            torch.save(state, new)
+            save_checkpoint(self.mean.module, self.tokenizer, self.out)
+            new.replace(self.out / "state.pt")
+        except (OSError, RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
+            new.unlink(missing_ok=True)
+            (self.out / "model.new").unlink(missing_ok=True)
+            raise RunError(
+                f"{self.out} could not be written after {self.done} samples ({str(error).splitlines()[0]}). Its last "
+                "state is kept: make room and run the same again."
+            ) from None
 
 
 def train(
-    out: Path, config: TrainConfig, device: str = "cpu", start: Path | None = None, report_every: int = 2_000
+    out: Path,
+    config: TrainConfig,
+    device: str = "cpu",
+    start: Path | None = None,
+    report_every: int = 4_000,
 ) -> None:
     """Train into the folder `out`: state.pt to resume from, log.csv, and a checkpoint as `imp_kit.load` reads it.
 
     A new run begins from nothing, or from the checkpoint in the folder `start`. A run in `out` goes on where it
-    stopped; one of another plan is refused (SettingError).
+    stopped.
+
+    A step whose loss or gradient is no number is left out and counted. Raises SettingError for a run of another plan,
+    and RunError where three steps in a row are no numbers or the disk is full; the last state is kept.
     """
-    device = choose_device(device)
+    chosen = choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
-    state_file, log_file = out / "state.pt", out / "log.csv"
-    training_model = TrainingModel(new_model(config.seed)).to(device)
-    groups = [
-        {"params": [p for p in training_model.parameters() if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in training_model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
-    done = 0
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        before = TrainConfig(**state["plan"])
-        decaying = state["done"] > (1 - config.decay) * min(before.samples, config.samples)
-        if before != config and (decaying or before != replace(config, samples=before.samples)):
-            raise SettingError(f"{out} holds a run of another plan, {before}; choose another folder.")
-        training_model.load_state_dict(state["pupil"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["done"]
-        tokenizer = TextTokenizer(out)
-        _forget(log_file, done)
-    else:
-        tokenizer = make_tokenizer(out, config.seed)
-        log_file.unlink(missing_ok=True)
-        if start:
-            init_from(start, training_model.model, tokenizer)
-    opening = torch.tensor(tokenizer.encode_pieces(PHI2.open()), device=device)
+    run = Run(out, config, chosen, start)
+    opening = torch.tensor(run.tokenizer.encode_pieces(PHI2.open()), device=chosen)
+    # A CPU without instructions for bf16 takes twenty times as long in it as in fp32.
+    bf16 = chosen.type == "cuda" or bf16_is_faster()
+    # On a CPU two plain products in bf16 beat the fused kernel for such short rows, most of all backwards.
+    plain_products = bf16 and chosen.type == "cpu"
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain_products)
+    kernels = sdpa_kernel(SDPBackend.MATH) if plain_products else nullcontext()
+    with kernels, tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10) as bar:
+        while run.done < config.samples:
+            stop = min((run.done // report_every + 1) * report_every, config.samples)
+            losses, results = _learn(run, stop, opening, bf16, bar)
+            if config.steered and any(results.values()):
+                run.weights = steer(results)
+            _report(out / "log.csv", run, losses, results)
+            run.save()
+
+
+def _learn(
+    run: Run, stop: int, opening: Tensor, bf16: bool, bar: tqdm
+) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
+    """Learn from the samples up to `stop`: the losses of answers and patches, and which answers were right by name."""
+    config, learner = run.config, run.learner
+    losses: list[tuple[float, float]] = []
+    results: dict[str, list[bool]] = defaultdict(list)
+    bad_steps, begun = 0, time.perf_counter() - run.seconds
     loader = DataLoader(
-        Lessons(config, out, done),
+        Lessons(config, run.out, run.done, stop, run.weights),
         config.batch,
         collate_fn=collate,
-        num_workers=1,  # draws while the model learns; spawned, since tokenizers must not be forked
+        # They draw while the model learns; spawned, since tokenizers must not be forked.
+        num_workers=max(1, (os.cpu_count() or 1) - 1),
         prefetch_factor=8,
         multiprocessing_context="spawn",
     )
-    losses: list[tuple[float, float]] = []
-    results: dict[str, list[bool]] = defaultdict(list)
-    next_report = (done // report_every + 1) * report_every
-    # A CPU without instructions for bf16 takes twenty times as long in it as in fp32.
-    bf16 = device.type == "cuda" or bf16_is_faster()
-    # On a CPU two plain products in bf16 beat the fused kernel for such short rows, most of all backwards.
-    plain_products = bf16 and device.type == "cpu"
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain_products)
-    kernels = sdpa_kernel(SDPBackend.MATH) if plain_products else nullcontext()
-    with kernels, tqdm(total=config.samples, initial=done, unit="sample", mininterval=10) as bar:
-        for *tensors, skills in loader:
-            for group in optimizer.param_groups:
-                group["lr"] = config.rate(done)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                pixels, labels, ids, owners, targets = (
-                    Labels(*(part.to(device) for part in tensor)) if isinstance(tensor, Labels) else tensor.to(device)
-                    for tensor in tensors
-                )
-                features, patch_loss = training_model.encode(pixels, labels)
-                answer_loss, answered = torch.zeros(()), []
-                if config.has_conversations(done):
-                    answer_loss, answered = training_model.answer_loss(
-                        features, labels, opening, ids, owners, targets, skills
-                    )
-            optimizer.zero_grad(set_to_none=True)
-            (answer_loss + patch_loss).backward()
-            nn.utils.clip_grad_norm_(training_model.parameters(), 1.0)
-            optimizer.step()
-            done += len(skills)
-            bar.update(len(skills))
+    for pixels, labels, tokens, names in loader:
+        for group in run.optimizer.param_groups:
+            group["lr"] = config.rate(run.done)
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
+            pixels = pixels.to(run.device)
+            labels = Labels(*(part.to(run.device) for part in labels))
+            features, patch_loss = learner.encode(pixels, labels, head_alone=run.done < config.head_alone)
+            answer_loss, answered = torch.zeros(()), []
+            if config.has_conversations(run.done):
+                tokens = Tokens(*(part.to(run.device) for part in tokens))
+                answer_loss, answered = learner.answer_loss(features, labels, opening, tokens, names)
+        run.optimizer.zero_grad(set_to_none=True)
+        loss = answer_loss + patch_loss
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        run.done += len(names)
+        if torch.isfinite(norm + loss.detach()):
+            run.optimizer.step()
+            run.mean.update_parameters(learner.model)
+            bad_steps = 0
             losses.append((answer_loss.item() if answered else math.nan, patch_loss.item()))
-            for skill, right in answered:
-                results[skill].append(right)
-            if done >= next_report or done >= config.samples:
-                next_report += report_every
-                _report(log_file, done, losses, results)
-                bar.set_postfix(patch_loss=f"{np.mean(losses, axis=0)[1]:.3f}")
-                losses.clear()
-                results.clear()
-                save_checkpoint(training_model.model, tokenizer, out)
-                # Written to another file, then renamed: a run that is killed while it saves keeps its last state.
-                new_file = state_file.with_suffix(".new")
-                torch.save(
-                    {
-                        "plan": asdict(config),
-                        "pupil": training_model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "done": done,
-                    },
-                    new_file,
-                )
-                new_file.replace(state_file)
+        else:
+            run.skipped += 1
+            bad_steps += 1
+        if bad_steps == BAD_STEPS:
+            raise RunError(
+                f"The loss was no number in {BAD_STEPS} steps in a row, after {run.done} samples. The last state in "
+                f"{run.out} is kept; go on from it in another folder (--start) with a lower learning rate."
+            )
+        bar.update(len(names))
+        for name, right in answered:
+            results[name].append(right)
+    run.seconds = time.perf_counter() - begun
+    bar.set_postfix(patch_loss=f"{np.mean(losses, axis=0)[1]:.3f}" if losses else "")
+    return losses, results
 
 
 def _forget(log_file: Path, done: int) -> None:
@@ -559,17 +690,17 @@ def _forget(log_file: Path, done: int) -> None:
         csv.writer(file).writerows([head, *(row for row in rows if int(row[0]) <= done)])
 
 
-def _report(log_file: Path, done: int, losses: list[tuple[float, float]], results: dict[str, list[bool]]) -> None:
-    """Add a line to the log: samples, mean losses of answers and patches, share of exactly right answers by skill."""
+def _report(log_file: Path, run: Run, losses: list[tuple[float, float]], results: dict[str, list[bool]]) -> None:
+    """Add a line to the log: samples, seconds, skipped steps, mean losses, share of exactly right answers by name."""
     new = not log_file.exists()
     with log_file.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(["samples", "loss", "patch_loss", *LOGGED])
+            writer.writerow(["samples", "seconds", "skipped", "loss", "patch_loss", *LOGGED])
         # A batch without conversations has no loss of answers.
         means = (
             f"{np.mean(kind):.4f}" if len(kind) else ""
             for kind in ([a for a, _ in losses if a == a], [b for _, b in losses])
         )
-        scores = (f"{np.mean(results[skill]):.4f}" if results[skill] else "" for skill in LOGGED)
-        writer.writerow([done, *means, *scores])
+        scores = (f"{np.mean(results[name]):.4f}" if results[name] else "" for name in LOGGED)
+        writer.writerow([run.done, round(run.seconds), run.skipped, *means, *scores])
