@@ -41,8 +41,11 @@ Box = tuple[float, float, float, float]
 MOST_THINGS = 5
 LEAST_SHAPE, LEAST_OBJECT = 0.07, 0.12  # of the image, for a shorter side: a thing with parts needs more pixels
 LEAST_CLEAR = 0.02  # of the image, between a centre and the border of a third, so that its place is beyond dispute
-MOST_COVERED, LEAST_VISIBLE = 0.33, 0.72  # of a thing's box: under another one, and inside of the image
+MOST_COVERED, LEAST_VISIBLE = 0.3, 0.76  # of a thing's box: under another one, and inside of the image
 STYLES = ("flat", "flat", "icon", "line", "child")
+SOLID = ("flat", "flat", "icon", "child")  # for what would be doubtful in lines, as the colour of a shirt
+LEAST_LINED = 80  # half pixels, for line art
+LEAST_STRIPED = 130  # half pixels: narrower stripes blend with the ground into another colour
 PALE = (250, 250, 245)
 
 
@@ -54,7 +57,9 @@ class StyledPen(Pen):
 
     def __init__(self, pen: Pen, style: str, aspect: float):
         self.__dict__.update(pen.__dict__)
-        self.style = "icon" if style == "line" and pen.two else style
+        # Lines show one colour alone, black ones look like a white thing's outline, and small ones are hard to see.
+        unfit = pen.two or _light(pen.main) < 60 or min(pen.size) < LEAST_LINED
+        self.style = "icon" if style == "line" and unfit else style
         share = aspect / pen.aspect  # the figure keeps its proportions, in the middle of the box
         across, down = min(1.0, share), min(1.0, 1 / share)
         inset = np.array(((across, 0, (1 - across) / 2), (0, down, (1 - down) / 2), (0, 0, 1.0)))
@@ -78,7 +83,9 @@ class StyledPen(Pen):
         if self.style == "child":
             points = self._unsteady(points)
             self.canvas.polygon(points, fill)
-            self._outline(points, self.ink if body else _shade(self.ink, 0.1))
+            if edge:
+                self._outline(points, self.ink)
+            self._mark(points)
         elif self.style == "line":
             self._restore(points)
             self._outline(points, tone)
@@ -133,7 +140,7 @@ class StyledPen(Pen):
         self.image.paste(self.under, self.corner, self._mask(points, width, closed))
 
     def _outline(self, points, color, width=0):
-        width = width or self._wide(self.stroke)
+        width = width or max(self._wide(self.stroke), 5 if self.style == "line" else 2)
         self.canvas.line([*points, *points[:2]], color, width, joint="curve")
         self._mark(points, width)
 
@@ -164,12 +171,12 @@ class Figure:
         self.plan(StyledPen(pen, self.style, self.aspect))
 
 
-PLANS: dict[str, list[tuple[Callable[[StyledPen], None], float]]] = {kind: [] for kind in KINDS}
+NEW_FIGURES: dict[str, list[Figure]] = {kind: [] for kind in KINDS}
 
 
-def plan(kind, aspect):
+def plan(kind, aspect, styles=STYLES):
     def add(function):
-        PLANS[kind].append((function, aspect))
+        NEW_FIGURES[kind] += [Figure(function, aspect, style) for style in styles]
         return function
 
     return add
@@ -189,17 +196,18 @@ def _add_shape(kind, aspect, outline):
     def whole(p):
         p.poly(outline(), p.main)
 
-    @plan(kind, aspect)
+    @plan(kind, aspect, ("flat", "icon"))  # two outlines inside each other could be taken for two things
     def frame(p):
         p.poly(outline(), p.main)
-        p.cut(inside(outline(), p.u(0.5, 0.72)))
+        p.cut(inside(outline(), p.u(0.5, 0.66)))
 
-    @plan(kind, aspect)
+    @plan(kind, aspect, ("flat", "icon"))
     def striped(p):
         p.poly(outline(), p.main)
-        p.stripes(outline(), 0.62, int(p.rng.integers(6, 10)))
+        if min(p.size) > LEAST_STRIPED:
+            p.stripes(outline(), 0.62, int(p.rng.integers(6, 10)))
 
-    @plan(kind, aspect)
+    @plan(kind, aspect, ("flat",))
     def doubled(p):
         p.poly(outline(), p.main)
         p.poly(inside(outline(), p.u(0.6, 0.8)), _shade(p.main, 0.1), edge=False)
@@ -350,7 +358,7 @@ def triangles(p):
         p.poly(((0.5, top), (0.5 + half, bottom), (0.5 - half, bottom)), p.main, seam=True)
 
 
-@plan("tree", 0.55)
+@plan("tree", 0.55, SOLID)
 def lollipop(p):
     p.rect(0.44, 0.5, 0.56, 1, p.wood)
     p.oval(0.02, 0, 0.98, 0.54, p.main)
@@ -363,13 +371,13 @@ def apple_tree(p):
     p.poly(flowers * (1, 0.72), p.main)
 
 
-@plan("tree", 0.4)
+@plan("tree", 0.4, ("flat", "child"))
 def poplar(p):
     p.rect(0.4, 0.75, 0.6, 1, p.wood)
-    p.poly((0.5, 0.43) + ARC * (0.46, 0.43), p.main)
+    p.poly((0.5, 0.4) + ARC * (0.46, 0.4), p.main)
 
 
-@plan("person", 0.42)
+@plan("person", 0.42, SOLID)
 def pictogram(p):
     p.disc(0.5, 0.1, 0.095, p.main)
     p.rect(0.02, 0.23, 0.17, 0.6, p.main, round_by=0.06)
@@ -379,7 +387,7 @@ def pictogram(p):
     p.rect(0.2, 0.22, 0.8, 0.64, p.main, round_by=0.08)
 
 
-@plan("person", 0.5)
+@plan("person", 0.5, SOLID)
 def person_with_hat(p):
     for x in (0.36, 0.64):
         p.line(((x, 0.6), (x, 0.96)), 0.14, p.dark)
@@ -391,14 +399,14 @@ def person_with_hat(p):
     p.rect(0.22, 0.09, 0.78, 0.125, p.dark)
 
 
-@plan("person", 0.9)
+@plan("person", 0.9, SOLID)
 def bust(p):
     shoulders = (0.5, 1) + ARC[20:] * (0.5, 0.5)
     p.poly([*shoulders, (1, 1)], p.main)
     p.disc(0.5, 0.25, 0.25, p.skin)
 
 
-@plan("person", 0.55)
+@plan("person", 0.55, SOLID)
 def child_person(p):
     for x in (0.4, 0.6):
         p.line(((x, 0.7), (x, 0.96)), 0.06, p.dark)
@@ -411,7 +419,7 @@ def child_person(p):
     p.line(((0.4, 0.23), (0.5, 0.26), (0.6, 0.23)), 0.03, p.detail)
 
 
-@plan("person", 0.55)
+@plan("person", 0.55, SOLID)
 def walker(p):
     for foot in ((0.16, 0.96), (0.84, 0.96)):
         p.line(((0.5, 0.62), foot), 0.13, p.dark)
@@ -427,13 +435,13 @@ def _whiskers(p, x, y, half):
             p.line(((x + side * half * 0.35, y), (x + side * half * 1.05, y + dy)), 0.015, p.detail)
 
 
-def _face(p, x, y, half, tall, eyes=True):
+def _face(p, x, y, half, tall, eyes=True, seam=False):
     for side in (-1, 1):
         p.poly(
             ((x + side * half * 0.98, y - tall * 0.2), (x + side * half * 0.85, y - tall * 1.5),
              (x + side * half * 0.2, y - tall * 0.85)), p.main
         )  # fmt: skip
-    p.oval(x - half, y - tall, x + half, y + tall, p.main)
+    p.oval(x - half, y - tall, x + half, y + tall, p.main, seam=seam)
     if eyes:
         for side in (-1, 1):
             ex = x + side * half * 0.4
@@ -453,7 +461,7 @@ def cat_face(p):
 def cat_from_behind(p):
     p.line(((0.6, 0.93), (0.88, 0.95), (0.95, 0.75), (0.84, 0.6)), 0.1, p.main)
     p.poly((0.45, 0.66) + ARC * (0.36, 0.34), p.main)
-    _face(p, 0.45, 0.27, 0.27, 0.17, eyes=False)
+    _face(p, 0.45, 0.27, 0.27, 0.17, eyes=False, seam=True)
 
 
 @plan("cat", 1.4)
@@ -462,14 +470,14 @@ def walking_cat(p):
     for x in (0.12, 0.24, 0.56, 0.68):
         p.rect(x, 0.6, x + 0.08, 1, p.main)
     p.rect(0.08, 0.4, 0.8, 0.74, p.main, round_by=0.15)
-    _face(p, 0.82, 0.36, 0.17, 0.22)
+    _face(p, 0.82, 0.36, 0.17, 0.22, seam=True)
 
 
 @plan("cat", 1.7)
 def lying_cat(p):
     p.line(((0.12, 0.88), (0.02, 0.7), (0.08, 0.5)), 0.1, p.main)
     p.poly((0.45, 0.98) + ARC[20:] * (0.42, 0.55), p.main)
-    _face(p, 0.8, 0.55, 0.2, 0.3)
+    _face(p, 0.8, 0.55, 0.2, 0.3, seam=True)
 
 
 @plan("cat", 0.75)
@@ -517,12 +525,15 @@ def teacup(p):
 
 
 @plan("cup", 1.1)
-def square_mug(p):
-    p.rect(0.6, 0.25, 1, 0.75, p.main)
-    p.cut(((0.68, 0.38), (0.88, 0.38), (0.88, 0.62), (0.68, 0.62)))
-    p.rect(0, 0, 0.74, 1, p.main, seam=True)
+def barrel_mug(p):
+    _ear(p, 0.8, 0.5, 0.24)
+    bulge = 0.04 * np.sin(np.linspace(0, np.pi, 9))
+    heights = np.linspace(0, 1, 9)
+    p.poly([*zip(0.76 + bulge, heights, strict=True), *zip(0.04 - bulge[::-1], heights[::-1], strict=True)], p.main)
     if p.two:
-        p.rect(0.005, 0.34, 0.735, 0.66, p.other, edge=False)
+        p.rect(0.01, 0.34, 0.79, 0.66, p.other, edge=False)
+    else:
+        p.line(((0.05, 0.12), (0.75, 0.12)), 0.03, _shade(p.main, 0.35))
 
 
 @plan("cup", 1.0)
@@ -628,12 +639,7 @@ def panelled_door(p):
     _handle(p, 0.85)
 
 
-VARIED = {
-    kind: tuple(
-        [*(Figure(plan, aspect, style) for plan, aspect in PLANS[kind] for style in STYLES), *FIGURES[kind] * 3]
-    )
-    for kind in KINDS
-}  # fmt: skip
+VARIED = {kind: (*new, *FIGURES[kind] * (len(new) // 8)) for kind, new in NEW_FIGURES.items()}
 
 
 # ---------------------------------------------------------------------------------------------- scenes
@@ -692,8 +698,9 @@ def _least(kind):
     return LEAST_SHAPE if kind in SHAPES else LEAST_OBJECT
 
 
-def _log_uniform(rng, low, high):
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+def _side(rng, low, high):
+    """A length between both, and often a small one, but seldom the smallest."""
+    return low + (high - low) * rng.random() ** 1.4
 
 
 def _some_colors(kind, rng, share=0.25):
@@ -744,7 +751,7 @@ def _group(rng):
     for _ in range(30 if odd else 0):
         other = str(any_of([k for k in KINDS if k != kind], rng))
         drawn = any_of(VARIED[other], rng)
-        extent = _extent(other, drawn, _log_uniform(rng, 0.12, 0.5), size, rng)
+        extent = _extent(other, drawn, _side(rng, 0.12, 0.5), size, rng)
         box = extent and _around(*rng.uniform(0.05, 0.95, 2), extent)
         if box and _apart([*boxes, box]):
             plans.append(_Plan(Thing(other, _some_colors(other, rng), 0, 0, box), drawn, int(rng.integers(2**32))))
@@ -756,7 +763,7 @@ def _lined_up(rng, kind, figure, count, size):
     layout = any_of(("row", "row", "column", "rows", "anywhere", "anywhere"), rng)
     varying = rng.random() < 0.35
     for _ in range(30):
-        extent = _extent(kind, figure, _log_uniform(rng, 0.1, 0.85), size, rng)
+        extent = _extent(kind, figure, _side(rng, 0.1, 0.85), size, rng)
         if extent is None:
             continue
         ranks = {"row": [count], "column": [1] * count, "rows": [count // 2, count - count // 2]}.get(layout)
@@ -795,7 +802,7 @@ def _crowded(rng):
 def _overlapping(boxes):
     shares = [_shared(a, b) for a, b in combinations(boxes, 2)]
     inside = all(min(box) > 0.005 and max(box) < 0.995 and _off_borders(box, LEAST_CLEAR + 0.01) for box in boxes)
-    return inside and 0.04 < max(shares) and sum(shares) <= MOST_COVERED
+    return inside and max(shares) > 0.04 and sum(shares) <= MOST_COVERED
 
 
 def _cut_off(boxes):
@@ -817,9 +824,7 @@ def _scattered(rng, count, low, high, fits):
     while True:
         size = sample_canvas(rng)
         for _ in range(40):
-            some = [
-                _extent(k, f, _log_uniform(rng, low, high), size, rng) for k, f in zip(kinds, figures, strict=True)
-            ]
+            some = [_extent(k, f, _side(rng, low, high), size, rng) for k, f in zip(kinds, figures, strict=True)]
             if None in some:
                 continue
             boxes = [_around(*rng.uniform(0.02, 0.98, 2), extent) for extent in some]
@@ -866,7 +871,9 @@ def _all_paints(plans, rng):
         if any(set(plans[a].thing.colors) & set(plans[b].thing.colors) for a, b in touching):
             plans[touching[0][0]] = replace(
                 plans[touching[0][0]],
-                thing=replace(plans[touching[0][0]].thing, colors=_some_colors(plans[touching[0][0]].thing.kind, rng, 0)),
+                thing=replace(
+                    plans[touching[0][0]].thing, colors=_some_colors(plans[touching[0][0]].thing.kind, rng, 0)
+                ),
             )
 
 
@@ -1016,7 +1023,7 @@ def _textured(image, smallest, rng):
 
 
 def _blurred(image, smallest, rng):
-    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, max(0.5, min(2.0, smallest / 25)))))
+    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, max(0.5, min(1.8, smallest / 40)))))
 
 
 def _noisy(image, smallest, rng):
