@@ -168,6 +168,8 @@ class Figure:
     style: str
 
     def __call__(self, pen: Pen) -> None:
+        if pen.held:  # these figures have no hand free
+            return any_of(FIGURES["person"], pen.rng)(pen)
         self.plan(StyledPen(pen, self.style, self.aspect))
 
 
@@ -299,7 +301,7 @@ def icon_bus(p):
     _tyres(p, (0.2, 0.72), 0.17)
 
 
-@plan("house", 1.25)
+@plan("house", 1.25, ("flat", "line", "child"))
 def flat_roof(p):
     p.rect(0.05, 0.15, 0.95, 1, p.main)
     p.rect(0, 0.02, 1, 0.15, p.other, seam=True)
@@ -346,7 +348,7 @@ def wide_house(p):
 def palm(p):
     p.line(((0.42, 0.98), (0.46, 0.6), (0.54, 0.25)), 0.09, p.wood)
     for dx, dy in ((-0.5, 0.12), (-0.42, -0.14), (-0.05, -0.25), (0.36, -0.16), (0.46, 0.12), (0.3, 0.26), (-0.3, 0.3)):
-        tip, side = np.array((0.54 + dx, 0.25 + dy)), np.array((-dy, dx)) * 0.22
+        tip, side = np.array((0.54 + dx, 0.25 + dy)), np.array((-dy, dx)) * 0.17
         middle = np.array((0.54 + dx * 0.5, 0.25 + dy * 0.5 - 0.06))
         p.poly(((0.54, 0.25), middle + side, tip, middle - side), p.main)
 
@@ -540,6 +542,8 @@ def barrel_mug(p):
 def mug_from_above(p):
     _ear(p, 0.78, 0.52, 0.22)
     p.poly([*((0.4, 0.82) + ARC[:21] * (0.36, 0.17)), (0.02, 0.16), (0.78, 0.16)], p.main)
+    if p.two:
+        p.rect(0.03, 0.48, 0.77, 0.74, p.other, edge=False)
     p.oval(0.02, 0, 0.78, 0.34, p.main, seam=True)
     p.oval(0.08, 0.05, 0.72, 0.29, _mix(p.main, (60, 40, 30), 0.6), edge=False)
 
@@ -598,12 +602,12 @@ def _handle(p, x, y=0.52):
     p.disc(x, y, 0.035, p.detail, edge=False)
 
 
-@plan("door", 0.85)
+@plan("door", 0.85, ("flat", "child"))  # leaves with a gap between them could be taken for two doors
 def double_door(p):
-    p.rect(0, 0, 1, 1, p.wood if p.style in ("flat", "child") else p.main)
-    for x0, x1 in ((0.07, 0.49), (0.51, 0.93)):
-        p.rect(x0, 0.06, x1, 1, p.main, seam=True)
-    for x in (0.42, 0.58):
+    p.rect(0, 0, 1, 1, p.wood, seam=True)
+    for x0, x1 in ((0.1, 0.5), (0.5, 0.9)):
+        p.rect(x0, 0.08, x1, 1, p.main, seam=True)
+    for x in (0.43, 0.57):
         _handle(p, x)
 
 
@@ -631,7 +635,7 @@ def paned_door(p):
     p.rect(0.8, 0.52, 0.88, 0.66, p.detail, edge=False)
 
 
-@plan("door", 0.5)
+@plan("door", 0.5, ("flat", "child"))
 def panelled_door(p):
     p.rect(0, 0, 1, 1, p.main)
     for top, bottom in ((0.08, 0.44), (0.58, 0.92)):
@@ -821,6 +825,8 @@ def _scattered(rng, count, low, high, fits):
     if fits is _overlapping:  # what shines through a hollow thing would be disputed
         figures = [f if getattr(f, "style", "flat") != "line" else replace(f, style="child") for f in figures]
     colors = [_some_colors(kind, rng) for kind in kinds]
+    if fits is _overlapping:
+        colors = [(COLORS[i],) for i in rng.choice(len(COLORS), count, replace=False)]
     while True:
         size = sample_canvas(rng)
         for _ in range(40):
@@ -856,25 +862,19 @@ def _drawn(plans: Sequence[_Plan], size, rng):
 def _all_paints(plans, rng):
     """Drawn colours, the same for the same names in most images; where things overlap, apart from each other."""
     same = rng.random() < 0.85
+    touching = [
+        (a, b) for a, b in combinations(range(len(plans)), 2) if _shared(plans[a].thing.box, plans[b].thing.box)
+    ]
     while True:
         known: dict[tuple[str, ...], list] = {}
         paints = []
         for made in plans:
             names = made.thing.colors
-            known[names] = known[names] if same and names in known else _paints(names, rng)
-            paints.append(list(known[names]))
-        touching = [
-            (a, b) for a, b in combinations(range(len(plans)), 2) if _shared(plans[a].thing.box, plans[b].thing.box)
-        ]
+            if not (same and names in known):
+                known[names] = _paints(names, rng)
+            paints.append(known[names])
         if all(_distance(paints[a], paints[b]) > 22 for a, b in touching):
             return paints
-        if any(set(plans[a].thing.colors) & set(plans[b].thing.colors) for a, b in touching):
-            plans[touching[0][0]] = replace(
-                plans[touching[0][0]],
-                thing=replace(
-                    plans[touching[0][0]].thing, colors=_some_colors(plans[touching[0][0]].thing.kind, rng, 0)
-                ),
-            )
 
 
 def _upright(thing, big, rng):
