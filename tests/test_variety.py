@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from imp_kit.experiments.drawings import COLORS, FIGURES, KINDS, TWO_COLORED, Scene, Thing
+from imp_kit.experiments.drawings import COLORS, FIGURES, KINDS, TWO_COLORED, Pen, Scene, Thing
 from imp_kit.nano.training import variety
 from imp_kit.nano.training.lessons import conversation
 from imp_kit.nano.training.variety import NEW_FIGURES, as_seen, is_clear, placed, sample_varied
 
-SEEDS = 120
+SEEDS = 90
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_lessons_can_be_asked(samples):
 
 
 def test_a_seed_gives_the_same_image():
-    for seed in range(25):
+    for seed in range(12):
         (one, scene), (other, again) = (sample_varied(np.random.default_rng(seed)) for _ in range(2))
         assert scene == again
         assert one.tobytes() == other.tobytes()
@@ -91,6 +91,17 @@ def test_each_kind_has_new_figures_that_fill_their_boxes(kind):
         assert np.abs(np.array(scene.things[0].box) * 120 - reach).max() < 6, (figure.plan.__name__, figure.style)
 
 
+def test_what_a_hand_holds_is_drawn():
+    for seed, figure in enumerate(NEW_FIGURES["person"]):
+        rng = np.random.default_rng(seed)
+        image = Image.new("RGB", (400, 400), "white")
+        pen = Pen(image, np.array(((300.0, 0, 50), (0, 380, 10))), (300, 380), [(255, 0, 0)], False, rng, (35, 35, 42))
+        pen.held = ((0, 255, 0), "box")
+        figure(pen)
+        red, green, _ = np.moveaxis(np.asarray(image, int), 2, 0)
+        assert (green > red + 60).sum() > 400, figure.plan.__name__
+
+
 def marker(size, box):
     """White, and a magenta rectangle where the box is."""
     image = Image.new("RGB", size, "white")
@@ -101,7 +112,7 @@ def marker(size, box):
 
 def test_boxes_go_with_what_happens_to_the_image():
     moved = 0
-    for seed in range(120):
+    for seed in range(80):
         rng = np.random.default_rng(seed)
         box = (0.1, 0.45, 0.28, 0.6) if seed % 2 else (0.7, 0.7, 0.95, 0.95)
         scene = placed(Scene((Thing("square", ("pink",), 0, 0, box),), (300, 200)))
@@ -114,7 +125,7 @@ def test_boxes_go_with_what_happens_to_the_image():
         reach /= (*image.size, *image.size)
         assert np.abs(reach - seen.things[0].box).max() < 0.03, seed
         moved += seen.things[0].box != box
-    assert 20 < moved < 80
+    assert 15 < moved < 50
 
 
 def test_colors_keep_their_names_when_light_changes():
@@ -123,4 +134,5 @@ def test_colors_keep_their_names_when_light_changes():
             Image.new("RGB", (200, 200), (255, 0, 0)), Scene((), (200, 200)), np.random.default_rng(seed)
         )
         middle = np.asarray(image, float)[80:120, 80:120].mean((0, 1))
-        assert middle[0] > 190 and middle[1:].max() < 30, seed
+        assert middle[0] > 190, seed
+        assert middle[1:].max() < 30, seed

@@ -44,7 +44,7 @@ LEAST_CLEAR = 0.02  # of the image, between a centre and the border of a third, 
 MOST_COVERED, LEAST_VISIBLE = 0.3, 0.76  # of a thing's box: under another one, and inside of the image
 STYLES = ("flat", "flat", "icon", "line", "child")
 SOLID = ("flat", "flat", "icon", "child")  # for what would be doubtful in lines, as the colour of a shirt
-LEAST_LINED = 80  # half pixels, for line art
+LEAST_LINED = 100  # half pixels, for line art
 LEAST_STRIPED = 130  # half pixels: narrower stripes blend with the ground into another colour
 PALE = (250, 250, 245)
 
@@ -140,7 +140,7 @@ class StyledPen(Pen):
         self.image.paste(self.under, self.corner, self._mask(points, width, closed))
 
     def _outline(self, points, color, width=0):
-        width = width or max(self._wide(self.stroke), 5 if self.style == "line" else 2)
+        width = width or max(self._wide(self.stroke), 7 if self.style == "line" else 2)
         self.canvas.line([*points, *points[:2]], color, width, joint="curve")
         self._mark(points, width)
 
@@ -602,7 +602,7 @@ def _handle(p, x, y=0.52):
     p.disc(x, y, 0.035, p.detail, edge=False)
 
 
-@plan("door", 0.85, ("flat", "child"))  # leaves with a gap between them could be taken for two doors
+@plan("door", 0.72, ("flat",))  # leaves with a gap between them could be taken for two doors
 def double_door(p):
     p.rect(0, 0, 1, 1, p.wood, seam=True)
     for x0, x1 in ((0.1, 0.5), (0.5, 0.9)):
@@ -862,9 +862,8 @@ def _drawn(plans: Sequence[_Plan], size, rng):
 def _all_paints(plans, rng):
     """Drawn colours, the same for the same names in most images; where things overlap, apart from each other."""
     same = rng.random() < 0.85
-    touching = [
-        (a, b) for a, b in combinations(range(len(plans)), 2) if _shared(plans[a].thing.box, plans[b].thing.box)
-    ]
+    boxes = [made.thing.box for made in plans]
+    touching = [(a, b) for a, b in combinations(range(len(plans)), 2) if _shared(boxes[a], boxes[b])]
     while True:
         known: dict[tuple[str, ...], list] = {}
         paints = []
