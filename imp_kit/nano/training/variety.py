@@ -704,7 +704,7 @@ def _least(kind):
 
 def _side(rng, low, high):
     """A length between both, and often a small one, but seldom the smallest."""
-    return low + (high - low) * rng.random() ** 1.4
+    return low + (high - low) * rng.random() ** 1.3
 
 
 def _some_colors(kind, rng, share=0.25):
@@ -793,7 +793,9 @@ def _lined_up(rng, kind, figure, count, size):
 def _few(rng):
     """One thing of any size anywhere, or two or three."""
     count = int(rng.choice((1, 2, 3), p=(0.6, 0.25, 0.15)))
-    return _scattered(rng, count, 0.1, 0.97 if count == 1 else 0.5, _apart)
+    if count == 1:
+        return _scattered(rng, 1, *any_of(((0.1, 0.4), (0.3, 0.97)), rng), _apart)
+    return _scattered(rng, count, 0.1, 0.55, _apart)
 
 
 def _crowded(rng):
@@ -834,7 +836,9 @@ def _scattered(rng, count, low, high, fits):
             if None in some:
                 continue
             boxes = [_around(*rng.uniform(0.02, 0.98, 2), extent) for extent in some]
-            if fits(boxes):
+            # An object without its upper end has lost what it is told by: a head, a roof, a rim.
+            headless = any(kind not in SHAPES and box[1] < 0 for kind, box in zip(kinds, boxes, strict=True))
+            if fits(boxes) and not headless:
                 seeds = rng.integers(2**32, size=count)
                 named = zip(kinds, colors, boxes, figures, seeds, strict=True)
                 return [_Plan(Thing(k, c, 0, 0, box), f, int(seed)) for k, c, box, f, seed in named], size
