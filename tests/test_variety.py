@@ -8,8 +8,10 @@ from PIL import Image, ImageDraw
 
 from imp_kit.experiments.drawings import COLORS, FIGURES, KINDS, TWO_COLORED, Pen, Scene, Thing
 from imp_kit.nano.training import variety
+from imp_kit.nano.training.figures import NEW_FIGURES
 from imp_kit.nano.training.lessons import conversation
-from imp_kit.nano.training.variety import NEW_FIGURES, as_seen, is_clear, placed, sample_varied
+from imp_kit.nano.training.seen import as_seen, is_clear, placed
+from imp_kit.nano.training.variety import sample_varied
 
 SEEDS = 90
 
