@@ -455,6 +455,15 @@ EXPERIMENTS = (
           'optimizer.load_state_dict(state["optimizer"])', "pass", "nano::training_goes_on_where_it_was_killed"),
     fault("a resumed run draws from the start", "nano/training/train.py", "lesson(self.config, self.start + index)",
           "lesson(self.config, index)", "nano::training_goes_on_where_it_was_killed"),
+    fault("boxes stay where they were before the photograph", "nano/training/seen.py",
+          "things = tuple(replace(t, box=box) for t, box in zip(scene.things, boxes, strict=True))",
+          "things = scene.things", "variety::boxes_go_with_what_happens_to_the_image"),
+    fault("a place as planned, not as drawn", "nano/training/variety.py", "scene = placed(scene)", "pass",
+          "variety::a_scene_says_what_its_image_shows"),
+    fault("doubtful places are kept", "nano/training/variety.py", "if is_clear(scene):", "if True:",
+          "variety::no_place_is_doubtful_and_nothing_too_small"),
+    fault("a figure without a free hand drops what it held", "nano/training/figures.py", "if pen.held:", "if False:",
+          "variety::what_a_hand_holds_is_drawn"),
 )  # fmt: skip
 # Of app.py only where gradio and Chromium are installed, as its tests are skipped elsewhere.
 CHAT_WEB = (
