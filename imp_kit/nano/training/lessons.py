@@ -4,21 +4,31 @@ An answer depends only on the scene and on the meaning of the question, never on
 that scoring is an exact match. A new lesson is one function in `LESSONS` and its wordings in the sheet below.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from imp_kit.errors import SettingError
 from imp_kit.experiments.drawings import COLORS, KINDS, Scene, Thing, sample_scene
 from imp_kit.nano.training.text import Page
 
 SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
 SHORT_SHARE = 0.15
 ONLY_DRAWINGS = "I only know drawings."
+WHICH_ONE = "Which one do you mean?"
 FOLLOW_UP_SHARE = 0.4
+BRANCH_FOLLOW_UP_SHARE = 0.4  # about half of them find none, in scenes of one thing above all
+MISSING_SHARE = 0.15  # of questions about a color or place that ask about a thing that is not there
+MISSING_PERSON_SHARE = 0.1  # of scenes without a person where it is asked what the person holds
+ALONE_SHARE = 0.15  # of questions about a color or place that say "it" and come first
+MOST_DETAILED = 5  # things to describe in one answer; more would not fit
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = {"bus": "buses", "box": "boxes", "person": "people"}
+BRITISH = {"gray": "grey", "center": "centre"}
+MOST_SHOUTED = 60  # characters of a question all in capitals, each of which is a token
 SIDES = {  # where a thing is, by (column, row)
     (0, 0): "at the top left", (1, 0): "at the top", (2, 0): "at the top right",
     (0, 1): "on the left", (1, 1): "in the center", (2, 1): "on the right",
@@ -169,6 +179,22 @@ def _clear_colors(scene: Scene) -> list[str]:
     return [color for color in COLORS if color not in vague]
 
 
+def _absent_kind(scene: Scene, rng: np.random.Generator) -> str:
+    there = {thing.kind for thing in scene.things} | {kind for _, kind in _held_things(scene)}
+    return _pick(rng, [kind for kind in KINDS if kind not in there])
+
+
+def _absent(scene: Scene, rng: np.random.Generator) -> str:
+    """Words for a thing that is not there: a kind, or a kind that is there in a color that it does not have."""
+    held, kind = {kind for _, kind in _held_things(scene)}, _absent_kind(scene, rng)
+    plain = [thing for thing in scene.things if thing.kind != "person" and thing.kind not in held]
+    if not plain or rng.random() >= 0.5:
+        return kind
+    thing = _pick(rng, plain)
+    same = {color for other in scene.things if other.kind == thing.kind for color in other.colors}
+    return f"{_pick(rng, [color for color in COLORS if color not in same])} {thing.kind}"
+
+
 def _pick(rng: np.random.Generator, options):
     return options[int(rng.integers(len(options)))]
 
@@ -183,25 +209,46 @@ def _position_ask(thing: Thing, name: str, meaning: str = "position", topic: Thi
     return Ask(meaning, f"The {name} is {_side(thing)}.", short, {"x": name}, topic, "position", (thing,))
 
 
+def _shirt_asks(person: Thing) -> list[Ask]:
+    answer = f"The shirt is {_color(person)}."
+    return [
+        Ask("shirt", answer, _color(person), things=(person,)),
+        Ask("wearing", answer, f"{_color(person)} shirt", things=(person,)),
+    ]
+
+
+def _alone(scene: Scene, meaning: str, about: Callable[[Thing], Ask]) -> Ask:
+    """A first question that says "it": about the only thing, or else answered by asking which."""
+    if len(scene.things) > 1 or _held_things(scene):
+        return Ask(meaning, WHICH_ONE)
+    return replace(about(scene.things[0]), meaning=meaning, slots={})
+
+
 def describe(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     things = scene.things
-    asks = [Ask("caption", _caption(things), things=things), Ask("detail", _detail(scene), things=things)]
+    asks = [Ask("caption", _caption(things), things=things)]
+    if len(things) <= MOST_DETAILED:
+        asks.append(Ask("detail", _detail(scene), things=things))
     if len(scene.things) != 1 or _held_things(scene):
         asks.append(Ask("what", _caption(things), things=things))
+    if rng.random() < 0.25:
+        kind = _absent_kind(scene, rng)
+        return [*asks, Ask("caption_one", f"There is no {kind}.", None, {"x": kind})]
     for thing in _unique(scene):
         asks.append(Ask("caption_one", _caption((thing,)), None, {"x": thing.kind}, thing, things=(thing,)))
     return asks
 
 
 def color(scene: Scene, rng: np.random.Generator) -> list[Ask]:
-    asks = []
+    chance, asks = rng.random(), []
+    if not scene.things or chance < MISSING_SHARE:
+        kind = _absent_kind(scene, rng)
+        meanings = ("shirt", "wearing") if kind == "person" else ("color",)
+        return [Ask(meaning, f"There is no {kind}.", f"no {kind}", {"x": kind}) for meaning in meanings]
+    if chance < MISSING_SHARE + ALONE_SHARE:
+        return [_alone(scene, "alone_color", lambda it: _shirt_asks(it)[0] if it.kind == "person" else _color_ask(it))]
     for thing in _unique(scene):
-        if thing.kind == "person":
-            answer = f"The shirt is {_color(thing)}."
-            asks.append(Ask("shirt", answer, _color(thing), things=(thing,)))
-            asks.append(Ask("wearing", answer, f"{_color(thing)} shirt", things=(thing,)))
-        else:
-            asks.append(_color_ask(thing))
+        asks += _shirt_asks(thing) if thing.kind == "person" else [_color_ask(thing)]
     return asks
 
 
@@ -249,7 +296,12 @@ def _by_number(options: list[tuple[str, str, int]], rng: np.random.Generator) ->
 
 
 def position(scene: Scene, rng: np.random.Generator) -> list[Ask]:
-    unique = _unique(scene)
+    chance, unique = rng.random(), _unique(scene)
+    if not scene.things or chance < MISSING_SHARE:
+        words = _absent(scene, rng)
+        return [Ask("position", f"There is no {words}.", f"no {words}", {"x": words})]
+    if chance < MISSING_SHARE + ALONE_SHARE:
+        return [_alone(scene, "alone_position", lambda it: _position_ask(it, it.kind, topic=it))]
     return [_position_ask(thing, name, topic=thing if thing in unique else None) for thing, name in _references(scene)]
 
 
@@ -316,6 +368,8 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
 
 def holding(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     people = [thing for thing in scene.things if thing.kind == "person"]
+    if not people and rng.random() < MISSING_PERSON_SHARE:
+        return [Ask("holding", "There is no person.", "no person")]
     if len(people) != 1:
         return []
     short = " ".join(people[0].holding) if people[0].holding else "nothing"
@@ -350,19 +404,9 @@ def _box(box: tuple[float, ...]) -> str:
 def locate(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     """Where a thing is, as a box; about a thing that is not there, the answer says so and has no box."""
     found = [(words, _box(thing.box), (thing,)) for thing, words in _references(scene)]
-    held = {kind for _, kind in _held_things(scene)}
-    kinds = [kind for kind in KINDS if kind not in held and all(thing.kind != kind for thing in scene.things)]
-    absent = [_pick(rng, kinds)]
-    plain = [thing for thing in scene.things if thing.kind != "person" and thing.kind not in held]
-    if plain and rng.random() < 0.5:
-        thing = _pick(rng, plain)
-        same = {color for other in scene.things if other.kind == thing.kind for color in other.colors}
-        absent = [f"{_pick(rng, [color for color in COLORS if color not in same])} {thing.kind}"]
-    if found and rng.random() < 0.7:
-        absent = []
-    elif absent:
-        found = []
-    found += [(words, f"There is no {words}.", ()) for words in absent]
+    words = _absent(scene, rng)
+    if not found or rng.random() >= 0.7:
+        found = [(words, f"There is no {words}.", ())]
     return [Ask("locate", answer, None, {"x": words, "a": _a(words)}, things=it) for words, answer, it in found]
 
 
@@ -414,6 +458,7 @@ LESSONS: dict[str, Callable[[Scene, np.random.Generator], list[Ask]]] = {
     "no_text": no_text,
 }
 READING: dict[str, Callable[[Page, np.random.Generator], list[Ask]]] = {"read": read, "line": line}
+ALONE = ("alone_color", "alone_position")  # meanings of first questions that say "it"
 BESIDE = ("color", "position", "locate")  # what is also asked about things beside a text
 OUTSIDE = "not_drawing"
 SKILLS = (*LESSONS, "second_turn", *READING, OUTSIDE)
@@ -427,6 +472,40 @@ def _choose(asks: list[Ask], rng: np.random.Generator) -> Ask | None:
     return _pick(rng, [ask for ask in asks if ask.meaning == meaning])
 
 
+def _misspelled(text: str, rng: np.random.Generator) -> str:
+    """With two letters swapped, one left out or one doubled, inside a word that names no kind and no color."""
+    names = {*KINDS, *map(_plural, KINDS), *COLORS, *BRITISH.values()}
+    words = [word for word in re.finditer("[A-Za-z]{4,}", text) if word[0].lower() not in names]
+    if not words:
+        return text
+    word = _pick(rng, words)
+    at = int(rng.integers(word.start() + 1, word.end() - 1))
+    one, other = text[at], text[at + 1]
+    return text[:at] + _pick(rng, (other + one, other, one + one + other)) + text[at + 2 :]
+
+
+def _as_typed(text: str, rng: np.random.Generator) -> str:
+    """A question as people type it: British, misspelled, all in capitals or small, with no or two question marks."""
+    if rng.random() < 0.1:
+        for american, british in BRITISH.items():
+            text = text.replace(american, british)
+    if rng.random() < 0.05:
+        text = _misspelled(text, rng)
+    chance = rng.random()
+    if chance < 0.03 and len(text) <= MOST_SHOUTED:
+        text = text.upper()
+    elif chance < 0.13:
+        text = text.lower()
+    elif chance < 0.2:
+        text = text[0].lower() + text[1:]
+    chance = rng.random()
+    if chance < 0.15:
+        text = text.rstrip("?.")
+    elif chance < 0.18 and text.endswith("?"):
+        text += "?"
+    return text
+
+
 def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str) -> Turn:
     core = _pick(rng, WORDINGS[ask.meaning][wording])
     slots = {**ask.slots, "in": _pick(rng, INSIDE), "pic": _pick(rng, PICTURES)}
@@ -437,15 +516,20 @@ def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str) -> Tur
     text = core.removeprefix("~").format(**slots)
     if core.startswith("~"):
         text = _pick(rng, LEADS).format(text)
-    elif skill != "second_turn" and not core.startswith("Please") and rng.random() < 0.35:
-        opener = _pick(rng, ASK_OPENERS if core.endswith("?") else DO_OPENERS)
+    elif skill != "second_turn" and "please" not in core.lower() and rng.random() < 0.35:
+        first = re.search(r"[.?](?= |$)", core)  # the end of the first sentence says whether it is a question
+        opener = _pick(rng, ASK_OPENERS if first and first[0] == "?" else DO_OPENERS)
         text = opener + (text if opener.endswith(". ") else text[0].lower() + text[1:])
+    text = text[0].upper() + text[1:]
     if rng.random() < 0.12:
-        text = text.replace("color", "colour")
-    if rng.random() < 0.08:
-        text = text[0].lower() + text[1:]
-    if rng.random() < 0.08:
-        text = text.rstrip("?.")
+        text = text.replace("color", "colour").replace("Color", "Colour")
+    if wording == "trained":
+        text = _as_typed(text, rng)
+    else:
+        if rng.random() < 0.08:
+            text = text[0].lower() + text[1:]
+        if rng.random() < 0.08:
+            text = text.rstrip("?.")
     if ask.short and rng.random() < SHORT_SHARE:
         return Turn(skill, text + SHORT_SUFFIX, ask.short, ask.things)
     return Turn(skill, text, ask.answer, ask.things)
@@ -462,6 +546,8 @@ def conversation(scene: Scene, rng: np.random.Generator, turns: int, wording: st
             skill = "second_turn"
         else:
             options = [ask for ask in LESSONS[skill](scene, rng) if ask.answer not in asked]
+            if chosen:  # by then "it" is what was talked about
+                options = [ask for ask in options if ask.meaning not in ALONE]
         ask = _choose(options, rng)
         if ask is None:
             continue
@@ -480,7 +566,7 @@ def page_conversation(page: Page, rng: np.random.Generator, turns: int, wording:
         beside = page.scene.things and rng.random() < 0.4
         skill = _pick(rng, BESIDE if beside else tuple(READING))
         options = LESSONS[skill](page.scene, rng) if beside else READING[skill](page, rng)
-        ask = _choose([ask for ask in options if ask.answer not in asked], rng)
+        ask = _choose([ask for ask in options if ask.answer not in asked and ask.meaning not in ALONE], rng)
         if ask is None:
             continue
         chosen.append(_worded(skill, ask, rng, wording))
@@ -502,6 +588,78 @@ def outside_conversation(rng: np.random.Generator, turns: int, wording: str = "t
         ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=())
         chosen.append(_worded(OUTSIDE, ask, rng, wording))
     return chosen
+
+
+def _chances(shares: Mapping[str, float], weights: Mapping[str, float] | None) -> np.ndarray:
+    """Each skill's share times its weight, as probabilities. Raises SettingError."""
+    weights = weights or {}
+    if not weights.keys() <= set(SKILLS) or not all(0 <= weight < np.inf for weight in weights.values()):
+        raise SettingError(f"weights are {dict(weights)}; give names of {SKILLS} and numbers from 0.")
+    chances = np.array([share * weights.get(skill, 1.0) for skill, share in shares.items()])
+    if not chances.sum():
+        raise SettingError(f"weights are {dict(weights)}; give one of {', '.join(shares)} a weight above 0.")
+    return chances / chances.sum()
+
+
+def branches(
+    scene: Scene,
+    rng: np.random.Generator,
+    count: int,
+    wording: str = "trained",
+    weights: Mapping[str, float] | None = None,
+) -> list[list[Turn]]:
+    """Up to `count` conversations about the scene, independent of each other.
+
+    Their first turns have different answers; every fifth or so has a second turn, a follow-up. `weights` make skills
+    more or less likely, 1 where none is given; that of "second_turn" is for follow-ups. Raises SettingError.
+    """
+    chances, chosen, asked = _chances(dict.fromkeys(LESSONS, 1.0), weights), [], set()
+    follow_ups = BRANCH_FOLLOW_UP_SHARE * (weights or {}).get("second_turn", 1.0)
+    for _ in range(count):
+        tries = rng.choice(tuple(LESSONS), 8, p=chances).tolist()
+        leading = 6 if rng.random() < follow_ups else 0  # tries that must allow a follow-up; some scenes have none
+        for number, skill in enumerate(tries):
+            options = [ask for ask in LESSONS[skill](scene, rng) if ask.answer not in asked]
+            ask = _choose([ask for ask in options if number >= leading or _second_turn(scene, ask)], rng)
+            if ask is None:
+                continue
+            asked.add(ask.answer)
+            chosen.append([_worded(skill, ask, rng, wording)])
+            if number < leading:
+                follow_up = _choose(_second_turn(scene, ask), rng)
+                chosen[-1].append(_worded("second_turn", follow_up, rng, wording))
+            break
+    return chosen
+
+
+def page_branches(
+    page: Page,
+    rng: np.random.Generator,
+    count: int,
+    wording: str = "trained",
+    weights: Mapping[str, float] | None = None,
+) -> list[list[Turn]]:
+    """As `branches`, of one turn each, about an image with text and the things beside it; without any, now and then
+    about one that is not there.
+    """
+    beside = 0.4 if page.scene.things else 0.02
+    shares = {skill: (1 - beside) / len(READING) for skill in READING} | {s: beside / len(BESIDE) for s in BESIDE}
+    chances, chosen, asked = _chances(shares, weights), [], set()
+    for _ in range(3 * count):
+        if len(chosen) == count:
+            break
+        skill = str(rng.choice(tuple(shares), p=chances))
+        options = READING[skill](page, rng) if skill in READING else LESSONS[skill](page.scene, rng)
+        ask = _choose([ask for ask in options if ask.answer not in asked and ask.meaning not in ALONE], rng)
+        if ask is not None:
+            asked.add(ask.answer)
+            chosen.append([_worded(skill, ask, rng, wording)])
+    return chosen
+
+
+def outside_branches(rng: np.random.Generator, count: int, wording: str = "trained") -> list[list[Turn]]:
+    """`count` conversations of one turn about an image that is no drawing."""
+    return [[turn] for turn in outside_conversation(rng, count, wording)]
 
 
 def page_question(page: Page, skill: str, rng: np.random.Generator, wording: str = "trained") -> list[Turn] | None:
@@ -527,10 +685,14 @@ def spans_of_things(turn: Turn) -> list[tuple[Thing, int, int]]:
     """Which part of an answer is about which thing: from the end of the part before to the end of its name."""
     if len(turn.things) == 1:
         return [(turn.things[0], 0, len(turn.answer))]
-    spans, done = [], 0
+    spans, done, counted = [], 0, set()
     for thing in turn.things:
+        appearance = (thing.kind, thing.colors, thing.holding)
+        if appearance in counted and not turn.answer.startswith("There"):  # counted together with one alike
+            continue
+        counted.add(appearance)
         start = turn.answer.lower().find(_named(thing), done)
-        if start < 0:  # two alike, which were counted together
+        if start < 0:  # people in shirts of one color
             continue
         end, held = start + len(_named(thing)), f" holding {_held(thing)}"
         if thing.holding and turn.answer[end:].startswith(held):
