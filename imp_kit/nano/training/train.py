@@ -97,7 +97,7 @@ GUIDED_LAYER = 2  # of the decoder; its first head is trained to attend to the t
 ATTENTION_WEIGHT = 0.3  # of the loss that trains these heads
 THING_WEIGHT = 4.0  # of a loss whose mean is over many labels that are mostly 0
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
-PEOPLE_SHARE = 0.12
+PEOPLE_SHARE = 0.25
 BRANCHES = 9  # conversations about one image, more than fit into a row: the last ones are left out
 PAGE_BRANCHES = 7
 ROW = 160  # tokens after the image
@@ -162,7 +162,7 @@ class TrainConfig:
 CONFIGS = {
     "first": TrainConfig(),
     "further": TrainConfig(
-        samples=60_000,
+        samples=40_000,
         seeing=0,
         plain=-1,
         varied=0,
@@ -175,7 +175,7 @@ CONFIGS = {
         head_alone=4_000,
         learning_rate=5e-4,
         warm_up=2_000,
-        decay=0.9,
+        decay=0.6,
     ),
 }
 
