@@ -26,7 +26,7 @@ from imp_kit.experiments.drawings import COLORS, KINDS, TWO_COLORED, Scene, Thin
 from imp_kit.images import to_pixels
 from imp_kit.model.decoder import rope_at
 from imp_kit.nano.training.card import check_target, plot, write
-from imp_kit.nano.training.evaluation import EVALUATION, WORDINGS, Case, evaluate, exam, mark, overlap
+from imp_kit.nano.training.evaluation import EVALUATION, Case, columns, evaluate, exam, mark, overlap
 from imp_kit.nano.training.labels import (
     ACROSS,
     CHARACTERS,
@@ -441,10 +441,10 @@ def test_the_card_tells_the_truth(nano):
     assert card["checkpoint"] == "imp-nano"
     figures = evaluate(nano, seed=99, samples=samples)
     for skill in SKILLS:
-        for wording in WORDINGS:
-            claimed, found = (entry["skills"][skill][wording]["share"] for entry in (card, figures))
+        for column in columns(skill):
+            claimed, found = (entry["skills"][skill][column]["share"] for entry in (card, figures))
             error = sqrt(max(claimed * (1 - claimed), 0.01) / samples)
-            assert abs(found - claimed) < 4 * error, (skill, wording)
+            assert abs(found - claimed) < 4 * error, (skill, column)
 
 
 @pytest.mark.slow
@@ -455,6 +455,8 @@ def test_the_card_is_written_from_the_figures(nano, tmp_path):
     assert all(f"| {skill.replace('_', ' ')} |" in card for skill in SKILLS)
     assert "{" not in card
     assert json.loads((tmp_path / "new" / "evaluation.json").read_text("utf-8"))["seed"] == 3
+    drawn = np.asarray(Image.open(tmp_path / "new" / "mistakes.png").convert("L"))
+    assert (drawn < 128).sum() > 2000
 
 
 def test_the_log_is_drawn(tmp_path):
@@ -480,7 +482,7 @@ def test_an_exam_without_sense(nano):
 def test_the_bundled_checkpoint_is_small_and_plain():
     files = {file.name for file in NANO_FOLDER.iterdir()}
     plain = {"config.json", "model.safetensors", "tokenizer.json", "evaluation.json", "README.md", "log.csv"}
-    assert files == {*plain, "training.png"}
+    assert files == {*plain, "training.png", "mistakes.png"}
     assert sum(file.stat().st_size for file in NANO_FOLDER.iterdir()) <= 15_000_000
     assert {tensor.dtype for tensor in load_file(NANO_FOLDER / "model.safetensors").values()} == {torch.float16}
 

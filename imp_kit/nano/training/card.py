@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+from itertools import islice
 from pathlib import Path
+from textwrap import fill
 
 from PIL import Image
 
 from imp_kit.errors import SettingError
-from imp_kit.nano.training.evaluation import OVERLAP, WORDINGS
+from imp_kit.nano.training.evaluation import OVERLAP, VARIED, WORDINGS, exam
 from imp_kit.nano.training.lessons import ONLY_DRAWINGS, SKILLS
 from imp_kit.nano.training.text import LONGEST
 
@@ -20,11 +22,10 @@ def _cell(entry: dict) -> str:
 def table(figures: dict) -> str:
     """The scores as Markdown: share of right answers with its interval, then what is counted by part."""
     skills = figures["skills"]
-    lines = ["| skill | trained wordings | unseen wordings |", "| --- | --- | --- |"]
-    lines += [
-        f"| {skill.replace('_', ' ')} | {' | '.join(_cell(entry[wording]) for wording in WORDINGS)} |"
-        for skill, entry in skills.items()
-    ]
+    lines = ["| skill | trained wordings | unseen wordings | other drawings |", "| --- | --- | --- | --- |"]
+    for skill, entry in skills.items():
+        cells = (_cell(entry[column]) if column in entry else "" for column in (*WORDINGS, VARIED))
+        lines.append(f"| {skill.replace('_', ' ')} | {' | '.join(cells)} |")
     lines += ["", "| part (trained wordings) | pictures | right |", "| --- | --- | --- |"]
     for skill in skills:
         lines += [
@@ -40,8 +41,8 @@ def table(figures: dict) -> str:
         f"| {_cell(figures['drawings_refused'])} |",
         "",
         "Boxes of things that are there: mean intersection over union "
-        f"{_overlap(skills, 'trained')} in trained wordings, {_overlap(skills, 'unseen')} in unseen ones; "
-        f"“locate” counts a box as right from {OVERLAP}.",
+        f"{_overlap(skills, 'trained')} in trained wordings, {_overlap(skills, 'unseen')} in unseen ones, "
+        f"{_overlap(skills, VARIED)} in other drawings; “locate” counts a box as right from {OVERLAP}.",
         "",
         "| reading probe, 8 characters | pictures | exactly read |",
         "| --- | --- | --- |",
@@ -73,7 +74,31 @@ def write(figures: dict, file: Path) -> None:
     log = file.with_name("log.csv")
     if log.exists():
         plot(log, log.with_name("training.png"))
+    sheet(figures, file.with_name("mistakes.png"))
     file.with_name("README.md").write_text(card, "utf-8")
+
+
+def sheet(figures: dict, target: Path, columns: int = 6) -> None:
+    """Draw the first wrong answer of each skill in each column as a PNG: image, question, true answer, answer."""
+    from matplotlib.figure import Figure
+
+    wrong = [
+        (skill, column, entry["mistakes"][0])
+        for skill, entries in figures["skills"].items()
+        for column, entry in entries.items()
+        if entry["mistakes"]
+    ]
+    rows = max(1, -(-len(wrong) // columns))
+    figure = Figure(figsize=(2.1 * columns, 2.9 * rows), dpi=70, layout="constrained")
+    for number, (skill, column, mistake) in enumerate(wrong):
+        case = next(islice(exam(skill, column, figures["seed"], mistake["number"] + 1), mistake["number"], None))
+        axes = figure.add_subplot(rows, columns, number + 1)
+        axes.imshow(case.image)
+        axes.set_axis_off()
+        asked = " / ".join(turn.question for turn in case.turns)
+        text = "\n".join(fill(part, 36) for part in (asked, f"true: {mistake['truth']}", f"said: {mistake['answer']}"))
+        axes.set_title(text, fontsize=6.5, loc="left")
+    _save(figure, target)
 
 
 def plot(log: Path, target: Path) -> None:
@@ -114,6 +139,10 @@ def plot(log: Path, target: Path) -> None:
             axes.set_ylim(0, 1.03)
     figure.supxlabel("samples, thousands")
     figure.supylabel("right in training")
+    _save(figure, target)
+
+
+def _save(figure, target: Path) -> None:
     png = io.BytesIO()
     figure.savefig(png)
     # A palette makes the file a quarter as large; the checkpoint's folder has a limit.

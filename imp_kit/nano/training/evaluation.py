@@ -35,9 +35,11 @@ from imp_kit.nano.training.lessons import (
 )
 from imp_kit.nano.training.outside import sample_outside
 from imp_kit.nano.training.text import LONGEST, Style, sample_page
+from imp_kit.nano.training.variety import sample_varied
 
 EVALUATION = 3  # stream of random numbers; train.py has its own, so no drawing here was ever trained on
 WORDINGS = ("trained", "unseen")
+VARIED = "varied"  # trained wordings about drawings in the styles of variety.py
 BATCH = 32
 LONGEST_ANSWER = 110  # tokens; the longest true one has about 80
 OVERLAP = 0.5  # intersection over union from which a box counts as right
@@ -54,11 +56,17 @@ class Case:
     part: str  # what the score is also counted by: a code's length, whether the thing is there, the kind of image
 
 
-def exam(skill: str, wording: str, seed: int, samples: int) -> Iterator[Case]:
-    """Cases that test `skill`; scenes that allow no such question are skipped."""
+def columns(skill: str) -> tuple[str, ...]:
+    """How a skill is examined: in both wordings, and about varied drawings where it is about drawings."""
+    return WORDINGS if skill in (*READING, OUTSIDE) else (*WORDINGS, VARIED)
+
+
+def exam(skill: str, column: str, seed: int, samples: int) -> Iterator[Case]:
+    """Cases that test `skill` in a column of `columns`; scenes that allow no such question are skipped."""
     index = made = 0
+    wording = "trained" if column == VARIED else column
     while made < samples:
-        rng = np.random.default_rng([EVALUATION, seed, SKILLS.index(skill), WORDINGS.index(wording), index])
+        rng = np.random.default_rng([EVALUATION, seed, SKILLS.index(skill), columns(skill).index(column), index])
         index += 1
         if skill == OUTSIDE:
             kind = ("photograph", "noise", "smooth", "texture")[min(3, max(0, made % 6 - 2))]  # photographs: half
@@ -69,7 +77,7 @@ def exam(skill: str, wording: str, seed: int, samples: int) -> Iterator[Case]:
             turns = page_question(page, skill, rng, wording)
             case = Case(image, turns, "caption below" if page.lines[-1].sentence else f"{length} characters")
         else:
-            image, scene = draw(sample_scene(rng), rng)
+            image, scene = sample_varied(rng) if column == VARIED else draw(sample_scene(rng), rng)
             turns = question(scene, skill, rng, wording)
             if not turns:
                 continue
@@ -116,21 +124,22 @@ def converse(imp: Imp, images: Sequence[Image.Image], questions: Sequence[Sequen
 
 
 def evaluate(imp: Imp, seed: int, samples: int) -> dict:
-    """Score every skill on `samples` images in trained and in unseen wordings, and read the probe's five levels.
+    """Score every skill on `samples` images in each of its columns, and read the probe's five levels.
 
-    Returns a dictionary fit for JSON: per skill and wording what `count` gives, also by part, the mean overlap of
-    boxes, and the first mistakes in full. Raises SettingError.
+    Returns a dictionary fit for JSON: per skill and column what `count` gives, also by part, the mean overlap of
+    boxes, and the first mistakes in full with their number in the exam. Raises SettingError.
     """
     if seed < 0 or samples < 1:
         raise SettingError(f"seed is {seed} and samples {samples}; give a seed from 0 and at least one sample.")
     skills: dict[str, dict] = {}
     drawings: list[bool] = []  # whether a drawing was answered as if it were no drawing
     probe = min(samples, PROBE_SAMPLES)
-    with tqdm(total=len(SKILLS) * len(WORDINGS) * samples + len(LEVELS) * probe, unit="answer") as bar:
+    cells = sum(len(columns(skill)) for skill in SKILLS)
+    with tqdm(total=cells * samples + len(LEVELS) * probe, unit="answer") as bar:
         for skill in SKILLS:
             skills[skill] = {}
-            for wording in WORDINGS:
-                cases = list(exam(skill, wording, seed, samples))
+            for column in columns(skill):
+                cases = list(exam(skill, column, seed, samples))
                 replies = _replies(imp, [(case.image, [turn.question for turn in case.turns]) for case in cases], bar)
                 marks = [mark(case, reply) for case, reply in zip(cases, replies, strict=True)]
                 right, shares = [good for good, _ in marks], [share for _, share in marks if share is not None]
@@ -144,11 +153,11 @@ def evaluate(imp: Imp, seed: int, samples: int) -> dict:
                 if shares:
                     entry["mean_overlap"] = float(np.mean(shares))
                 entry["mistakes"] = [
-                    {"question": case.turns[-1].question, "truth": case.turns[-1].answer, "answer": reply}
-                    for case, reply, good in zip(cases, replies, right, strict=True)
+                    {"number": n, "question": case.turns[-1].question, "truth": case.turns[-1].answer, "answer": reply}
+                    for n, (case, reply, good) in enumerate(zip(cases, replies, right, strict=True))
                     if not good
                 ][:6]
-                skills[skill][wording] = entry
+                skills[skill][column] = entry
                 if skill != OUTSIDE:
                     drawings += [score(reply, ONLY_DRAWINGS) for reply in replies]
         levels = [_read_probe(imp, level, seed, probe, bar) for level in range(len(LEVELS))]
