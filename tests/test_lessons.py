@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from imp_kit.boxes import read_box
-from imp_kit.experiments.drawings import COLORS, KINDS, TWO_COLORED, Scene, Thing
+from imp_kit.errors import SettingError
+from imp_kit.experiments.drawings import COLORS, KINDS, TWO_COLORED, Scene, Thing, sample_scene
 from imp_kit.nano.training import lessons
 from imp_kit.nano.training.lessons import (
     BESIDE,
@@ -16,10 +17,14 @@ from imp_kit.nano.training.lessons import (
     READING,
     SHORT_SUFFIX,
     SKILLS,
+    WHICH_ONE,
     WORDINGS,
     Turn,
+    branches,
     conversation,
+    outside_branches,
     outside_conversation,
+    page_branches,
     page_conversation,
     page_question,
     question,
@@ -65,6 +70,11 @@ def answers(skill, where, meaning=None, tries=60):
     return {ask.answer for ask in asks if meaning in (None, ask.meaning)}
 
 
+def about_things(skill, where, meaning=None):
+    """The answers that are about a thing that is there, and no question in return."""
+    return {a for a in answers(skill, where, meaning) if not a.startswith("There is no ") and a != WHICH_ONE}
+
+
 def page(*lines, things=()):
     written = tuple(Line(text, (0.1, 0.1, 0.9, 0.2), (0.1, 0.9), " " in text) for text in lines)
     return Page(written, scene(*things))
@@ -91,7 +101,7 @@ def test_captions():
         "The picture shows a green tree, a red and white bus and an orange cup."
     }
     assert answers("describe", IDLE, "caption") == {"The picture shows a person in an orange shirt and two red stars."}
-    assert answers("describe", PERSON, "caption_one") == {
+    assert about_things("describe", PERSON, "caption_one") == {
         "The picture shows a person in a blue shirt holding a brown box.",
         "The picture shows a black cat.",
     }
@@ -110,9 +120,9 @@ def test_captions_in_detail():
 
 
 def test_colors():
-    assert answers("color", TOWN) == {"The tree is green.", "The bus is red and white.", "The cup is orange."}
-    assert answers("color", PERSON) == {"The shirt is blue.", "The cat is black."}
-    assert answers("color", STARS) == {"The cat is black."}
+    assert about_things("color", TOWN) == {"The tree is green.", "The bus is red and white.", "The cup is orange."}
+    assert about_things("color", PERSON) == {"The shirt is blue.", "The cat is black."}
+    assert about_things("color", STARS) == {"The cat is black."}
 
 
 def test_shapes():
@@ -139,7 +149,7 @@ def test_counts():
 
 
 def test_positions():
-    assert answers("position", STARS) == {
+    assert about_things("position", STARS) == {
         "The red star is at the top left.",
         "The cat is in the center.",
         "The blue star is at the bottom right.",
@@ -167,7 +177,7 @@ def test_holding():
 
 
 def test_short_answers():
-    asked = [turn for s in SCENES for seed in range(800) for turn in conversation(s, np.random.default_rng(seed), 2)]
+    asked = [turn for s in SCENES for seed in range(500) for turn in conversation(s, np.random.default_rng(seed), 2)]
     short = {(turn.skill, turn.answer) for turn in asked if turn.question.endswith(SHORT_SUFFIX)}
     expected = {
         ("color", "red and white"),
@@ -201,7 +211,32 @@ def normal(text):
     return " ".join(re.sub(r"[][.?,:]", " ", text).split())
 
 
+def template(core):
+    """A template without case, punctuation, and the places for the image and its other names."""
+    return normal(core.replace("{in}", "").replace("{pic}", "picture").replace("{", " SLOT").replace("}", ""))
+
+
+def test_no_trained_template_is_an_unseen_one():
+    cores = [core for wording in WORDINGS.values() for core in wording["trained"]]
+    clauses = [core[1:] for core in cores if core.startswith("~")]
+    trained = {template(core) for core in cores} | {
+        template(f.replace("{}", c)) for f in lessons.LEADS for c in clauses
+    }
+    unseen = {template(core) for wording in WORDINGS.values() for core in wording["unseen"]}
+    assert len(trained) > 1000
+    assert not trained & unseen
+
+
+def test_each_wording_is_listed_once():
+    for meaning, wording in WORDINGS.items():
+        for cores in wording.values():
+            assert len(set(cores)) == len(cores), meaning
+
+
 def test_unseen_wordings_never_occur_in_training():
+    names = f"(({'|'.join(COLORS)}) )?(({'|'.join(COLORS)}) and )?(({'|'.join(COLORS)}) )?"
+    slots = {"x": f"(person's shirt|{names}({'|'.join(KINDS)}))", "box": "[0-9 ]+"}
+    slots["y"] = slots["x"]
     openers = "|".join(normal(o) + " " for o in lessons.ASK_OPENERS + lessons.DO_OPENERS)
     inside = "(" + "|".join(sorted(set(lessons.INSIDE))) + ")"
     patterns = []
@@ -209,6 +244,8 @@ def test_unseen_wordings_never_occur_in_training():
         for core in wording["unseen"]:
             core = normal(core.replace("{in}", "INSIDE")).replace("inside", inside)
             core = core.replace("{pic}", "(image|picture|drawing|photo)")
+            for slot, pattern in slots.items():
+                core = core.replace(f"{{{slot}}}", pattern)
             patterns.append(f"(?:{openers})?" + re.sub(r"\{\w+\}", "[a-z0-9' ]+", core))
     unseen = re.compile("|".join(f"(?:{p})" for p in patterns))
     found = [turn.question for turn in sampled(2500) + read(1000) if unseen.fullmatch(normal(turn.question))]
@@ -218,10 +255,10 @@ def test_unseen_wordings_never_occur_in_training():
 
 
 def test_unseen_wordings_use_only_trained_words():
-    known = {w for turn in sampled(4000) + read(1000) for w in normal(turn.question).split()}
+    known = {w for turn in sampled(3000) + read(800) for w in normal(turn.question).split()}
     for meaning, wording in WORDINGS.items():
-        assert len(wording["trained"]) >= 7
-        assert len(wording["unseen"]) >= 2
+        assert len(wording["trained"]) >= 16
+        assert len(wording["unseen"]) >= 4
         for core in wording["unseen"]:
             words = set(normal(re.sub(r"\{\w+\}", "", core)).split()) - {"'s"}
             assert words <= known, (meaning, words - known)
@@ -247,6 +284,14 @@ def trained_questions():
         "Read the text.",
         "Read only the upper line.",
         "Ignore the caption. What is written?",
+        "Count the cats.",
+        "Color of the cat?",
+        "Cat: where?",
+        "color of the bus",
+        "how many cats",
+        "Number of trees?",
+        "What color is it?",
+        "Where is it?",
     ],
 )
 @pytest.mark.slow
@@ -255,7 +300,7 @@ def test_promised_wordings_are_trained(exact, trained_questions):
 
 
 def test_yes_and_no_are_balanced():
-    said = [turn.answer.lower().startswith("yes") for turn in sampled(5000) if turn.skill == "yes_no"]
+    said = [turn.answer.lower().startswith("yes") for turn in sampled(3000) if turn.skill == "yes_no"]
     assert 0.45 < np.mean(said) < 0.55
 
 
@@ -342,8 +387,8 @@ def test_questions_about_a_page():
 def test_answers_know_the_things_that_they_are_about():
     rng = np.random.default_rng(0)
     for name in ("color", "position", "locate", "region"):
-        for ask in LESSONS[name](TOWN, rng):
-            assert len(ask.things) == (0 if "There is no" in ask.answer else 1)
+        for ask in [ask for _ in range(20) for ask in LESSONS[name](TOWN, rng)]:
+            assert len(ask.things) == (0 if "There is no" in ask.answer or ask.answer == WHICH_ONE else 1)
             assert not ask.things or name in ("locate", "region") or f" {ask.things[0].kind} is" in ask.answer
     caption = Turn(
         "describe", "?", "The picture shows a green tree, a red and white bus and an orange cup.", TOWN.things
@@ -360,6 +405,195 @@ def test_answers_know_the_things_that_they_are_about():
     assert parts["cat"] == " A black cat is at the top right."
     stars = Turn("describe", "?", "The picture shows two red stars.", IDLE.things[1:])
     assert [thing.kind for thing, _, _ in spans_of_things(stars)] == ["star"]
+    boxes = (thing("box", "white", 0), thing("box", "white", 1), thing("box", "black white", 2))
+    alike = Turn("describe", "?", "The picture shows two white boxes and a black and white box.", boxes)
+    assert [(each, alike.answer[a:b]) for each, a, b in spans_of_things(alike)] == [
+        (boxes[0], "The picture shows two white box"),
+        (boxes[2], "es and a black and white box"),
+    ]
+
+
+def asked(skill, meanings, seeds=300):
+    """Scenes with the questions of a skill that have one of these meanings."""
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        where = sample_scene(rng)
+        for _ in range(3):
+            for ask in LESSONS[skill](where, rng):
+                if ask.meaning in meanings:
+                    yield where, ask
+
+
+def shown(where):
+    held = [each.holding for each in where.things if each.holding]
+    return {each.kind for each in where.things} | {kind for _, kind in held}
+
+
+@pytest.mark.parametrize(
+    ("skill", "meanings"),
+    [
+        ("describe", ("caption_one",)),
+        ("color", ("color", "shirt", "wearing")),
+        ("position", ("position",)),
+        ("holding", ("holding",)),
+    ],
+)
+def test_who_asks_about_what_is_not_there_is_told_so(skill, meanings):
+    absent = there = 0
+    for where, ask in asked(skill, meanings):
+        words = "person" if skill == "holding" or ask.meaning in ("shirt", "wearing") else ask.slots["x"]
+        *colors, kind = words.split()
+        of_kind = [each for each in where.things if each.kind == kind]
+        if ask.answer.startswith("There is no "):
+            absent += 1
+            assert ask.answer == f"There is no {words}."
+            assert ask.short in (None, f"no {words}")
+            assert not ask.things
+            assert ask.topic is None
+            assert kind not in shown(where) or colors and not any(colors[0] in each.colors for each in of_kind)
+        else:
+            there += 1
+            assert of_kind
+    assert absent > 10
+    assert there > 2 * absent
+
+
+def test_it_in_a_first_question_is_the_only_thing_or_needs_a_question_in_return():
+    def its(skill, where):
+        return answers(skill, where, f"alone_{skill}", tries=100)
+
+    assert (its("color", ONE), its("position", ONE)) == ({"The circle is pink."}, {"The circle is in the center."})
+    alone = scene(thing("person", "blue", 0, 1))
+    assert (its("color", alone), its("position", alone)) == ({"The shirt is blue."}, {"The person is on the left."})
+    holder = scene(thing("person", "blue", 0, 1, ("red", "cup")))
+    for where in (TOWN, PERSON, IDLE, STARS, holder):
+        assert its("color", where) == its("position", where) == {WHICH_ONE}
+    for skill in ("color", "position"):
+        for where, ask in asked(skill, (f"alone_{skill}",)):
+            only = len(where.things) == 1 and not where.things[0].holding
+            assert (ask.answer == WHICH_ONE) == (not only)
+            assert ask.things == (where.things if only else ())
+
+
+def test_only_a_first_question_says_it_without_a_thing():
+    rng = np.random.default_rng(0)
+    later = [turn for _ in range(600) for turn in conversation(random_scene(rng), rng, 4)[1:]]
+    pages = [sample_page(np.random.default_rng(seed))[0] for seed in range(60)]
+    on_pages = [turn for each in pages for (turn,) in page_branches(each, rng, 6)]
+    assert WHICH_ONE not in {turn.answer for turn in later + on_pages}
+    assert WHICH_ONE in {turn.answer for _ in range(100) for turn in conversation(TOWN, rng, 1)}
+
+
+def test_up_to_nine_things():
+    cells = [(column, row) for column in range(3) for row in range(3)]
+    for count in range(1, 10):
+        many = scene(*(thing("circle", "red", *cell) for cell in cells[:count]))
+        words = "a red circle" if count == 1 else f"{lessons.NUMBERS[count]} red circles"
+        assert answers("describe", many, "caption") == {f"The picture shows {words}."}
+        there = "There is one circle." if count == 1 else f"There are {lessons.NUMBERS[count]} circles."
+        counted = answers("count", many, tries=150)
+        assert there in counted
+        assert "There are no buses." in counted
+        detailed = answers("describe", many, "detail")
+        assert len(detailed) == (count <= lessons.MOST_DETAILED)
+    mixed = scene(*(thing("circle", "red", *cell) for cell in cells[:3]), thing("cup", "blue", 1, 0))
+    assert answers("describe", mixed, "caption") == {"The picture shows three red circles and a blue cup."}
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        kinds = rng.permutation(KINDS)[:9]
+        full = scene(*(thing(str(kind), "green", *cell) for kind, cell in zip(kinds, cells, strict=True)))
+        assert len(branches(full, rng, 6)) == 6
+
+
+def test_questions_are_typed_as_people_type():
+    rng = np.random.default_rng(0)
+    text = "Please tell me: how many red circles are there?"
+    names = {"red", "circles"}
+    for _ in range(300):
+        wrong = lessons._misspelled(text, rng)
+        pairs = list(zip(text.split(), wrong.split(), strict=True))
+        different = [(one, other) for one, other in pairs if one != other]
+        assert len(different) <= 1  # none where a letter was swapped with its like
+        for one, other in different:
+            assert one not in names
+            assert len(one.strip(":?")) >= 4
+            assert one[0] == other[0]
+            assert abs(len(one) - len(other)) <= 1
+    assert lessons._misspelled("Cat: where?", rng) != "Cat: where?"
+    assert lessons._misspelled("[0.10, 0.20, 0.30, 0.40]: red box?", rng) == "[0.10, 0.20, 0.30, 0.40]: red box?"
+    questions = [turn.question.removesuffix(SHORT_SUFFIX) for turn in sampled(1200)]
+    for share, is_so in (
+        (0.02, str.isupper),
+        (0.1, str.islower),
+        (0.01, lambda text: text.endswith("??")),
+        (0.15, lambda text: text[-1] not in "?.]"),
+        (0.01, lambda text: "colour" in text.lower()),
+    ):
+        assert share / 2 < np.mean([is_so(text) for text in questions]) < 3 * share, share
+    unseen = [turn.question for turn in sampled(300, "unseen")]
+    assert not any(text.isupper() or "??" in text for text in unseen)
+
+
+def test_noise_leaves_kinds_colors_and_boxes_readable():
+    rng = np.random.default_rng(0)
+    for seed in range(300):
+        where = random_scene(np.random.default_rng(seed))
+        for skill, slot in (("position", "x"), ("region", "box"), ("count", "xs")):
+            for ask in LESSONS[skill](where, rng):
+                if slot not in ask.slots:
+                    continue
+                asked_for = lessons._worded(skill, ask, rng, "trained").question.lower().replace("grey", "gray")
+                for word in ask.slots[slot].split():
+                    assert word in asked_for or word == "things", (word, asked_for)
+
+
+def test_branches_are_independent_questions():
+    rng, shares = np.random.default_rng(0), []
+    for seed in range(250):
+        where = sample_scene(np.random.default_rng(seed))
+        found = branches(where, rng, 5)
+        assert 1 <= len(found) <= 5
+        firsts = [each[0] for each in found]
+        assert len({turn.answer for turn in firsts if SHORT_SUFFIX not in turn.question}) == len(
+            [turn for turn in firsts if SHORT_SUFFIX not in turn.question]
+        )
+        for each in found:
+            assert each[0].skill in LESSONS
+            assert [turn.skill for turn in each[1:]] in ([], ["second_turn"])
+            shares.append(len(each) == 2)
+    assert 0.15 < np.mean(shares) < 0.25
+
+
+def test_weights_steer_which_skills_are_asked():
+    def skills(**weights):
+        rng = np.random.default_rng(0)
+        found = [each for _ in range(60) for each in branches(TOWN, rng, 3, weights=weights or None)]
+        return [turn.skill for each in found for turn in each]
+
+    assert set(skills(**{name: 0 for name in LESSONS if name != "count"})) == {"count"}
+    assert skills(locate=4).count("locate") > 2 * skills().count("locate")
+    assert skills(second_turn=0).count("second_turn") == 0
+    assert skills(second_turn=2).count("second_turn") > 1.5 * skills().count("second_turn") > 0
+    (alone,) = {t.skill for (t,) in page_branches(CAPTIONED, np.random.default_rng(0), 2, weights={"line": 1e9})}
+    assert alone == "line"
+    for wrong in ({"singing": 1.0}, {"count": -1.0}, {"count": float("nan")}, dict.fromkeys(LESSONS, 0.0)):
+        with pytest.raises(SettingError, match="weights"):
+            branches(TOWN, np.random.default_rng(0), 2, weights=wrong)
+
+
+def test_branches_about_pages_and_about_no_drawing():
+    rng, missing = np.random.default_rng(0), 0
+    for seed in range(200):
+        where, _ = sample_page(np.random.default_rng(seed))
+        found = page_branches(where, rng, 3)
+        assert 1 <= len(found) <= 3
+        for (turn,) in found:
+            assert turn.skill in {*READING, *BESIDE}
+            if turn.skill in BESIDE and not where.scene.things:
+                missing += 1
+                assert re.fullmatch(r"There is no [a-z ]+\.|no [a-z ]+", turn.answer)
+    assert 0 < missing < 60
+    assert [[turn.answer for turn in each] for each in outside_branches(rng, 4)] == [[ONLY_DRAWINGS]] * 4
 
 
 def test_what_is_no_drawing_has_one_answer():

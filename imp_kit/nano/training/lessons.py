@@ -22,7 +22,7 @@ WHICH_ONE = "Which one do you mean?"
 FOLLOW_UP_SHARE = 0.4
 BRANCH_FOLLOW_UP_SHARE = 0.4  # about half of them find none, in scenes of one thing above all
 MISSING_SHARE = 0.15  # of questions about a color or place that ask about a thing that is not there
-MISSING_PERSON_SHARE = 0.1  # of scenes without a person where it is asked what the person holds
+MISSING_PERSON_SHARE = 0.05  # of scenes without a person where it is asked what the person holds
 ALONE_SHARE = 0.15  # of questions about a color or place that say "it" and come first
 MOST_DETAILED = 5  # things to describe in one answer; more would not fit
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -642,10 +642,11 @@ def page_branches(
     """As `branches`, of one turn each, about an image with text and the things beside it; without any, now and then
     about one that is not there.
     """
-    beside = 0.4 if page.scene.things else 0.02
+    # nearly 0, and not 0: whether weights make sense may not depend on chance
+    beside = 0.4 if page.scene.things else 0.3 if rng.random() < MISSING_SHARE else 1e-6
     shares = {skill: (1 - beside) / len(READING) for skill in READING} | {s: beside / len(BESIDE) for s in BESIDE}
     chances, chosen, asked = _chances(shares, weights), [], set()
-    for _ in range(3 * count):
+    for _ in range(8 * count):
         if len(chosen) == count:
             break
         skill = str(rng.choice(tuple(shares), p=chances))
