@@ -21,11 +21,8 @@ from imp_kit.nano.training.lessons import (
     WORDINGS,
     Turn,
     branches,
-    conversation,
     outside_branches,
-    outside_conversation,
     page_branches,
-    page_conversation,
     page_question,
     question,
     score,
@@ -85,15 +82,15 @@ CODE, CAPTIONED = page("K7X"), page("K7X", "The cats are red.")
 
 def sampled(count, wording="trained", seed=0):
     rng = np.random.default_rng(seed)
-    return [turn for _ in range(count) for turn in conversation(random_scene(rng), rng, 4, wording)]
+    return [turn for _ in range(count) for turns in branches(random_scene(rng), rng, 4, wording) for turn in turns]
 
 
 def read(count, wording="trained", seed=0):
     """Turns about pages, and about what is no drawing."""
     rng = np.random.default_rng(seed)
     pages = [CAPTIONED, CODE, page("X", things=(thing("cat", "black"), thing("bus", "red", 2, 2)))]
-    turns = [turn for i in range(count) for turn in page_conversation(pages[i % 3], rng, 4, wording)]
-    return turns + [turn for _ in range(count // 4) for turn in outside_conversation(rng, 2, wording)]
+    turns = [turn for i in range(count) for (turn,) in page_branches(pages[i % 3], rng, 4, wording)]
+    return turns + [turn for (turn,) in outside_branches(rng, count // 2, wording)]
 
 
 def test_captions():
@@ -177,7 +174,8 @@ def test_holding():
 
 
 def test_short_answers():
-    asked = [turn for s in SCENES for seed in range(500) for turn in conversation(s, np.random.default_rng(seed), 2)]
+    rng = np.random.default_rng(0)
+    asked = [turn for s in SCENES for _ in range(500) for turns in branches(s, rng, 2) for turn in turns]
     short = {(turn.skill, turn.answer) for turn in asked if turn.question.endswith(SHORT_SUFFIX)}
     expected = {
         ("color", "red and white"),
@@ -192,16 +190,16 @@ def test_short_answers():
     assert 0.12 < np.mean([SHORT_SUFFIX in turn.question for turn in turns]) < 0.18
 
 
-def test_same_seed_same_conversation():
-    runs = [[conversation(s, np.random.default_rng(7), 5) for s in SCENES] for _ in range(2)]
+def test_same_seed_same_conversations():
+    runs = [[branches(s, np.random.default_rng(7), 5) for s in SCENES] for _ in range(2)]
     assert runs[0] == runs[1]
 
 
 def test_every_question_is_new_and_every_skill_is_asked():
     rng = np.random.default_rng(1)
     for _ in range(300):
-        turns = conversation(random_scene(rng), rng, 4)
-        assert len({turn.question for turn in turns}) == len(turns) == 4
+        turns = [turns[0] for turns in branches(random_scene(rng), rng, 4)]
+        assert len({turn.answer for turn in turns}) == len(turns) >= 2  # of a bare scene there is less to ask
     skills = [turn.skill for turn in sampled(1000) + read(100)]
     assert set(skills) == set(SKILLS) == {*LESSONS, *READING, "second_turn", OUTSIDE}
 
@@ -378,7 +376,7 @@ def test_questions_about_a_page():
     rng = np.random.default_rng(0)
     for seed in range(200):
         where, _ = sample_page(np.random.default_rng(seed))
-        turns = page_conversation(where, rng, 4)
+        turns = [turn for (turn,) in page_branches(where, rng, 4)]
         assert 1 <= len(turns) <= 4
         assert len({turn.answer for turn in turns}) == len(turns)
         assert {turn.skill for turn in turns} <= ({*READING, *BESIDE} if where.scene.things else set(READING))
@@ -477,11 +475,11 @@ def test_it_in_a_first_question_is_the_only_thing_or_needs_a_question_in_return(
 
 def test_only_a_first_question_says_it_without_a_thing():
     rng = np.random.default_rng(0)
-    later = [turn for _ in range(600) for turn in conversation(random_scene(rng), rng, 4)[1:]]
+    later = [turn for _ in range(600) for turns in branches(random_scene(rng), rng, 4) for turn in turns[1:]]
     pages = [sample_page(np.random.default_rng(seed))[0] for seed in range(60)]
     on_pages = [turn for each in pages for (turn,) in page_branches(each, rng, 6)]
     assert WHICH_ONE not in {turn.answer for turn in later + on_pages}
-    assert WHICH_ONE in {turn.answer for _ in range(100) for turn in conversation(TOWN, rng, 1)}
+    assert WHICH_ONE in {turns[0].answer for _ in range(100) for turns in branches(TOWN, rng, 1)}
 
 
 def test_up_to_nine_things():

@@ -28,7 +28,7 @@ from imp_kit.nano.training.lessons import (
     READING,
     SKILLS,
     Turn,
-    outside_conversation,
+    outside_branches,
     page_question,
     question,
     score,
@@ -70,7 +70,7 @@ def exam(skill: str, column: str, seed: int, samples: int) -> Iterator[Case]:
         index += 1
         if skill == OUTSIDE:
             kind = ("photograph", "noise", "smooth", "texture")[min(3, max(0, made % 6 - 2))]  # photographs: half
-            case = Case(sample_outside(rng, kind, "unseen"), outside_conversation(rng, 1, wording), kind)
+            case = Case(sample_outside(rng, kind, "unseen"), outside_branches(rng, 1, wording)[0], kind)
         elif skill in READING:
             length = 1 + made % LONGEST
             page, image = sample_page(rng, Style(length, exactly=True), "two" if skill == "line" else "one")

@@ -19,7 +19,6 @@ SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
 SHORT_SHARE = 0.15
 ONLY_DRAWINGS = "I only know drawings."
 WHICH_ONE = "Which one do you mean?"
-FOLLOW_UP_SHARE = 0.4
 BRANCH_FOLLOW_UP_SHARE = 0.4  # about half of them find none, in scenes of one thing above all
 MISSING_SHARE = 0.15  # of questions about a color or place that ask about a thing that is not there
 MISSING_PERSON_SHARE = 0.05  # of scenes without a person where it is asked what the person holds
@@ -535,61 +534,6 @@ def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str) -> Tur
     return Turn(skill, text, ask.answer, ask.things)
 
 
-def conversation(scene: Scene, rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
-    """Up to `turns` different questions about the scene, some of them follow-ups to the turn before."""
-    chosen, asked, before = [], set(), None
-    for _ in range(8 * turns):  # a skill without a new question in this scene costs one try
-        skill, options = _pick(rng, tuple(LESSONS)), None
-        if before and rng.random() < FOLLOW_UP_SHARE:
-            options = [ask for ask in _second_turn(scene, before) if ask.answer not in asked]
-        if options:
-            skill = "second_turn"
-        else:
-            options = [ask for ask in LESSONS[skill](scene, rng) if ask.answer not in asked]
-            if chosen:  # by then "it" is what was talked about
-                options = [ask for ask in options if ask.meaning not in ALONE]
-        ask = _choose(options, rng)
-        if ask is None:
-            continue
-        chosen.append(_worded(skill, ask, rng, wording))
-        asked.add(ask.answer)
-        before = ask
-        if len(chosen) == turns:
-            break
-    return chosen
-
-
-def page_conversation(page: Page, rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
-    """Up to `turns` questions about an image with text, each with another answer."""
-    chosen, asked = [], set()
-    for _ in range(3 * turns):
-        beside = page.scene.things and rng.random() < 0.4
-        skill = _pick(rng, BESIDE if beside else tuple(READING))
-        options = LESSONS[skill](page.scene, rng) if beside else READING[skill](page, rng)
-        ask = _choose([ask for ask in options if ask.answer not in asked and ask.meaning not in ALONE], rng)
-        if ask is None:
-            continue
-        chosen.append(_worded(skill, ask, rng, wording))
-        asked.add(ask.answer)
-        if len(chosen) == turns:
-            break
-    return chosen
-
-
-def outside_conversation(rng: np.random.Generator, turns: int, wording: str = "trained") -> list[Turn]:
-    """Questions about an image that is no drawing: the answer is the same to all of them."""
-    chosen = []
-    for _ in range(turns):
-        if rng.random() < 0.2:
-            asks = [Ask("read", ONLY_DRAWINGS)]
-        else:
-            scene = sample_scene(rng)
-            asks = [ask for name in ("describe", _pick(rng, tuple(LESSONS))) for ask in LESSONS[name](scene, rng)]
-        ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=())
-        chosen.append(_worded(OUTSIDE, ask, rng, wording))
-    return chosen
-
-
 def _chances(shares: Mapping[str, float], weights: Mapping[str, float] | None) -> np.ndarray:
     """Each skill's share times its weight, as probabilities. Raises SettingError."""
     weights = weights or {}
@@ -659,8 +603,17 @@ def page_branches(
 
 
 def outside_branches(rng: np.random.Generator, count: int, wording: str = "trained") -> list[list[Turn]]:
-    """`count` conversations of one turn about an image that is no drawing."""
-    return [[turn] for turn in outside_conversation(rng, count, wording)]
+    """`count` conversations of one turn about an image that is no drawing: the answer is the same to all of them."""
+    chosen = []
+    for _ in range(count):
+        if rng.random() < 0.2:
+            asks = [Ask("read", ONLY_DRAWINGS)]
+        else:
+            scene = sample_scene(rng)
+            asks = [ask for name in ("describe", _pick(rng, tuple(LESSONS))) for ask in LESSONS[name](scene, rng)]
+        ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=())
+        chosen.append([_worded(OUTSIDE, ask, rng, wording)])
+    return chosen
 
 
 def page_question(page: Page, skill: str, rng: np.random.Generator, wording: str = "trained") -> list[Turn] | None:
