@@ -565,7 +565,8 @@ def branches(
         for number, skill in enumerate(tries):
             options = [ask for ask in LESSONS[skill](scene, rng) if ask.answer not in asked]
             ask = _choose([ask for ask in options if number >= leading or _second_turn(scene, ask)], rng)
-            if ask is None:
+            # Only a "yes" has a follow-up: with them among the first turns there would be more of these than of "no".
+            if ask is None or (skill == "yes_no" and number < leading):
                 continue
             asked.add(ask.answer)
             chosen.append([_worded(skill, ask, rng, wording)])
