@@ -529,6 +529,9 @@ class Run:
         self.done, self.seconds, self.skipped = 0, 0.0, 0
         self.weights: dict[str, float] = {}
         state = self._state()
+        # A CPU without instructions for bf16 takes twenty times as long in it as in fp32. Measured once: on a busy
+        # machine the same measurement may come out differently, and a resumed run would be another one.
+        self.bf16 = state["bf16"] if state else device.type == "cuda" or bf16_is_faster()
         if state is None:
             (out / "log.csv").unlink(missing_ok=True)
             model = self.learner.model
@@ -578,6 +581,7 @@ class Run:
             "seconds": self.seconds,
             "skipped": self.skipped,
             "weights": self.weights,
+            "bf16": self.bf16,
         }
         new = self.out / "state.new"
         try:
@@ -612,25 +616,21 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     run = Run(out, config, chosen, start)
     opening = torch.tensor(run.tokenizer.encode_pieces(PHI2.open()), device=chosen)
-    # A CPU without instructions for bf16 takes twenty times as long in it as in fp32.
-    bf16 = chosen.type == "cuda" or bf16_is_faster()
     # On a CPU two plain products in bf16 beat the fused kernel for such short rows, most of all backwards.
-    plain_products = bf16 and chosen.type == "cpu"
+    plain_products = run.bf16 and chosen.type == "cpu"
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain_products)
     kernels = sdpa_kernel(SDPBackend.MATH) if plain_products else nullcontext()
     with kernels, tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10) as bar:
         while run.done < config.samples:
             stop = min((run.done // report_every + 1) * report_every, config.samples)
-            losses, results = _learn(run, stop, opening, bf16, bar)
+            losses, results = _learn(run, stop, opening, bar)
             if config.steered and any(results.values()):
                 run.weights = steer(results)
             _report(out / "log.csv", run, losses, results)
             run.save()
 
 
-def _learn(
-    run: Run, stop: int, opening: Tensor, bf16: bool, bar: tqdm
-) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
+def _learn(run: Run, stop: int, opening: Tensor, bar: tqdm) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
     """Learn from the samples up to `stop`: the losses of answers and patches, and which answers were right by name."""
     config, learner = run.config, run.learner
     losses: list[tuple[float, float]] = []
@@ -648,7 +648,7 @@ def _learn(
     for pixels, labels, tokens, names in loader:
         for group in run.optimizer.param_groups:
             group["lr"] = config.rate(run.done)
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
             pixels = pixels.to(run.device)
             labels = Labels(*(part.to(run.device) for part in labels))
             features, patch_loss = learner.encode(pixels, labels, head_alone=run.done < config.head_alone)
