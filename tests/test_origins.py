@@ -5,10 +5,23 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
-from origin_images import INSTALL, PACKAGE, SHAPES, IconFonts, OriginError, icon_fonts, icons, patches, shapes
+from origin_images import (
+    INSTALL,
+    PACKAGE,
+    SHAPES,
+    Drawing,
+    IconFonts,
+    OriginError,
+    Thing,
+    icon_fonts,
+    icons,
+    patches,
+    shapes,
+)
 from origin_questions import (
     COLORS,
     COVERED,
@@ -23,10 +36,15 @@ from origin_questions import (
     ask_about,
     kit_questions,
     origins,
+    right_colors,
     right_counts,
+    right_decisions,
+    right_names,
     samples,
+    wrong_colors,
 )
 from origins import CELL, COLUMNS, Reply, ask_all, digest, is_right, record, sheet, table
+from PIL import Image
 
 import imp_kit
 from imp_kit.system.extras import has
@@ -53,26 +71,31 @@ def named(text, among):
     return [word for word in found if word in among]
 
 
-def asked_of(drawings, shirts=True):
+@cache
+def drawings(make):
+    """Each group of one, two and equal things, twice."""
+    return make(26)
+
+
+def asked_of(made, shirts=True):
     return [
         Asked(str(index), drawing.image, "", ask_about(drawing, (1, index), shirts))
-        for index, drawing in enumerate(drawings)
+        for index, drawing in enumerate(made)
     ]
 
 
 @every_origin
 def test_a_drawing_is_a_function_of_its_number(make):
-    some = make(9)
-    assert digest(asked_of(make(9))) == digest(asked_of(some))
-    assert [drawing.image.tobytes() for drawing in make(7)] == [drawing.image.tobytes() for drawing in some[:7]]
-    assert len({drawing.image.tobytes() for drawing in some}) == 9
+    some = drawings(make)
+    assert digest(asked_of(make(9))) == digest(asked_of(some[:9]))
+    assert len({drawing.image.tobytes() for drawing in some}) == len(some)
 
 
 @every_origin
 def test_truths_agree_with_what_is_drawn(make):
     """Each truth is judged once more, from the words of its question and the things of the drawing alone."""
     seen = Counter()
-    for index, drawing in enumerate(make(39)):
+    for index, drawing in enumerate(drawings(make)):
         things = {thing.kind: thing.color for thing in drawing.things}
         for question in ask_about(drawing, (1, index)):
             kinds, colors = named(question.text, KINDS), named(question.text, (*COLORS, "white"))
@@ -94,21 +117,23 @@ def test_truths_agree_with_what_is_drawn(make):
                 case = f"{'color' if colors else 'kind'} {yes}"
             seen[case] += 1
     assert {"naming", "color", 1, 2, 3, 4, 5} <= seen.keys()
-    assert min(seen[case] for case in ("kind True", "kind False", "color True", "color False")) >= 3
+    assert min(seen[case] for case in ("kind True", "kind False", "color True", "color False")) >= 2
 
 
 def test_nothing_disputable_is_asked():
-    drawn = {
-        kind: [thing for drawing in patches(39) for thing in drawing.things if thing.kind == kind] for kind in KINDS
-    }
-    assert all(drawn.values())
-    assert not {"door", "box", *SHAPES} & set(absent_kinds(drawn["house"]))  # its door, its roof, its walls
-    assert not {"circle", "triangle"} & set(absent_kinds(drawn["person"]))
-    assert not {"box", "door"} & set(absent_kinds(drawn["square"]))
-    assert {"circle", "star", "bus", "cat"} <= set(absent_kinds(drawn["square"]))
-    person = next(drawing for drawing in patches(39) if drawing.things[0].kind == "person")
+    def absent(kind):
+        return set(absent_kinds([Thing(kind, "red")]))
+
+    assert not {"door", "box", *SHAPES} & absent("house")  # its door, its roof, its walls
+    assert not {"circle", "triangle"} & absent("person")
+    assert not {"box", "door", "square"} & absent("square")
+    assert {"circle", "star", "bus", "cat"} <= absent("square")
+    assert "brown" not in wrong_colors(Thing("tree", "green"))
+    assert not {"red", "orange", "pink", "brown"} & set(wrong_colors(Thing("cup", "red")))
+    person = Drawing(Image.new("RGB", (9, 9)), (Thing("person", "red"),), "")
     questions = [question for place in range(12) for question in ask_about(person, (1, place), shirts=False)]
-    assert not [question for question in questions if question.skill == "color" or "shirt" in question.text]
+    assert {question.skill for question in questions} == {"naming", "count", "yes/no"}
+    assert not [question for question in questions if "shirt" in question.text]
 
 
 @pytest.mark.slow
@@ -182,9 +207,6 @@ def test_an_answer_is_right_in_the_taught_form_or_short(answer, right):
     ],
 )  # fmt: skip
 def test_answers_of_each_skill(skill, good, bad):
-    from origin_images import Thing
-    from origin_questions import right_colors, right_decisions, right_names
-
     star = Thing("star", "red")
     no_bus = right_decisions(False, ("there is no bus", "there are no buses"))
     question = Question(skill, "", {"naming": right_names(star), "color": right_colors(star), "yes/no": no_bus}[skill])
@@ -230,28 +252,23 @@ def check_asked(nano, asked):
 
 
 def test_questions_are_asked_counted_and_recorded(nano):
-    """The last of the samples' questions is the third turn of a chat."""
-    chat = Question(KIT, "What color is it?", ("The door is green",), before=("Where is the door?",))
+    """Those of one image with other turns before them, and those of others, each get their own answer."""
     door = samples()[1]
-    asked = {
-        "drawn": asked_of(shapes(2)),
-        "samples": [Asked("door", door.image, door.shows, (*door.questions[-30:-28], chat))],
-    }
-    decided = [question for each in samples() for question in each.questions if question.skill == "yes/no"][:1]
-    asked["samples"].append(Asked("bus", samples()[0].image, "", tuple(decided)))
+    chats = [question for question in door.questions if question.before]
+    assert {len(chat.before) for chat in chats} == {1, 2}
+    plain = [question for question in door.questions if not question.before][-3:]
+    asked = {"shapes": asked_of(drawings(shapes)[:2]), "samples": [Asked("door", door.image, "", (*chats, *plain))]}
     replies = check_asked(nano, asked)
-    assert [reply.answer for reply in replies if reply.question == chat] == [
-        str(last_of(nano, door.image, *chat.before, chat.text))
+    assert [reply.question for reply in replies] == [
+        question for some in asked.values() for each in some for question in each.questions
     ]
-
-
-def last_of(nano, image, *questions):
-    chat = nano.chat(image)
-    return [chat.say(question) for question in questions][-1]
+    for reply in replies[-6:]:
+        chat = nano.chat(door.image)
+        assert [str(chat.say(text)) for text in (*reply.question.before, reply.question.text)][-1] == reply.answer
 
 
 def test_a_sheet_shows_each_wrong_answer():
-    asked = asked_of(shapes(6))
+    asked = asked_of(drawings(shapes)[:6])
     wrong = [Reply("drawn", each.name, "", each.questions[0], "It is a bus.", False) for each in asked]
     page = sheet(asked, wrong)
     assert page.width == COLUMNS * CELL

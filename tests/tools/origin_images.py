@@ -7,6 +7,7 @@ is never changed to suit a result. Colors are those that a person would name so,
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +27,7 @@ SEED = 1118
 SHAPES = ("circle", "square", "triangle", "star")
 OBJECTS = ("bus", "house", "tree", "person", "cat", "cup", "box", "door")
 MOST = 5  # equal things in an image
-NUMBER = 156  # drawings of an origin: twelve times the groups of `_groups`
+NUMBER = 117  # drawings of an origin: nine times the groups of `_groups`
 LEAST_CONTRAST = 50  # of the lightness of a thing's color and of its ground, 0 to 255
 LEAST_ON_WHITE = 25  # where even yellow shows
 
@@ -157,80 +158,77 @@ def corners(kind: str, spot: Spot, turn: float, inner: float) -> np.ndarray:
     return np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1)
 
 
-def _by_skimage(rng: np.random.Generator, image: Image.Image, kind: str, spots: list[Spot], paints: list[Color]):
+Marks = list[tuple[str, Spot, Color]]  # what to draw: kind, place, color
+FINE = 4  # smooth images are drawn so much larger, and reduced
+
+
+def _by_skimage(rng: np.random.Generator, size: tuple[int, int], ground: Color, marks: Marks) -> Image.Image:
     """Filled, with the hard edges of skimage.draw."""
-    pixels = np.array(image)
+    pixels = np.full((size[1], size[0], 3), ground, np.uint8)
     turn, inner = rng.uniform(-6, 6), rng.uniform(0.36, 0.52)
-    for spot, paint in zip(spots, paints, strict=True):
+    for kind, (x, y, side), paint in marks:
         if kind == "circle":
-            area = skimage.draw.disk(spot[1::-1], spot[2] / 2, shape=pixels.shape[:2])
+            area = skimage.draw.disk((y, x), side / 2, shape=pixels.shape[:2])
         elif kind == "square":
-            area = skimage.draw.rectangle(
-                [round(middle - spot[2] / 2) for middle in spot[1::-1]], extent=[round(spot[2])] * 2
-            )
+            area = skimage.draw.rectangle((round(y - side / 2), round(x - side / 2)), extent=[round(side)] * 2)
         else:
-            points = corners(kind, spot, turn, inner)
+            points = corners(kind, (x, y, side), turn, inner)
             area = skimage.draw.polygon(points[:, 1], points[:, 0], pixels.shape[:2])
         pixels[tuple(area)] = paint
-    image.paste(Image.fromarray(pixels))
+    return Image.fromarray(pixels)
 
 
-def _by_pillow(rng: np.random.Generator, image: Image.Image, kind: str, spots: list[Spot], paints: list[Color]):
+def _by_pillow(rng: np.random.Generator, size: tuple[int, int], ground: Color, marks: Marks) -> Image.Image:
     """Smooth, every second image with a dark outline."""
-    big = image.resize((image.width * 4, image.height * 4))
-    canvas = ImageDraw.Draw(big)
+    image = Image.new("RGB", (size[0] * FINE, size[1] * FINE), ground)
+    canvas = ImageDraw.Draw(image)
     turn, inner, outline = rng.uniform(-15, 15), rng.uniform(0.36, 0.52), rng.random() < 0.5
-    for spot, paint in zip(spots, paints, strict=True):
-        spot = tuple(4 * value for value in spot)
-        edge = (40, 40, 40) if outline and max(paint) > 100 else paint
-        width = round(spot[2] * 0.025)
+    for kind, spot, paint in marks:
+        x, y, side = (FINE * value for value in spot)
+        edge, width = (40, 40, 40) if outline and max(paint) > 100 else paint, round(side * 0.025)
         if kind == "circle":
-            x, y, side = spot
             canvas.ellipse((x - side / 2, y - side / 2, x + side / 2, y + side / 2), paint, edge, width)
         else:
-            points = [tuple(point) for point in corners(kind, spot, turn, inner)]
+            points = [tuple(point) for point in corners(kind, (x, y, side), turn, inner)]
             canvas.polygon(points, paint)
             canvas.line([*points, *points[:2]], edge, width, "curve")
-    image.paste(big.reduce(4))
+    return image.reduce(FINE)
 
 
 TURTLE = {"circle": (36, 10), "square": (4, 90), "triangle": (3, 120), "star": (5, 144)}  # steps, degrees after each
 
 
-def _by_turtle(rng: np.random.Generator, image: Image.Image, kind: str, spots: list[Spot], paints: list[Color]):
+def _by_turtle(rng: np.random.Generator, size: tuple[int, int], ground: Color, marks: Marks) -> Image.Image:
     """Forward and turn, as a turtle draws: the line of its pen, every second image filled."""
-    steps, degrees = TURTLE[kind]
-    angles = np.deg2rad(degrees * np.arange(steps) + (180 if kind == "triangle" else 0))
-    path = np.cumsum(np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=0)
-    path -= (path.min(axis=0) + path.max(axis=0)) / 2
-    path /= np.ptp(path, axis=0).max()
-    if kind == "star":
-        path[:, 1] *= -1  # with a point up
-    big = image.resize((image.width * 4, image.height * 4))
-    canvas = ImageDraw.Draw(big)
+    image = Image.new("RGB", (size[0] * FINE, size[1] * FINE), ground)
+    canvas = ImageDraw.Draw(image)
     filled, pen = rng.random() < 0.5, rng.uniform(0.05, 0.09)
-    for (x, y, side), paint in zip(spots, paints, strict=True):
-        points = [(4 * (x + side * a), 4 * (y + side * b)) for a, b in path]
+    for kind, spot, paint in marks:
+        x, y, side = (FINE * value for value in spot)
+        steps, degrees = TURTLE[kind]
+        angles = np.deg2rad(degrees * np.arange(steps) + (180 if kind == "triangle" else 0))
+        path = np.cumsum(np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=0)
+        path = (path - (path.min(axis=0) + path.max(axis=0)) / 2) / np.ptp(path, axis=0).max()
+        if kind == "star":
+            path[:, 1] *= -1  # with a point up
+        points = [(x + side * right, y + side * down) for right, down in path]
         if filled:
             canvas.polygon(points, paint)
-        canvas.line([*points, *points[:2]], paint, round(4 * side * pen), "curve")
-    image.paste(big.reduce(4))
+        canvas.line([*points, *points[:2]], paint, round(side * pen), "curve")
+    return image.reduce(FINE)
 
 
-PAINTERS = (_by_skimage, _by_pillow, _by_turtle)
+PAINTERS = {"skimage": _by_skimage, "Pillow": _by_pillow, "turtle": _by_turtle}
 
 
 def _draw_shapes(rng: np.random.Generator, kinds: Sequence[str]) -> Drawing:
-    size, painter = _size(rng, len(kinds)), _pick(rng, PAINTERS)
+    size, painter = _size(rng, len(kinds)), _pick(rng, tuple(PAINTERS))
     names = _colors(rng, PLAIN, kinds, {})
     shades = {name: ImageColor.getrgb(_pick(rng, PLAIN[name])) for name in dict.fromkeys(names)}
     paints = [shades[name] for name in names]
-    image = Image.new("RGB", size, _ground(rng, paints, GROUNDS))
-    places = spots(rng, size, len(kinds))
-    for kind in dict.fromkeys(kinds):
-        here = [number for number, other in enumerate(kinds) if other == kind]
-        painter(rng, image, kind, [places[number] for number in here], [paints[number] for number in here])
-    return Drawing(image, tuple(map(Thing, kinds, names)), painter.__name__.removeprefix("_by_"))
+    ground = _ground(rng, paints, GROUNDS)
+    marks = list(zip(kinds, spots(rng, size, len(kinds)), paints, strict=True))
+    return Drawing(PAINTERS[painter](rng, size, ground, marks), tuple(map(Thing, kinds, names)), painter)
 
 
 def shapes(number: int = NUMBER) -> list[Drawing]:
@@ -293,6 +291,12 @@ ICON_COLORS = {  # names of CSS; yellow is too pale on white for a thin line
 }
 
 
+@cache
+def _names(file: Path) -> dict[str, str]:
+    """Each icon's code point, in hexadecimal digits."""
+    return json.loads(file.read_text("utf-8"))
+
+
 @dataclass(frozen=True)
 class IconFonts:
     """The folder with the fonts of the icons."""
@@ -302,8 +306,7 @@ class IconFonts:
     def glyph(self, icon: str, side: float) -> tuple[str, ImageFont.FreeTypeFont]:
         """The character of an icon such as "fa6:bus", and its font, scaled so that the longer side is `side` pixels."""
         font, name = icon.split(":")
-        letter = chr(int(json.loads(self._file(font, "charmap-", "json").read_text("utf-8"))[name], 16))
-        file = self._file(font, "", "ttf")
+        letter, file = chr(int(_names(self._file(font, "charmap-", "json"))[name], 16)), self._file(font, "", "ttf")
         left, top, right, bottom = ImageFont.truetype(file, 1000).getbbox(letter)
         return letter, ImageFont.truetype(file, round(1000 * side / max(right - left, bottom - top)))
 

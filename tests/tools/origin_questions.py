@@ -29,6 +29,7 @@ NEAR = (  # pairs of colors of which one may pass for the other
 )  # fmt: skip
 ALIKE = {  # what somebody could see in a thing, or find as a part of it
     "square": ("box", "door"),
+    "star": ("triangle",),
     "house": ("door", "box"),
     "bus": ("door", "box"),
     "door": ("box", "house"),
@@ -183,7 +184,8 @@ def _exists(rng: np.random.Generator, things: Sequence[Thing], yes: bool) -> Que
 
 def wrong_colors(thing: Thing) -> list[str]:
     """Colors that nobody would give the thing."""
-    return [name for name in COLORS if name != thing.color and {name, thing.color} not in NEAR]
+    trunk = "brown" if thing.kind == "tree" else None
+    return [name for name in COLORS if name not in (thing.color, trunk) and {name, thing.color} not in NEAR]
 
 
 def _is_color(rng: np.random.Generator, things: Sequence[Thing], thing: Thing, yes: bool) -> Question:

@@ -28,8 +28,8 @@ from imp_kit.boxes import read_box
 from imp_kit.errors import ImpKitError
 from imp_kit.experiments.files import write_whole
 from imp_kit.experiments.stats import wilson
-from imp_kit.imp import Chat, Imp
-from imp_kit.nano.training.evaluation import OVERLAP, overlap
+from imp_kit.imp import Imp
+from imp_kit.nano.training.evaluation import BATCH, OVERLAP, converse, overlap
 from imp_kit.nano.training.lessons import score
 
 PACKAGES = ("pillow", "numpy", "matplotlib", "scikit-image")  # what can change a pixel of the images
@@ -59,21 +59,22 @@ def is_right(question: Question, answer: str, size: tuple[int, int]) -> bool:
 
 
 def ask_all(imp: Imp, asked: dict[str, list[Asked]]) -> list[Reply]:
-    """The answers to all questions, greedy; each image is encoded once."""
-    replies = []
-    with tqdm(total=sum(len(each.questions) for some in asked.values() for each in some), unit="answer") as bar:
-        for origin, some in asked.items():
-            for each in some:
-                view = imp.look(each.image)
-                for question in each.questions:
-                    chat = Chat(view)
-                    for before in question.before:
-                        chat.say(before)
-                    answer = str(chat.say(question.text))
+    """The answers to all questions, greedy, by origin and image."""
+    cases = [(origin, each, question) for origin, some in asked.items() for each in some for question in each.questions]
+    replies: dict[int, Reply] = {}
+    with tqdm(total=len(cases), unit="answer") as bar:
+        for turns in sorted({len(question.before) for *_, question in cases}):  # a batch has equally many
+            numbers = [number for number, (*_, question) in enumerate(cases) if len(question.before) == turns]
+            for start in range(0, len(numbers), BATCH):
+                batch = numbers[start : start + BATCH]
+                images = [cases[number][1].image for number in batch]
+                texts = [(*cases[number][2].before, cases[number][2].text) for number in batch]
+                for number, answer in zip(batch, converse(imp, images, texts), strict=True):
+                    origin, each, question = cases[number]
                     right = is_right(question, answer, each.image.size)
-                    replies.append(Reply(origin, each.name, each.shows, question, answer, right))
-                    bar.update()
-    return replies
+                    replies[number] = Reply(origin, each.name, each.shows, question, answer, right)
+                bar.update(len(batch))
+    return [replies[number] for number in range(len(cases))]
 
 
 def counted(replies: list[Reply]) -> dict[str, dict[str, dict]]:
