@@ -23,6 +23,7 @@ from origin_images import (
     shapes,
 )
 from origin_questions import (
+    BUS_REGION,
     COLORS,
     COVERED,
     KINDS,
@@ -47,6 +48,7 @@ from origins import CELL, COLUMNS, Reply, ask_all, digest, is_right, record, she
 from PIL import Image
 
 import imp_kit
+from imp_kit.prompts import CAPTION, DESCRIBE_REGION, LOCATE
 from imp_kit.system.extras import has
 
 ROOT = Path(__file__).parents[1]
@@ -157,21 +159,20 @@ def test_samples_have_all_skills_and_the_kits_own_questions():
         )
 
 
+CALLS = {  # questions that the kit makes of a call, and the call, as a notebook's file has it
+    CAPTION: "caption",
+    LOCATE.format("the bus"): r"imp.locate(bus, \"the bus\")",
+    LOCATE.format("the door"): r"imp.locate(picture, \"the door\")",
+    DESCRIBE_REGION.format(BUS_REGION): "imp.describe(bus, box)",
+}
+
+
 def test_the_kits_own_questions_stand_where_they_are_said_to():
     for question in (question for some in kit_questions().values() for question in some):
         assert question.found_in
         for file in question.found_in:
-            text = (ROOT / file).read_text("utf-8")
-            phrase = re.search(r"describes: (the \w+)", question.text)
-            calls = {"Describe the image.": "caption"} | (
-                {question.text: f'locate(picture, \\"{phrase[1]}'} if phrase else {}
-            )
-            if question.text.startswith("Please provide a short description"):
-                calls = {question.text: "imp.describe(bus, box)"}
-            wanted = calls.get(question.text, question.text).replace(
-                "picture", "bus" if "bus" in question.text else "picture"
-            )
-            assert wanted in text, (file, question.text)
+            for text in (*question.before, question.text):
+                assert CALLS.get(text, text) in (ROOT / file).read_text("utf-8"), (file, text)
     assert str(COVERED) in (ROOT / "notebooks/01_captioning.ipynb").read_text("utf-8")
 
 

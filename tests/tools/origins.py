@@ -27,7 +27,7 @@ import imp_kit
 from imp_kit.boxes import read_box
 from imp_kit.errors import ImpKitError
 from imp_kit.experiments.files import write_whole
-from imp_kit.experiments.stats import wilson
+from imp_kit.experiments.stats import Share, share_of
 from imp_kit.imp import Imp
 from imp_kit.nano.training.evaluation import BATCH, OVERLAP, converse, overlap
 from imp_kit.nano.training.lessons import score
@@ -77,27 +77,22 @@ def ask_all(imp: Imp, asked: dict[str, list[Asked]]) -> list[Reply]:
     return [replies[number] for number in range(len(cases))]
 
 
-def counted(replies: list[Reply]) -> dict[str, dict[str, dict]]:
-    """By origin and skill, how many are right of how many, their share, and its 95 % interval."""
-    found: dict[str, dict[str, dict]] = {}
-    for origin in dict.fromkeys(reply.origin for reply in replies):
-        found[origin] = {}
-        for skill in (*SKILLS, KIT):
-            flags = [reply.right for reply in replies if (reply.origin, reply.question.skill) == (origin, skill)]
-            if flags:
-                share = wilson(sum(flags), len(flags))
-                found[origin][skill] = {**asdict(share), "share": share.share}
-    return found
+def shares(replies: list[Reply]) -> dict[str, dict[str, Share]]:
+    """By origin and skill, the share of right answers with its interval."""
+    flags: dict[str, dict[str, list[bool]]] = {}
+    for reply in replies:
+        flags.setdefault(reply.origin, {}).setdefault(reply.question.skill, []).append(reply.right)
+    return {
+        origin: {skill: share_of(skills[skill]) for skill in (*SKILLS, KIT) if skill in skills}
+        for origin, skills in flags.items()
+    }
 
 
 def table(replies: list[Reply]) -> str:
-    """The counts as Markdown, a row for each origin and skill."""
+    """The shares as Markdown, a row for each origin and skill."""
     rows = ["| origin | skill | right | of | share (95 % interval) |", "| --- | --- | --- | --- | --- |"]
-    for origin, skills in counted(replies).items():
-        for skill, each in skills.items():
-            rows.append(
-                f"| {origin} | {skill} | {each['right']} | {each['total']} | {wilson(each['right'], each['total'])} |"
-            )
+    for origin, skills in shares(replies).items():
+        rows += [f"| {origin} | {skill} | {found.right} | {found.total} | {found} |" for skill, found in skills.items()]
     return "\n".join(rows)
 
 
@@ -111,7 +106,7 @@ def digest(asked: list[Asked]) -> str:
 
 
 def record(imp: Imp, asked: dict[str, list[Asked]], replies: list[Reply]) -> dict:
-    """All that was measured, fit for JSON: the counts, and each question with its answer."""
+    """All that was measured, fit for JSON: the shares, and each question with its answer."""
     return {
         "checkpoint": imp.name,
         "files_sha256": imp.snapshot.digest(),
@@ -125,7 +120,10 @@ def record(imp: Imp, asked: dict[str, list[Asked]], replies: list[Reply]) -> dic
             **{package: version(package) for package in PACKAGES},
         },
         "sets_sha256": {origin: digest(some) for origin, some in asked.items()},
-        "shares": counted(replies),
+        "shares": {
+            origin: {skill: {**asdict(found), "share": found.share} for skill, found in skills.items()}
+            for origin, skills in shares(replies).items()
+        },
         "replies": [
             {
                 "origin": reply.origin,
@@ -186,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--checkpoint", default="imp-nano", metavar="FOLDER", help="default: the bundled imp-nano")
     parser.add_argument("--sheet", type=Path, metavar="FOLDER", help="draw the wrong answers of each origin there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts and every answer")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the shares and every answer")
     chosen = parser.parse_args()
     try:
         measure(chosen.checkpoint, chosen.sheet, chosen.json)
