@@ -100,16 +100,17 @@ def right_colors(thing: Thing) -> tuple[str, ...]:
 
 
 def right_counts(number: int, kind: str, color: str = "") -> tuple[str, ...]:
-    """What tells the number of a kind, 0 to 5; `color` is that of all of them."""
-    one, many = (kind, _plural(kind))
+    """What tells the number of a kind, 0 to 5; `color` is that of all of them, where they have one."""
+    many = _plural(kind)
     if not number:
-        return (f"There are no {many}", f"There is no {one}", f"No {many}", "none", "no", "zero", "0")
+        return (f"There are no {many}", f"There is no {kind}", f"No {many}", "none", "no", "zero", "0")
+    noun, verb = (kind, "is") if number == 1 else (many, "are")
     found = []
     for figure in (NUMBERS[number], str(number)):
-        for words in (one if number == 1 else many, f"{color} {one if number == 1 else many}"):
-            found += [f"There {'is' if number == 1 else 'are'} {figure} {words}", f"{figure} {words}"]
+        for words in (noun, f"{color} {noun}") if color else (noun,):
+            found += [f"There {verb} {figure} {words}", f"{figure} {words}"]
         found.append(figure)
-    return (*found, f"There is {_a(one)}", _a(one)) if number == 1 else tuple(found)
+    return (*found, f"There is {_a(kind)}", _a(kind)) if number == 1 else tuple(found)
 
 
 def right_decisions(yes: bool, facts: Iterable[str]) -> tuple[str, ...]:
