@@ -91,8 +91,9 @@ class Sampler:
         alike: dict[tuple[float, float], list[int]] = {}
         for row, sampling in enumerate(samplings):
             alike.setdefault((sampling.temperature, sampling.top_p), []).append(row)
+        self._alike = list(alike.values())
         # On the device from the start: a list of rows would be sent there for every token.
-        self._alike = [(rows, torch.tensor(rows, device=device)) for rows in alike.values()]
+        self._places = [torch.tensor(rows, device=device) for rows in self._alike if len(self._alike) > 1]
 
     @classmethod
     def of(cls, samplings: Sequence[Sampling], device: torch.device, indices: Sequence[int]) -> "Sampler":
@@ -107,9 +108,9 @@ class Sampler:
     def pick(self, logits: Tensor) -> Tensor:
         """Logits (batch, vocab) -> chosen ids, int64 (batch,)."""
         if len(self._alike) == 1:
-            return self._pick(logits, self._alike[0][0])
+            return self._pick(logits, self._alike[0])
         ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-        for rows, places in self._alike:  # each sort of a whole vocabulary is done for all rows that need it
+        for rows, places in zip(self._alike, self._places, strict=True):  # each sort of a whole vocabulary is done for all rows that need it
             ids[places] = self._pick(logits[places], rows)
         return ids
 
