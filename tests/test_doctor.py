@@ -347,7 +347,7 @@ def test_a_gpu_that_torch_cannot_use(here, tmp_path, monkeypatch, hidden):
     assert (found.level, message in found.fix) == ("FAIL", True)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_that_works(here):
     (found,) = [finding for finding in examine() if torch.cuda.get_device_name() in finding.what]
     assert (found.level, "GB free" in found.what) == ("OK", True)

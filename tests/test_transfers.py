@@ -47,7 +47,9 @@ class Transfers(TorchFunctionMode):
         if on_device and name in ("__getitem__", "__setitem__") and isinstance(args[1], list):
             self.sent.append((len(args[1]),))
         result = function(*args, **(kwargs or {}))
-        from_host = name in ("tensor", "as_tensor") or (isinstance(args[0], Tensor) and not on_device if args else False)
+        from_host = name in ("tensor", "as_tensor") or (
+            isinstance(args[0], Tensor) and not on_device if args else False
+        )
         if isinstance(result, Tensor) and result.device == META and from_host:
             self.sent.append(tuple(result.shape))
         return result

@@ -110,7 +110,9 @@ class Sampler:
         if len(self._alike) == 1:
             return self._pick(logits, self._alike[0])
         ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-        for rows, places in zip(self._alike, self._places, strict=True):  # each sort of a whole vocabulary is done for all rows that need it
+        for rows, places in zip(
+            self._alike, self._places, strict=True
+        ):  # each sort of a whole vocabulary is done for all rows that need it
             ids[places] = self._pick(logits[places], rows)
         return ids
 
