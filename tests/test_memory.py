@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -138,7 +139,7 @@ def test_no_gpu_is_named_where_none_has_room():
 
 # A GPU that cannot be used ---------------------------------------------------------------------------------------
 
-# torch's own words: of its C++ sources, but for the first, which a torch without CUDA says here.
+# torch's own words, which tests below provoke where they can.
 OLD_DRIVER = RuntimeError(
     "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "
     "and installing a new version from the URL: http://www.nvidia.com/Download/index.aspx Alternatively, go to: "
@@ -215,6 +216,56 @@ def test_without_a_visible_gpu_the_cpu_answers():
     assert chosen.startswith("imp-kit: imp-nano, because there is no GPU here for imp-v1-3b")
     assert answer == "The door is green."
     assert "Warning" not in done.stderr
+
+
+DRIVER = """
+#include <string.h>
+static int start(void) { return STATUS; }
+int cuInit(unsigned flags) { return STATUS; }
+int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
+int cuGetProcAddress_v2(const char *name, void **function, int version, unsigned long long flags, int *found) {
+    *function = !strcmp(name, "cuDriverGetVersion") ? (void *)cuDriverGetVersion : (void *)start;
+    if (!strcmp(name, "cuGetProcAddress")) *function = (void *)cuGetProcAddress_v2;
+    if (found) *found = 0;
+    return 0;
+}
+int cuGetProcAddress(const char *name, void **function, int version, unsigned long long flags) {
+    return cuGetProcAddress_v2(name, function, version, flags, 0);
+}
+"""
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a torch with CUDA, such as the newest stack's")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("cc")), reason="needs Linux and a C compiler")
+@pytest.mark.parametrize(
+    ("version", "status", "reason"),
+    quick(
+        1,
+        [
+            (11040, 0, "its NVIDIA driver is too old for this torch"),
+            (99000, 2, "its memory is full; end other programs that use it"),
+            (99000, 100, "CUDA_VISIBLE_DEVICES is '' and hides it"),
+            (99000, 999, "CUDA unknown error"),
+        ],
+    ),
+    ids=str,
+)
+def test_a_driver_that_torch_cannot_use(tmp_path, version, status, reason):
+    """torch's own errors, of a driver that is too old or fails at its start: a library in place of NVIDIA's."""
+    (tmp_path / "driver.c").write_text(DRIVER)
+    numbers = [f"-DVERSION={version}", f"-DSTATUS={status}"]
+    library, source = tmp_path / "libcuda.so.1", tmp_path / "driver.c"
+    subprocess.run(["cc", "-shared", "-fPIC", *numbers, "-o", library, source], check=True)
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    refused, chosen, answer = done.stdout.splitlines()
+    assert refused.startswith(f"There is no device 'cuda' here ({reason}")
+    assert chosen.startswith("imp-kit: imp-nano, because there is no GPU here for imp-v1-3b")
+    assert answer == "The door is green."
+    assert (f"The GPU cannot be used: {reason}" in done.stderr) == (status != 100)
 
 
 # The end of memory -----------------------------------------------------------------------------------------------
