@@ -1,5 +1,6 @@
 """How fast Imp is on this machine, compared with the machine's limits and with transformers' own classes."""
 
+import inspect
 import json
 import math
 import os
@@ -229,10 +230,9 @@ def _check_against(against: str | None, family: Callable[[], str]) -> None:
 
 
 def has_static_cache() -> bool:
-    """Whether the installed transformers compiles the steps of `generate` where the cache is static."""
-    import transformers
-
-    return hasattr(transformers, "CompileConfig")
+    """Whether the installed transformers compiles the steps of `generate` where the cache is static: 4.56 does."""
+    version = re.match(r"(\d+)\.(\d+)", metadata.version("transformers"))
+    return version is not None and (int(version[1]), int(version[2])) >= (4, 56)
 
 
 @dataclass(frozen=True)
@@ -430,7 +430,7 @@ class Transformers:
         from accelerate import init_empty_weights
         from transformers import PhiConfig, PhiForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-        self._cache = {"cache_implementation": "static"} if static else {}
+        self._is_static, self._cache, self._capacity = static, cast(Any, None), 0
         sizes, vision = model.config.decoder, model.config.vision
         phi = PhiConfig(
             **_sizes(sizes, sizes.num_layers),
@@ -445,6 +445,8 @@ class Transformers:
         patches = {"patch_size": vision.patch_size, "image_size": vision.image_size}
         with init_empty_weights():  # but with their buffers, which no checkpoint holds
             self.language = PhiForCausalLM(phi)
+            names = inspect.signature(self.language.forward).parameters
+            self._cache_name = "cache" if "cache" in names else "past_key_values"  # renamed in transformers 5
             tower = SiglipVisionModel(SiglipVisionConfig(**_sizes(vision, vision.used_layers), **patches))
             width = sizes.hidden_size
             self.projector = nn.Sequential(nn.Linear(vision.hidden_size, width), nn.GELU(), nn.Linear(width, width))
@@ -465,9 +467,20 @@ class Transformers:
     def answer(self, prompt: Tensor, tokens: int) -> list[int]:
         """`tokens` greedy token ids, by transformers' `generate` as Imp's own code calls it."""
         mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
-        settings = {"max_new_tokens": tokens, "min_new_tokens": tokens, **self._cache}
-        ids = self.language.generate(inputs_embeds=prompt, attention_mask=mask, do_sample=False, **settings)[0]
+        lengths = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+        cache = {self._cache_name: self._static_cache(prompt.shape[1] + tokens)} if self._is_static else {}
+        ids = self.language.generate(inputs_embeds=prompt, attention_mask=mask, do_sample=False, **lengths, **cache)[0]
         return ids[-tokens:].tolist()  # old versions give the first token of a text, too
+
+    def _static_cache(self, length: int) -> Any:
+        """An empty cache of at least this length: the same memory again, for which nothing has to be compiled anew."""
+        from transformers import StaticCache
+
+        if self._capacity < length:
+            self._cache, self._capacity = StaticCache(config=self.language.config, max_cache_len=length), length
+        else:
+            self._cache.reset()
+        return self._cache
 
 
 def _sizes(config: DecoderConfig | VisionConfig, layers: int) -> dict:
