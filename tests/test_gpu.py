@@ -130,7 +130,7 @@ def test_the_report(tmp_path, environment):
     }
     (tmp_path / "bench-fp16.json").write_text(json.dumps(figures))
     (tmp_path / "loading.json").write_text(json.dumps({"imp-v1-3b": [{"peak_bytes": 2**30}, {"peak_bytes": 2**31}]}))
-    (tmp_path / "steps.json").write_text(json.dumps({"ways": {"captured": {"start_seconds": 0.4}}}))
+    (tmp_path / "steps-captured.json").write_text(json.dumps({"ways": {"captured": {"start_seconds": 0.4}}}))
     (tmp_path / "tests.xml").write_text(
         "<testsuites><testsuite><testcase name='a'/><testcase name='b'><failure/></testcase>"
         "<testcase name='c'><skipped/></testcase></testsuite></testsuites>"

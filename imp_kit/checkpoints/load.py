@@ -62,7 +62,8 @@ def fill(
     """Fill a plan's model, one tensor at a time; it is then ready to answer.
 
     `pack`: each linear layer is packed for speed as soon as it is filled (see `pack_linear`), `quantize` as there.
-    Raises CheckpointError for a checkpoint that does not fit, MemoryLimitError before anything is read.
+    Raises CheckpointError for a checkpoint that does not fit; MemoryLimitError before anything is read, or later where
+    another program takes the memory meanwhile.
     """
     for problem in plan.problems.values():
         raise CheckpointError(problem)
