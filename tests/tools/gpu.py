@@ -292,7 +292,7 @@ def markdown(result: dict, out: Path) -> str:
         lines.append(f"| {row['what']} | {row['goal']} | {value} | {verdict} |")
     for log in sorted(out.glob("*.log")):
         if log.name.startswith(("environment", "benchmark", "steps")):
-            text = re.sub(r"[^\n]*\r", "", log.read_text("utf-8", "replace")).strip()
+            text = re.sub(r"[^\n]*\r", "", log.read_bytes().decode("utf-8", "replace")).strip()
             shown = text if "\n| " in text else f"```\n{text}\n```"
             lines += ["", f"## {log.stem}", "", shown]
     return "\n".join(lines) + "\n"
