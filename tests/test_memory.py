@@ -239,7 +239,7 @@ int cuGetProcAddress(const char *name, void **function, int version, unsigned lo
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 @pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("cc")), reason="needs Linux and a C compiler")
 @pytest.mark.parametrize(
-    ("version", "status", "reason"),
+    "case",
     quick(
         1,
         [
@@ -251,8 +251,9 @@ int cuGetProcAddress(const char *name, void **function, int version, unsigned lo
     ),
     ids=str,
 )
-def test_a_driver_that_torch_cannot_use(tmp_path, version, status, reason):
+def test_a_driver_that_torch_cannot_use(tmp_path, case):
     """torch's own errors, of a driver that is too old or fails at its start: a library in place of NVIDIA's."""
+    version, status, reason = case
     (tmp_path / "driver.c").write_text(DRIVER)
     numbers = [f"-DVERSION={version}", f"-DSTATUS={status}"]
     library, source = tmp_path / "libcuda.so.1", tmp_path / "driver.c"
