@@ -3,6 +3,7 @@
 # make test-all the same with all tests and every notebook; those of minutes, and the translated ones, in part
 # make outputs  runs the English notebooks, keeps what they show in their files, and makes the translated ones anew
 # make matrix   runs all tests on the pinned stack and on the newest one, each with its own Python
+# make gpu      on a GPU: CUDA tests, notebooks, benchmark, one report in runs/gpu; without one it says what it would do
 # make classroom fills the folder classroom/ for a USB stick, from which others install without a network
 # make resolve  asks pip what it would install: on each Python, and in Google Colab (needs the network)
 PYTHON ?= python3
@@ -21,7 +22,7 @@ SYSTEMS ?= linux windows macos
 PYTHONS ?= 3.11
 READY_NEWEST := $(VENV_NEWEST)/.ready
 
-.PHONY: run test test-all outputs matrix classroom resolve parity verify-real clean
+.PHONY: run test test-all outputs matrix gpu classroom resolve parity verify-real clean
 
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imp-kit: the pinned packages are for Python 3.11 to 3.13; try: make run PYTHON=python3.12")'
@@ -60,6 +61,10 @@ outputs: $(READY)
 matrix: PYTHON := python3.11
 matrix: $(READY) $(READY_NEWEST)
 	$(BIN)/python tests/tools/matrix.py $(BIN)/python $(VENV_NEWEST)/bin/python
+
+# On the newest packages: the older transformers compiles no steps to compare with. ARGS="--without notebooks" chooses.
+gpu: $(READY_NEWEST)
+	$(VENV_NEWEST)/bin/python tests/tools/gpu.py $(ARGS)
 
 classroom: $(READY)
 	$(BIN)/python tests/tools/classroom.py $(CLASSROOM) --systems $(SYSTEMS) --pythons $(PYTHONS) --torch-cpu $(TORCH_CPU)

@@ -21,12 +21,12 @@ from imp_kit.checkpoints.load import check_tokenizer, choose_cpu_dtype, fill
 from imp_kit.checkpoints.plan import plan_folder
 from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.checkpoints.tokenizer import TextTokenizer
-from imp_kit.device import LONG_DTYPES, choose_device, choose_dtype
+from imp_kit.device import LONG_DTYPES, choose_device, choose_dtype, why_no_gpu
 from imp_kit.engine import Conversation, Engine, Turn
 from imp_kit.errors import ImageError, ImpKitError, PromptError
 from imp_kit.images import check_order, open_image
 from imp_kit.model.imp import ImpModel
-from imp_kit.model.memory import free_memory, trim_heap
+from imp_kit.model.memory import free_gpu_memory, free_memory, roomier_gpu, trim_heap
 from imp_kit.model.packed_linear import check_quantize
 from imp_kit.model.sampling import Sampling
 from imp_kit.prompts import CAPTION, CLASSIFY, DESCRIBE_REGION, LOCATE, check_answers, check_phrase, check_question
@@ -97,10 +97,12 @@ def choose_checkpoint(device: torch.device, large: str = DEFAULT) -> tuple[str, 
     """`large`, a name of HUB_IDS, or imp-nano where this machine cannot run or get it; and the reason in words."""
     if device.type == "cpu":
         absent = not torch.cuda.is_available()
-        return NANO, f"there is no GPU here for {large}" if absent else "you chose the CPU"
+        return NANO, f"there is no GPU here for {large}{why_no_gpu()}" if absent else "the CPU was chosen"
     free, needed = free_memory(device), PUBLISHED[large].needed_bytes
     if free < needed:
-        return NANO, f"{large} needs {needed / 1e9:.1f} GB of the GPU's memory and {free / 1e9:.1f} GB are free"
+        lack = f"{large} needs {needed / 1e9:.1f} GB of the GPU's memory and {free / 1e9:.1f} GB are free"
+        other = roomier_gpu(needed, free_gpu_memory())
+        return NANO, f"{lack}; choose {other}" if other else lack
     if not is_available(HUB_IDS[large]):
         return NANO, f"the hub cannot be reached for {large}"
     return large, "there is a GPU and the hub has it"

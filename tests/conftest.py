@@ -1,8 +1,15 @@
 """What many tests share: good checkpoints, to be spoiled, and a client of the hub without a memory."""
 
 import pytest
+import torch
 from huggingface_hub import utils
 from oracle import make_oracle, write_checkpoint
+
+
+def pytest_runtest_setup(item):
+    """A test of CUDA is run on CUDA, or not at all."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from imp_kit.errors import SettingError
 from imp_kit.model.generate import generate
 from imp_kit.model.packed_linear import pack_model
 from imp_kit.model.sampling import Sampling
-from imp_kit.tools.bench import Costs, Transformers, bench, draw, table
+from imp_kit.tools.bench import Costs, Transformers, bench, draw, has_static_cache, table
 from imp_kit.tools.cli import main
 
 CPU = torch.device("cpu")
@@ -130,6 +130,20 @@ def test_transformers_has_views_and_the_kit_keeps_its_answers():
     steps = generate(model, prompt, model.new_cache(200), Sampling(6), stop_ids=())
     torch.testing.assert_close(theirs.encode(pixels), before, atol=1e-4, rtol=1e-4)
     assert theirs.answer(prompt, 6) == [row[0] for row in steps]
+
+
+def test_a_static_cache_gives_the_same_tokens_and_is_used_again():
+    """In a transformers that compiles its steps, on a GPU; here it is the cache alone."""
+    if not has_static_cache():
+        with pytest.raises(SettingError, match=r"transformers 4\.\d+\.\d+ does not compile steps on a static cache"):
+            bench("imp-nano", device="cpu", against="transformers-static")
+        return
+    model = random_model(imp_kit.load("imp-nano").model.config, CPU, torch.float32)
+    plain, static = Transformers(model), Transformers(model, static=True)
+    prompt = model.splice([[5, 6, 7, 8]])
+    expected = plain.answer(prompt, 12)
+    assert [static.answer(prompt, count) for count in (1, 12, 5, 12)] == [expected[:count] for count in (1, 12, 5, 12)]
+    assert static._cache.layers[0].keys.shape[2] == 4 + 12
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the peak of a process' memory")

@@ -214,7 +214,7 @@ def test_three_rows_count_as_channels():
     assert open_image(torch.zeros(3, 6, 3)).size == (3, 6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_tensor_on_gpu():
     assert np.array_equal(np.asarray(open_image(TENSOR.cuda())), PIXELS)
 

@@ -14,7 +14,7 @@ from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import SMALL_MODEL, bf16_is_faster
 from imp_kit.errors import CheckpointError, MemoryLimitError
 from imp_kit.model.imp import ImpModel
-from imp_kit.model.memory import free_memory
+from imp_kit.model.memory import free_gpu_memory, free_memory, out_of_memory_errors, roomier_gpu
 from imp_kit.model.packed_linear import PIECE, pack_linear
 from imp_kit.prompts import TEMPLATES
 
@@ -62,24 +62,33 @@ def fill(
     """Fill a plan's model, one tensor at a time; it is then ready to answer.
 
     `pack`: each linear layer is packed for speed as soon as it is filled (see `pack_linear`), `quantize` as there.
-    Raises CheckpointError for a checkpoint that does not fit, MemoryLimitError before anything is read.
+    Raises CheckpointError for a checkpoint that does not fit; MemoryLimitError before anything is read, or later where
+    another program takes the memory meanwhile.
     """
     for problem in plan.problems.values():
         raise CheckpointError(problem)
     model, table, found = plan.model, plan.slots, plan.found
     needed, free = plan.needed_bytes(device, dtype, pack=pack, quantize=quantize), free_memory(device)
     if needed > free:
-        smaller = "choose dtype='bf16'" if dtype.itemsize > 2 else "choose a smaller checkpoint"
+        smaller = "dtype='bf16'" if dtype.itemsize > 2 else "a smaller checkpoint"
+        advice = f"Close other programs, or choose {smaller}."
+        if device.type == "cuda":
+            other = roomier_gpu(needed, free_gpu_memory())
+            advice = (
+                "End other programs that use the GPU (nvidia-smi lists them), or choose "
+                f"{f'{other}, ' if other else ''}dtype='fp16' with quantize='int8', device='cpu' or imp-nano."
+            )
         raise MemoryLimitError(
             f"{plan.where} needs {needed / 1e9:.1f} GB on {device} as {str(dtype).removeprefix('torch.')}, but "
-            f"{free / 1e9:.1f} GB are free. Close other programs, or {smaller}."
+            f"{free / 1e9:.1f} GB are free. {advice}"
         )
     filling = defaultdict(list)
     for key, slot in table.items():
         filling[slot.parameter].append((key, slot))
     followed = {file: follow(file) for file in {found[key].file for key in table}}
     total = sum(math.prod(found[key].shape) for key in table) * dtype.itemsize
-    with tqdm(total=total, unit="B", unit_scale=True, desc="loading", disable=total < 1e9) as bar:
+    bar = tqdm(total=total, unit="B", unit_scale=True, desc="loading", disable=total < 1e9)
+    with bar, out_of_memory_errors(f"Loading {plan.where}"):
         # Weights that are packed pass through one piece of memory: freed one by one, they would leave gaps that a CPU's
         # allocator does not give back (0.7 GB of a 3B).
         largest = max(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))

@@ -1,15 +1,20 @@
 """How much memory a device has free, and the error where it is not enough."""
 
 import ctypes
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import shorten
 
 import psutil
 import torch
 
 from imp_kit.errors import MemoryLimitError
+
+# As CUDA, cuBLAS and a CPU's allocator say it, each in an error of another class.
+OUT_OF_MEMORY = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|can't allocate memory")
 
 
 def trim_heap() -> None:
@@ -36,13 +41,37 @@ def free_memory(device: torch.device) -> int:
         return free
 
 
+def free_gpu_memory() -> dict[str, int]:
+    """Free bytes of each GPU that torch sees and can use, by its device: "cuda:0" and so on."""
+    found = {}
+    for index in range(torch.cuda.device_count()):
+        with suppress(RuntimeError):
+            found[f"cuda:{index}"] = free_memory(torch.device("cuda", index))
+    return found
+
+
+def roomier_gpu(needed: float, free: Mapping[str, int]) -> str:
+    """The GPU with the most free bytes, in words; "" where they are not enough. `free` as of `free_gpu_memory`."""
+    device = max(free, key=lambda device: free[device], default="")
+    return f"device={device!r}, which has {free[device] / 1e9:.1f} GB free" if free.get(device, 0) >= needed else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that a device's memory is full."""
+    return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+
+
 @contextmanager
-def out_of_memory_errors(what: str, advice: str = "choose a smaller checkpoint or dtype='fp16'") -> Iterator[None]:
-    """Turn torch's out-of-memory error into MemoryLimitError: `what` needed the memory, and an `advice`."""
+def out_of_memory_errors(
+    what: str, advice: str = "choose a smaller checkpoint, dtype='fp16' or device='cpu'"
+) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into MemoryLimitError: `what` needed the memory, and an `advice`."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = shorten(str(error).splitlines()[0].rstrip("."), 240, placeholder=" ...")
         raise MemoryLimitError(
             f"{what} needs more memory than is free ({reason}). Free some of it, or {advice}."
         ) from error

@@ -72,38 +72,48 @@ class Sampling:
         # The likeliest token stays whatever rounding does, so there is always one to draw.
         before[..., 0] = -1
         probabilities = probabilities.masked_fill(before >= self.top_p, 0.0)
-        rows = zip(probabilities, generators, strict=True)
-        drawn = torch.stack([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
+        # The largest of the probabilities over exponential numbers is a draw by them, the one that torch.multinomial
+        # makes; but that one also reads two values of each row, for which a GPU's work has to end first.
+        numbers = torch.empty_like(probabilities)
+        for row, generator in zip(numbers, generators, strict=True):
+            row.exponential_(generator=generator)
+        drawn = (probabilities / numbers).argmax(dim=-1, keepdim=True)
         return order.gather(-1, drawn).squeeze(-1)
 
 
 class Sampler:
     """The rows of a batch, each with the Sampling, and the random numbers, by which it chooses its tokens."""
 
-    def __init__(self, samplings: Sequence[Sampling], generators: Sequence[torch.Generator | None]):
-        self._samplings, self._generators = samplings, generators
+    def __init__(
+        self, samplings: Sequence[Sampling], generators: Sequence[torch.Generator | None], device: torch.device
+    ):
+        self._samplings, self._generators, self._device = samplings, generators, device
         alike: dict[tuple[float, float], list[int]] = {}
         for row, sampling in enumerate(samplings):
             alike.setdefault((sampling.temperature, sampling.top_p), []).append(row)
         self._alike = list(alike.values())
+        # On the device from the start: a list of rows would be sent there for every token.
+        self._places = [torch.tensor(rows, device=device) for rows in self._alike if len(self._alike) > 1]
 
     @classmethod
     def of(cls, samplings: Sequence[Sampling], device: torch.device, indices: Sequence[int]) -> "Sampler":
         """Each row draws by its seed and its index; see `Sampling.generators`."""
         each = [sampling.generators(device, [index]) for sampling, index in zip(samplings, indices, strict=True)]
-        return cls(samplings, [generators[0] if generators else None for generators in each])
+        return cls(samplings, [generators[0] if generators else None for generators in each], device)
 
     def select_rows(self, rows: Sequence[int]) -> "Sampler":
         """The sampler of these rows, whose random numbers go on."""
-        return Sampler([self._samplings[row] for row in rows], [self._generators[row] for row in rows])
+        return Sampler([self._samplings[row] for row in rows], [self._generators[row] for row in rows], self._device)
 
     def pick(self, logits: Tensor) -> Tensor:
         """Logits (batch, vocab) -> chosen ids, int64 (batch,)."""
-        if len(self._alike) == 1:  # no rows are moved, for which a GPU would have to wait
+        if len(self._alike) == 1:
             return self._pick(logits, self._alike[0])
         ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-        for rows in self._alike:  # each sort of a whole vocabulary is done for all rows that need it
-            ids[rows] = self._pick(logits[rows], rows)
+        for rows, places in zip(
+            self._alike, self._places, strict=True
+        ):  # each sort of a whole vocabulary is done for all rows that need it
+            ids[places] = self._pick(logits[places], rows)
         return ids
 
     def _pick(self, logits: Tensor, rows: Sequence[int]) -> Tensor:

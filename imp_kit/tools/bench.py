@@ -1,5 +1,6 @@
 """How fast Imp is on this machine, compared with the machine's limits and with transformers' own classes."""
 
+import inspect
 import json
 import math
 import os
@@ -54,6 +55,7 @@ LENGTHS, BATCHES = (1024, 2048, 3072), (1, 2, 4, 8, 16)  # how cost grows
 ANSWER = 1000  # new tokens of the answer whose peak of a GPU's memory is measured
 NAMES = {"encode": "picture encoding", "prefill": "prompt", "decode 1": "decode", "decode 8": "decode, batch 8"}
 COMPARED = tuple(NAMES)[:3]
+AGAINST = {"transformers": "transformers", "transformers-static": "transformers, static cache"}
 
 
 def bench(
@@ -72,7 +74,8 @@ def bench(
     """Measure a checkpoint, or a published size with `random` weights ("imp-v1-3b"), and the limits of this machine.
 
     `checkpoint`, `device`, `dtype`, `revision` and `quantize` as in `imp_kit.load`. `against` "transformers" runs the
-    same weights through transformers' classes, in turns with the kit. Every time is the median of `repeats` after a
+    same weights through transformers' classes, in turns with the kit; with "transformers-static" their `generate` has
+    a static cache, for which it compiles the steps on a GPU. Every time is the median of `repeats` after a
     warm-up, with the smallest and the largest; seconds, bytes and operations. A small model on a CPU is
     measured with one thread, as it answers a single question; "busy" of the result says if other programs used the
     CPUs. `growth` measures longer prompts and larger batches, too. `table`, `draw` and `draw_growth` show the result,
@@ -103,7 +106,9 @@ def bench(
         tokenizer = cast(TextTokenizer, HashTokenizer(config.decoder.vocab_size))  # has what is called of one
         model = random_model(config, device, chosen)
         subject = {"checkpoint": snapshot.name}
-    reference = Transformers(model) if against else None  # views of the weights, made before pack_model hides them
+    reference = (
+        Transformers(model, against == "transformers-static") if against else None
+    )  # views of the weights, made before pack_model hides them
     pack_model(model, quantize)
     costs = Costs.of(model)
     imp = Imp(model, tokenizer, snapshot, "you asked for it", quantize)
@@ -177,6 +182,7 @@ def bench(
         "memory": memory,
     }
     if reference:
+        result["against_name"] = AGAINST[against or ""]
         result["versions"]["transformers"] = metadata.version("transformers")
     meter = CpuMeter()
     with imp.engine.threads.use(imp.engine.threads.count()), tqdm(stages, desc="bench", disable=not progress) as bar:
@@ -211,11 +217,22 @@ def check_files(written: str | None, *plots: str | None) -> None:
 def _check_against(against: str | None, family: Callable[[], str]) -> None:
     if against is None:
         return
-    if against != "transformers":
-        raise SettingError(f"against is {against!r}; the kit can be compared with 'transformers'.")
+    if against not in AGAINST:
+        raise SettingError(f"against is {against!r}; the kit can be compared with {' or '.join(map(repr, AGAINST))}.")
     require("official", what="The comparison")
+    if against == "transformers-static" and not has_static_cache():
+        raise SettingError(
+            f"transformers {metadata.version('transformers')} does not compile steps on a static cache; install a "
+            "newer one, or compare with 'transformers'."
+        )
     if family() != "imp":
         raise SettingError(f"Only a checkpoint with Phi-2 can be compared with transformers, not {family()!r}.")
+
+
+def has_static_cache() -> bool:
+    """Whether the installed transformers compiles the steps of `generate` where the cache is static: 4.56 does."""
+    version = re.match(r"(\d+)\.(\d+)", metadata.version("transformers"))
+    return version is not None and (int(version[1]), int(version[2])) >= (4, 56)
 
 
 @dataclass(frozen=True)
@@ -406,13 +423,14 @@ def _compare_with_limits(entry: dict, limits: dict) -> None:
 class Transformers:
     """The same network in transformers' own classes, whose weights are views of the kit's.
 
-    The tower has neither the last layer nor the head, which Imp does not read.
+    The tower has neither the last layer nor the head, which Imp does not read. `static`: the cache of `generate`.
     """
 
-    def __init__(self, model: ImpModel):
+    def __init__(self, model: ImpModel, static: bool = False):
         from accelerate import init_empty_weights
         from transformers import PhiConfig, PhiForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
+        self._is_static, self._cache, self._capacity = static, cast(Any, None), 0
         sizes, vision = model.config.decoder, model.config.vision
         phi = PhiConfig(
             **_sizes(sizes, sizes.num_layers),
@@ -427,6 +445,8 @@ class Transformers:
         patches = {"patch_size": vision.patch_size, "image_size": vision.image_size}
         with init_empty_weights():  # but with their buffers, which no checkpoint holds
             self.language = PhiForCausalLM(phi)
+            names = inspect.signature(self.language.forward).parameters
+            self._cache_name = "cache" if "cache" in names else "past_key_values"  # renamed in transformers 5
             tower = SiglipVisionModel(SiglipVisionConfig(**_sizes(vision, vision.used_layers), **patches))
             width = sizes.hidden_size
             self.projector = nn.Sequential(nn.Linear(vision.hidden_size, width), nn.GELU(), nn.Linear(width, width))
@@ -448,8 +468,19 @@ class Transformers:
         """`tokens` greedy token ids, by transformers' `generate` as Imp's own code calls it."""
         mask = torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device)
         lengths = {"max_new_tokens": tokens, "min_new_tokens": tokens}
-        ids = self.language.generate(inputs_embeds=prompt, attention_mask=mask, do_sample=False, **lengths)[0]
+        cache = {self._cache_name: self._static_cache(prompt.shape[1] + tokens)} if self._is_static else {}
+        ids = self.language.generate(inputs_embeds=prompt, attention_mask=mask, do_sample=False, **lengths, **cache)[0]
         return ids[-tokens:].tolist()  # old versions give the first token of a text, too
+
+    def _static_cache(self, length: int) -> Any:
+        """An empty cache of at least this length: the same memory again, for which nothing has to be compiled anew."""
+        from transformers import StaticCache
+
+        if self._capacity < length:
+            self._cache, self._capacity = StaticCache(config=self.language.config, max_cache_len=length), length
+        else:
+            self._cache.reset()
+        return self._cache
 
 
 def _sizes(config: DecoderConfig | VisionConfig, layers: int) -> dict:
@@ -540,7 +571,7 @@ def table(result: dict) -> str:
         lines += [f"| {name} | {entry['median'] / 1e9:,.1f} {unit} |" for name, entry in limits[kind].items()]
     if against := result.get("against"):
         same = "the same" if against["same_tokens"] else "other"
-        lines += ["", f"| {same} tokens | kit | transformers | ratio |", "| --- | --- | --- | --- |"]
+        lines += ["", f"| {same} tokens | kit | {result['against_name']} | ratio |", "| --- | --- | --- | --- |"]
         for name in COMPARED:
             ratio = "{median:.2f} ({min:.2f}–{max:.2f})".format(**against[name]["ratio"])
             kit, other = (_format_seconds(against[name][side], name == "decode 1") for side in ("kit", "transformers"))

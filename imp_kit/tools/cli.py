@@ -85,7 +85,11 @@ def parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--random", metavar="NAME", help="instead: this published size with random weights")
     bench.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
-    bench.add_argument("--against", metavar="LIBRARY", help="transformers: its classes with the same weights, in turns")
+    bench.add_argument(
+        "--against",
+        metavar="LIBRARY",
+        help="transformers, or transformers-static: its classes, the same weights, in turns",
+    )
     bench.add_argument("--repeats", type=int, default=5, help="measurements for each median (default: 5)")
     bench.add_argument("--json", metavar="FILE", help="write everything, too")
     bench.add_argument(

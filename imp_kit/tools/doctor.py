@@ -148,7 +148,11 @@ def _gpu() -> tuple[Finding, int | None]:
         except RuntimeError as error:
             fix = 'python -m imp_kit doctor --why "..." explains such errors; device="cpu" works without the GPU.'
             return Finding("FAIL", f"{build} finds a GPU, but cannot use it ({_reason(error)})", fix), None
-        return Finding("OK", f"{build} uses {name}, {free / 1e9:.1f} GB free"), free
+        others = [
+            f"cuda:{index} is {torch.cuda.get_device_name(index)}" for index in range(1, torch.cuda.device_count())
+        ]
+        more = f" ({', '.join(others)}; device= chooses)" if others else ""
+        return Finding("OK", f"{build} uses {name}, {free / 1e9:.1f} GB free{more}"), free
     gpus = _nvidia_smi()
     if not gpus:
         return Finding("OK", f"{build}, no GPU: imp-nano is quick on the CPU, the large checkpoints are slow"), None
@@ -323,7 +327,9 @@ def _choice() -> Finding:
     from imp_kit.imp import choose_checkpoint
 
     try:
-        name, why = choose_checkpoint(choose_device("auto"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a GPU that cannot be used, which has a finding of its own
+            name, why = choose_checkpoint(choose_device("auto"))
     except RuntimeError as error:  # the GPU fails as soon as it is used
         return Finding("FAIL", f"imp_kit.load() fails here ({_reason(error)})", 'Use imp_kit.load(device="cpu").')
     return Finding("OK", f"imp_kit.load() chooses {name}, because {why}")

@@ -1,9 +1,10 @@
 """Time and memory of loading an Imp of full size: `python tests/tools/full_size.py imp-v1-3b --folder DIR`.
 
 Writes an Imp of the published sizes with random fp16 weights into a folder of DIR unless it is there (5 to 9 GB of
-disk), loads it on the CPU as bf16 (or `--dtype fp32`), each time in a process of its own, and prints JSON; several
-names are done one after the other. `--plot FILE` draws them, with imp-nano. Only Linux shows the memory of a process
-in the way that is used here.
+disk), loads it on the CPU as bf16 (or `--dtype fp32`, `--device cuda`), each time in a process of its own, and prints
+JSON; several names are done one after the other. `--sparse` writes zeros, which take no disk on most file systems and
+no time, for the memory of a load alone. `--plot FILE` draws the results, with imp-nano. Only Linux shows the memory of
+a process in the way that is used here.
 """
 
 import argparse
@@ -20,20 +21,25 @@ import torch
 from imp_kit.checkpoints.hub import NANO_FOLDER
 from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.device import DTYPES
+from imp_kit.model.imp import ImpModel
 
 SHARD_BYTES = 1.5e9
 LOADS = 3
 
 
-def write(folder: Path, checkpoint: str) -> None:
-    """Write the checkpoint tensor by tensor, so that no more than one of them is in memory."""
+def write(folder: Path, checkpoint: str, *, sparse: bool = False, layers: int | None = None) -> None:
+    """Write the checkpoint tensor by tensor, so that no more than one of them is in memory.
+
+    `sparse`: all weights are 0. `layers`: of the language model, if not as published.
+    """
     from oracle import SO400M, Oracle, checkpoint_tensors, sizes_of
 
     entry = PUBLISHED[checkpoint]
+    config = entry.config if layers is None else {**entry.config, "num_hidden_layers": layers}
     folder.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
         tower = SO400M | {"image_size": entry.image_size}
-        oracle = Oracle(entry.config["model_type"], sizes_of(entry.config), tower)
+        oracle = Oracle(config["model_type"], sizes_of(config), tower)
     shards, room = [], 0
     for name, tensor in checkpoint_tensors(oracle, entry.layout).items():
         size = 2 * tensor.numel()
@@ -46,13 +52,13 @@ def write(folder: Path, checkpoint: str) -> None:
     for number, shapes in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         places.update(dict.fromkeys(shapes, file))
-        write_shard(folder / file, shapes)
+        write_shard(folder / file, shapes, sparse)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}), "utf-8")
     # Last, so that a folder with a config.json is a whole one.
-    (folder / "config.json").write_text(json.dumps(entry.config, indent=2), "utf-8")
+    (folder / "config.json").write_text(json.dumps(config, indent=2), "utf-8")
 
 
-def write_shard(file: Path, shapes: dict[str, torch.Size]) -> None:
+def write_shard(file: Path, shapes: dict[str, torch.Size], sparse: bool) -> None:
     header, end = {}, 0
     for name, shape in shapes.items():
         start, end = end, end + 2 * shape.numel()
@@ -61,6 +67,9 @@ def write_shard(file: Path, shapes: dict[str, torch.Size]) -> None:
     text += b" " * (-len(text) % 8)
     with file.open("wb") as target:
         target.write(struct.pack("<Q", len(text)) + text)
+        if sparse:
+            target.truncate(8 + len(text) + end)
+            return
         for name, shape in shapes.items():
             norm = len(shape) == 1 and name.endswith("weight")
             # Values as at the start of a training: nothing overflows.
@@ -84,24 +93,27 @@ def read(folder: Path) -> tuple[int, float]:
     return size, time.perf_counter() - started
 
 
-def measure(folder: Path, dtype: str) -> dict:
-    """Load the checkpoint in this process and let it answer."""
+def measure_load(folder: Path, dtype: str, device: str) -> tuple[dict, ImpModel]:
+    """Load the checkpoint in this process: seconds and bytes of the host's memory; and the model."""
     import safetensors.torch  # noqa: F401 - counts as part of the bare interpreter
 
     from imp_kit.checkpoints.load import load_weights
-    from imp_kit.model.generate import generate
-    from imp_kit.model.sampling import Sampling
 
+    place = torch.device(device)
+    torch.ones(1, device=place)  # so does CUDA's own start
     file_bytes, read_seconds = read(folder)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     bare = resident("VmRSS")
     started = time.perf_counter()
-    model, spare = load_weights(folder, torch.device("cpu"), DTYPES[dtype], pack=True)
+    model, spare = load_weights(folder, place, DTYPES[dtype], pack=True)
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
     seconds = time.perf_counter() - started
     peak = resident("VmHWM") - bare
-    result = {
+    return {
         "file_bytes": file_bytes,
         "dtype": dtype,
+        "device": device,
         "parameter_bytes": sum(parameter.numel() * parameter.dtype.itemsize for parameter in model.parameters()),
         "load_seconds": round(seconds, 2),
         "read_seconds": round(read_seconds, 4),
@@ -110,7 +122,15 @@ def measure(folder: Path, dtype: str) -> dict:
         "after_bytes": resident("VmRSS") - bare,
         "peak_per_file": round(peak / file_bytes, 3),
         "spare": spare,
-    }
+    }, model
+
+
+def measure(folder: Path, dtype: str, device: str) -> dict:
+    """Load the checkpoint in this process and let it answer."""
+    from imp_kit.model.generate import generate
+    from imp_kit.model.sampling import Sampling
+
+    result, model = measure_load(folder, dtype, device)
     with torch.inference_mode():
         started = time.perf_counter()
         side = model.config.vision.image_size
@@ -132,7 +152,7 @@ def measure(folder: Path, dtype: str) -> dict:
         "picture_tokens": len(picture),
         "prompt_tokens": prompt.shape[1],
         "tokens_per_second": round((len(times) - 2) / (times[-1] - times[1]), 2),
-        "peak_bytes_answering": resident("VmHWM") - bare,
+        "peak_bytes_answering": resident("VmHWM") - result["bare_bytes"],
     }
 
 
@@ -166,9 +186,9 @@ def draw(results: dict[str, list[dict]], file: Path) -> None:
     figure.savefig(file)
 
 
-def load_alone(folder: Path, dtype: str) -> dict:
+def load_alone(folder: Path, dtype: str, device: str) -> dict:
     """Measure in a new process, whose memory holds nothing of the writing."""
-    command = [sys.executable, __file__, "--folder", folder, "--dtype", dtype, "--measure"]
+    command = [sys.executable, __file__, "--folder", folder, "--dtype", dtype, "--device", device, "--measure"]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -177,11 +197,13 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="*", metavar="NAME", help=f"some of {', '.join(PUBLISHED)}")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--plot", "--picture", type=Path)
-    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sparse", action="store_true", help="weights of 0, which take no disk")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.folder, options.dtype), indent=2))
+        print(json.dumps(measure(options.folder, options.dtype, options.device), indent=2))
         return
     if unknown := [name for name in options.checkpoints if name not in PUBLISHED]:
         parser.error(f"there is no {unknown[0]!r}; choose from {', '.join(PUBLISHED)}")
@@ -194,8 +216,8 @@ def main() -> None:
     for name, folder in folders.items():
         if not (folder / "config.json").exists():
             print(f"writing {folder} ...", file=sys.stderr)
-            write(folder, name)
-        results[name] = [load_alone(folder, options.dtype) for _ in range(LOADS)]
+            write(folder, name, sparse=options.sparse)
+        results[name] = [load_alone(folder, options.dtype, options.device) for _ in range(LOADS)]
         print(json.dumps({name: results[name]}, indent=2))
     if options.plot:
         draw(results, options.plot)

@@ -51,6 +51,7 @@ MASKS = [
     (re.compile(pattern), mask)
     for pattern, mask in (
         (r"[ \t]+", " "),
+        (r" \(CUDA_VISIBLE_DEVICES is '' and hides it\)", ""),  # on a machine with a GPU
         (r"0x[0-9a-fA-F]{6,}", "<address>"),
         (r"\b\d+(?:\.\d+){2,}[\w.+-]*", "<version>"),
         (rf"{NUMBER} ?(?:ns|[µu]s|ms|s|sec|seconds?|min|minutes?|hours?)\b", "<time>"),
