@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from imp_kit.experiments.drawings import COLORS, FIGURES, KINDS, TWO_COLORED, Pen, Scene, Thing
 from imp_kit.nano.training import variety
 from imp_kit.nano.training.figures import NEW_FIGURES
-from imp_kit.nano.training.lessons import conversation
+from imp_kit.nano.training.lessons import branches
 from imp_kit.nano.training.seen import as_seen, is_clear, placed
 from imp_kit.nano.training.variety import sample_varied
 
@@ -63,7 +63,7 @@ def test_every_kind_of_scene_comes_up(samples):
 
 def test_lessons_can_be_asked(samples):
     for seed, (_, scene) in enumerate(samples):
-        turns = conversation(scene, np.random.default_rng(seed), 5)
+        turns = [turn for turns in branches(scene, np.random.default_rng(seed), 5) for turn in turns]
         assert len(turns) == 5
         assert all(turn.answer for turn in turns)
 
