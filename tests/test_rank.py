@@ -91,7 +91,7 @@ def test_likelihoods_are_those_of_transformers(tmp_path, monkeypatch, name, seen
 
 
 def test_probabilities_are_the_softmax_over_the_answers(imp):
-    answers = ["It is a bus.", "It is a cat.", "The picture shows a red and white bus."]
+    answers = ["It is a bus.", "It is a cat.", "The picture shows a green cat and two small black houses."]
     ranked = imp.rank(BUS, "What is this?", answers)
     weights = [math.exp(each.log_likelihood) for each in ranked]
     assert [each.probability for each in ranked] == pytest.approx([weight / sum(weights) for weight in weights])
@@ -100,7 +100,7 @@ def test_probabilities_are_the_softmax_over_the_answers(imp):
     weights = [math.exp(each.log_likelihood / each.tokens) for each in fair]
     assert [each.probability for each in fair] == pytest.approx([weight / sum(weights) for weight in weights])
     assert {each[::2] for each in fair} == {each[::2] for each in ranked}
-    long = answers[-1]
+    long = answers[-1]  # a false one, which loses less where each token counts the same
     assert {e.answer: e.probability for e in fair}[long] > {e.answer: e.probability for e in ranked}[long]
 
 
