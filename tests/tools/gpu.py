@@ -178,7 +178,7 @@ def run(jobs: list[Job], out: Path, minutes: float, environment: dict[str, str])
                 pool.shutdown(wait=False, cancel_futures=True)
                 for child in list(running):
                     kill(child)
-                raise
+                return [*outcomes, Outcome(part, "all", "stopped", detail="interrupted")]
     return outcomes
 
 
