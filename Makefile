@@ -3,7 +3,7 @@
 # make test-all the same with all tests and every notebook; those of minutes, and the translated ones, in part
 # make outputs  runs the English notebooks, keeps what they show in their files, and makes the translated ones anew
 # make matrix   runs all tests on the pinned stack and on the newest one, each with its own Python
-# make gpu      on a GPU: CUDA tests, notebooks, benchmark, one report in runs/gpu; without one it says what it would do
+# make gpu      on a GPU: CUDA tests, notebooks, benchmark, a report below runs/gpu; without one: what it would do
 # make classroom fills the folder classroom/ for a USB stick, from which others install without a network
 # make resolve  asks pip what it would install: on each Python, and in Google Colab (needs the network)
 PYTHON ?= python3

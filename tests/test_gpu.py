@@ -63,6 +63,7 @@ def test_parts_can_be_chosen_and_left_out(capsys):
         (["--minutes", "0"], "give a number above 0"),
         (["--minutes", "nan"], "give a number above 0"),
         (["--device", "mps"], "invalid choice"),
+        (["--out", str(ROOT / "images")], "is there already"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments, message, capsys):
@@ -100,7 +101,7 @@ def test_a_gpu_without_bf16_is_not_asked_for_it(tmp_path):
 def test_it_goes_on_after_a_failure_and_after_a_limit(tmp_path, environment, monkeypatch):
     """A command that starts another one is ended with it."""
     mark = tmp_path / "still there"
-    child = f"import time; time.sleep(6); open({str(mark)!r}, 'w')"
+    child = f"import time; time.sleep(4); open({str(mark)!r}, 'w')"
     sleeper = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"]
     jobs = [
         Job("tests", "too long", sleeper),
@@ -116,7 +117,7 @@ def test_it_goes_on_after_a_failure_and_after_a_limit(tmp_path, environment, mon
     assert outcomes[1].detail == "exit status 3; see environment-it-fails.log"
     assert (tmp_path / "environment-it-fails.log").read_text() == "so much\n"
     assert (tmp_path / "steps.json").read_text() == "{}\n"
-    time.sleep(max(0.0, begun + 8 - time.monotonic()))
+    time.sleep(max(0.0, begun + 6 - time.monotonic()))
     assert not mark.exists()
 
 

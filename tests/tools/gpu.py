@@ -5,8 +5,8 @@
 on the first GPU that CUDA_VISIBLE_DEVICES leaves. The parts are environment, tests, notebooks, loading, benchmark and
 steps; all of them unless some are named. A part has its share of the time in all (20 minutes; 8 on a GPU from compute
 capability 9.0 on, such as an H100) and what the parts before it left; what is not done by then is stopped, and the next
-part goes on, as it does after a failure. The folder (runs/gpu) gets report.md, report.json, report.xml (JUnit), and
-what each command wrote. Nothing is downloaded.
+part goes on, as it does after a failure. A new folder (runs/gpu/DATE) gets report.md, report.json, report.xml (JUnit),
+and what each command wrote. Nothing is downloaded.
 
 Without a GPU it says what it would do, and does nothing; `--device cpu` rehearses it with imp-nano and one notebook.
 The exit status is 1 where something failed or was stopped.
@@ -178,7 +178,7 @@ def run(jobs: list[Job], out: Path, minutes: float, environment: dict[str, str])
                 pool.shutdown(wait=False, cancel_futures=True)
                 for child in list(running):
                     kill(child)
-                raise
+                return [*outcomes, Outcome(part, "all", "stopped", detail="interrupted")]
     return outcomes
 
 
@@ -337,12 +337,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--without", nargs="+", metavar="PART", default=[], help="leave these out")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal")
     parser.add_argument("--minutes", type=float, help="for all (default: 20; 8 on an H100)")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu", metavar="FOLDER")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu" / now, metavar="FOLDER", help="a new one")
     options = parser.parse_args(arguments)
     if unknown := [part for part in (*options.parts, *options.without) if part not in SHARES]:
         parser.error(f"there is no part {unknown[0]!r}; choose from {', '.join(SHARES)}")
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes is {options.minutes:g}; give a number above 0")
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        parser.error(f"{options.out} is there already; its figures would be taken for new ones")
     chosen = [part for part in options.parts or SHARES if part not in options.without]
     if not chosen:
         parser.error("every part is left out")
