@@ -20,7 +20,11 @@ from imp_kit.system.extras import require
 if TYPE_CHECKING:
     from imp_kit.imp import Chat, Imp
 
-UNDONE = {"probe": "nothing was asked yet", "finetune": "nothing was written"}  # what an interrupt says of a command
+UNDONE = {
+    "probe": "nothing was asked yet",
+    "finetune": "nothing was written",
+    "export": "the file that was being written is gone",
+}  # what an interrupt says of a command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,6 +114,20 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--dtype", default="auto", help="of the weights that stay: auto, fp32, bf16 or fp16")
     tune.add_argument("--seed", type=int, default=0, help="of first values and of the examples' order (default: 0)")
     tune.set_defaults(run=tune_checkpoint)
+
+    export = commands.add_parser("export", help="a checkpoint as files for other programs").add_subparsers(
+        required=True, metavar="format"
+    )
+    llama = export.add_parser("gguf", help="for llama.cpp, ollama and LM Studio")
+    llama.add_argument("checkpoint", help="name, hub id or folder")
+    llama.add_argument("--out", required=True, metavar="FOLDER", help="where the files go")
+    llama.add_argument(
+        "--type",
+        default="q8_0",
+        help="f32, f16, bf16, q8_0 (default), q4_0; with llama-cpp-python q6_k, q5_k_m, q4_k_m",
+    )
+    llama.add_argument("--revision", help="branch, tag or commit of the hub")
+    llama.set_defaults(run=export_checkpoint)
 
     probe = commands.add_parser("probe", help="run an experiment").add_subparsers(required=True, metavar="experiment")
     loading = probe.add_parser("loading", help="which versions of transformers load Imp by its own code")
@@ -436,6 +454,16 @@ def tune_checkpoint(args: argparse.Namespace) -> None:
     names = ("rank", "alpha", "epochs", "learning_rate", "batch_size", "targets", "device", "dtype", "seed")
     out = finetune(args.checkpoint, args.examples, args.out, **{name: getattr(args, name) for name in names})
     print(f"The new checkpoint is in {out}; ask it with --checkpoint {shlex.quote(str(out))}.")
+
+
+def export_checkpoint(args: argparse.Namespace) -> None:
+    """Write a checkpoint for llama.cpp, and say where it is and how other programs open it."""
+    from imp_kit.llama_cpp.export import export_gguf
+
+    interrupts.work()
+    files = export_gguf(args.checkpoint, args.out, args.type, revision=args.revision)
+    print(*(f"{file} ({os.path.getsize(file) / 1e6:,.1f} MB)" for file in files[:2]), sep="\n")
+    print(f"How other programs open them: {files[-1]}")
 
 
 def run_server(args: argparse.Namespace) -> None:
