@@ -30,7 +30,7 @@ from imp_kit.prompts import IMAGE, SYSTEM, TEMPLATES
 from imp_kit.tools.cli import main
 
 LAYOUTS = {"imp": "old", "imp_qwen2": "new", "imp_phi3": "new"}
-# The largest error of a value, as a share of the largest in its block of 32: half a step, and the rounding of its scale.
+# The largest error of a value, as a share of the largest in its block of 32: half a step, and its scale's rounding.
 STEPS = {"f32": 0, "f16": 2**-11, "bf16": 2**-8, "q8_0": 1 / 225, "q4_0": 1 / 7.9}
 
 

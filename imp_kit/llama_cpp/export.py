@@ -8,18 +8,21 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from imp_kit import __version__
+from imp_kit.checkpoints.files import file_names, follow
 from imp_kit.checkpoints.hub import HUB_IDS, NANO, Snapshot, digest, find, loaded_files
 from imp_kit.checkpoints.load import check_tokenizer
 from imp_kit.checkpoints.plan import LoadPlan, plan_folder
 from imp_kit.checkpoints.tokenizer import TextTokenizer
-from imp_kit.checkpoints.tokenizer_files import read_tokenizer
+from imp_kit.checkpoints.tokenizer_files import read_tokenizer, tokenizer_names
 from imp_kit.errors import CheckpointError, SettingError
+from imp_kit.llama_cpp.exported import Exported
 from imp_kit.llama_cpp.library import quantize
 from imp_kit.llama_cpp.names import ARCHITECTURES, decoder_targets, tower_targets
 from imp_kit.llama_cpp.tensors import BLOCK, BLOCKLESS, PLAIN, Tensors
@@ -45,16 +48,27 @@ def export_gguf(
     """Write a checkpoint for llama.cpp into the folder `out`; return its files.
 
     They are the language model in `type`, one of TYPES, the tower with its projector in f16 (f32 where `type` is f32),
-    ollama's Modelfile and README.txt. What is there of the same names is replaced once the new file is whole.
+    ollama's Modelfile and README.txt. Beside them stand a description and the tokenizer, with which
+    `imp_kit.load(out, engine="llama.cpp")` needs the checkpoint no more. What is there of the same names is replaced
+    once the new file is whole; one export at a time may write to a folder.
     Raises CheckpointError for what GGUF cannot hold, SettingError for an unknown type, a missing package or too little
     disk, all before anything is written.
     """
+    check_type(type)
+    return export_snapshot(find(checkpoint, revision), out, type, progress=progress)
+
+
+def check_type(type: str) -> None:
+    """Raise SettingError for an unknown type, or a package that it needs."""
     if type not in TYPES:
         raise SettingError(f"type is {type!r}; choose from {', '.join(TYPES)}.")
     require("gguf", what="The export")
     if type in MIXED_BITS:
         require("llama-cpp", what=f"The type {type} is made by llama.cpp's own quantizer and")
-    snapshot = find(checkpoint, revision)
+
+
+def export_snapshot(snapshot: Snapshot, out: str | os.PathLike, type: str, *, progress: bool = True) -> list[Path]:
+    """`export_gguf` for a checkpoint on disk and a type that was checked."""
     plan, tokenizer = plan_folder(snapshot.folder), TextTokenizer(snapshot.folder)
     check_tokenizer(tokenizer, plan)
     for problem in plan.problems.values():
@@ -63,11 +77,11 @@ def export_gguf(
     _check_shapes(plan, type)
     folder, name = Path(os.path.abspath(os.path.expanduser(out))), _file_name(snapshot)
     decoder, tower = folder / f"{name}-{type.upper()}.gguf", folder / f"mmproj-{name}-{_tower_type(type).upper()}.gguf"
-    source = {
-        "imp_kit.version": __version__,
-        "imp_kit.source": snapshot.name,
-        "imp_kit.source_sha256": digest(snapshot.folder, loaded_files(snapshot.folder)),
-    }
+    context = _context(plan)
+    sizes = replace(plan.model.config.decoder, max_positions=context, window=None)
+    hashed = digest(snapshot.folder, loaded_files(snapshot.folder))
+    described = Exported(folder, snapshot.name, snapshot.revision, hashed, replace(plan.model.config, decoder=sizes))
+    source = {"imp_kit.version": __version__, "imp_kit.source": snapshot.name, "imp_kit.source_sha256": hashed}
     if snapshot.name in (NANO, *HUB_IDS.values()):
         source["general.license"] = LICENSE
     if snapshot.revision:
@@ -89,13 +103,16 @@ def export_gguf(
                 tensors.write(partial, _architecture(plan) if file == decoder else "clip", metadata[file], bar.update)
                 if file == decoder and type in MIXED_BITS:
                     quantize(partial, type)
-    context, side = metadata[decoder][f"{_architecture(plan)}.context_length"], plan.model.config.vision.image_size
+    side = plan.model.config.vision.image_size
     texts = {
         "Modelfile": modelfile(TEMPLATES[plan.model.config.family], decoder.name, tower.name, context),
         "README.txt": instructions(name, decoder.name, tower.name, exact=vocabulary.exact, side=side),
     }
     for text_name, text in texts.items():
         (folder / text_name).write_text(text, "utf-8")
+    for file_name in tokenizer_names(file_names(snapshot.folder)):
+        shutil.copyfile(follow(snapshot.folder / file_name), folder / file_name)
+    described.write()
     return [decoder, tower, *(folder / text_name for text_name in texts)]
 
 

@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -61,12 +61,16 @@ class Tensors:
 
     def write(self, file: Path, architecture: str, metadata: Mapping[str, Any], progress: Callable[[int], Any]) -> None:
         """Write the whole file; `progress` is told the bytes of each piece. Raises CheckpointError."""
-        from gguf import GGUF_DEFAULT_ALIGNMENT as ALIGNMENT
         from gguf import GGUFWriter, LlamaFileType
 
         writer = GGUFWriter(file, architecture)
         writer.add_file_type(LlamaFileType[f"{'ALL' if self._type == 'f32' else 'MOSTLY'}_{self._type.upper()}"])
-        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        add: dict[type, Callable] = {
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            str: writer.add_string,
+        }
         for key, value in metadata.items():
             add.get(type(value), writer.add_array)(key, value)
         for target in self._targets:
@@ -77,7 +81,7 @@ class Tensors:
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for target in self._targets:
-                writer.write_tensor_data(_Stream(self, target, progress))
+                writer.write_tensor_data(cast(np.ndarray, _Stream(self, target, progress)))
         finally:
             writer.close()
 

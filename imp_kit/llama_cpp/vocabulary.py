@@ -36,7 +36,7 @@ class Vocabulary:
 
 
 def read_vocabulary(files: TokenizerFiles, size: int) -> Vocabulary:
-    """The vocabulary of a checkpoint whose embeddings have `size` rows. Raises CheckpointError for other kinds of it."""
+    """The vocabulary of a checkpoint whose embeddings have `size` rows. Raises CheckpointError for other kinds."""
     data = files.data
     model, words = data["model"], data["model"].get("vocab")
     if model.get("type", "BPE") != "BPE" or not isinstance(words, dict):
@@ -60,7 +60,7 @@ def read_vocabulary(files: TokenizerFiles, size: int) -> Vocabulary:
         raise CheckpointError(
             f"{files.file} gives one text to two tokens, or has more than {size}, which GGUF refuses."
         )
-    tokens, types = ([table[id] for id in range(size)] for table in (names, kinds))
+    tokens, types = [names[id] for id in range(size)], [int(kinds[id]) for id in range(size)]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", ())]
     if bytewise:
         steps = _steps(data.get("normalizer")) + _steps(data.get("pre_tokenizer"))
