@@ -19,10 +19,15 @@ from oracle import CONTROL, FAMILIES, LLAMA, Oracle, change_json, make_oracle, w
 from safetensors.torch import load_file, save_file
 
 import imp_kit
+from imp_kit.checkpoints.hub import NANO_FOLDER, Snapshot
+from imp_kit.checkpoints.plan import plan_folder
+from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.checkpoints.tokenizer_files import read_tokenizer
 from imp_kit.errors import CheckpointError, SettingError
 from imp_kit.llama_cpp import export as exporting
+from imp_kit.llama_cpp import library
 from imp_kit.llama_cpp.export import TYPES, export_gguf
+from imp_kit.llama_cpp.exported import Exported, is_exported
 from imp_kit.llama_cpp.tensors import PLAIN
 from imp_kit.llama_cpp.texts import chat_template
 from imp_kit.llama_cpp.vocabulary import Kind, read_vocabulary
@@ -170,7 +175,7 @@ def test_each_type_keeps_values_within_its_steps(type, tmp_path):
     decoder, tower, *_ = export("imp-nano", tmp_path, type)
     assert decoder.name == f"imp-nano-{type.upper()}.gguf"
     assert tower.name == f"mmproj-imp-nano-{'F32' if type == 'f32' else 'F16'}.gguf"
-    stored, found = load_file(imp_kit.checkpoints.hub.NANO_FOLDER / "model.safetensors"), values(decoder)
+    stored, found = load_file(NANO_FOLDER / "model.safetensors"), values(decoder)
     matrix = stored["model.layers.2.mlp.fc2.weight"].float().numpy()
     blocks, kept = (each.reshape(-1, 32) for each in (matrix, found["blk.2.ffn_down.weight"]))
     error = np.abs(blocks - kept).max(axis=1) / np.abs(blocks).max(axis=1)
@@ -195,7 +200,7 @@ def test_pieces_make_the_same_file(exported, tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_the_vocabulary_of_every_published_form(form, tmp_path):
     folder = write_form(form, tmp_path / "form")
-    tokenizer, size = imp_kit.checkpoints.tokenizer.TextTokenizer(folder), json.loads(
+    tokenizer, size = TextTokenizer(folder), json.loads(
         (folder / "config.json").read_text("utf-8")
     )["vocab_size"]  # fmt: skip
     found = read_vocabulary(read_tokenizer(folder), size)
@@ -265,6 +270,21 @@ def test_the_command_writes_and_says_where(tmp_path, capsys):
         main(["export", "gguf", "imp-nano", "--out", str(tmp_path / "other"), "--type", "q3"])
     assert "type is 'q3'; choose from f32, f16" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_an_export_describes_itself(exported):
+    oracle, folder, (decoder, tower, *_) = exported
+    found = Exported.read(decoder.parent)
+    assert found.config == plan_folder(folder).model.config
+    assert (found.name, found.revision, found.digest) == ("tiny", None, Snapshot("tiny", folder, None).digest())
+    assert found.types() == {"f32": decoder}
+    assert found.decoder(None) == found.decoder("f32") == decoder
+    assert found.tower("f32") == tower
+    ids = TextTokenizer(decoder.parent).encode(QUESTION)
+    assert ids == TextTokenizer(folder).encode(QUESTION)
+    assert is_exported(decoder.parent)
+    assert not is_exported(folder)
+    found.check(decoder, metadata(decoder).get, tower)
 
 
 # What cannot be exported ------------------------------------------------------------------------------------
@@ -346,6 +366,64 @@ def test_fillers_take_no_token_that_is_there(tmp_path):
     assert read_vocabulary(files, 304).tokens[300] == "[[PAD300]]"
 
 
+def test_a_missing_or_broken_llama_cpp_is_said(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "llama_cpp", None)
+        with pytest.raises(SettingError, match="The engine llama.cpp needs llama-cpp-python: pip install"):
+            imp_kit.load("imp-nano", engine="llama.cpp")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "llama_cpp"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "llama_cpp").mkdir()
+    (tmp_path / "llama_cpp" / "__init__.py").write_text("raise OSError('GLIBC_2.99 not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingError, match=r"llama-cpp-python cannot be used here \(GLIBC_2.99 not found\)"):
+        library.modules()
+
+
+def test_a_folder_that_is_no_whole_export(tmp_path):
+    folder = write_checkpoint(make_oracle(), tmp_path / "tiny")
+    decoder, tower, *_ = export(folder, tmp_path / "out")
+    found = Exported.read(decoder.parent)
+    with pytest.raises(SettingError, match="quantize is 'q4_0'; .*out has f32"):
+        found.decoder("q4_0")
+    with pytest.raises(CheckpointError, match=r"tiny-F32.gguf was not made of tiny, the checkpoint that"):
+        found.check(decoder, {}.get, tower)
+    made = {"imp_kit.source_sha256": found.digest}
+    other = write_checkpoint(make_oracle(1), tmp_path / "other")
+    _, wrong, *_ = export(other, tmp_path / "wrong")
+    with pytest.raises(CheckpointError, match=r"mmproj-other-F32.gguf was not made of tiny"):
+        found.check(decoder, made.get, wrong)
+    wrong.write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match="is no GGUF file, or a part of one"):
+        found.check(decoder, made.get, wrong)
+    tower.unlink()
+    with pytest.raises(CheckpointError, match=r"holds no tower for pictures, mmproj-\.\.\.-F32.gguf"):
+        found.tower("f32")
+    decoder.unlink()
+    with pytest.raises(CheckpointError, match="holds no language model in GGUF"):
+        found.decoder(None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found.pop("config"),
+        lambda found: found.pop("name"),
+        lambda found: found["config"].pop("pad"),
+        lambda found: found["config"].update(family="llama"),
+        lambda found: found["config"]["decoder"].update(num_layers=10**6),
+        lambda found: found["config"]["decoder"].update(more=1),
+        lambda found: found["config"]["vision"].update(image_size="384"),
+        lambda found: found.update(config=[]),
+    ],
+)
+def test_descriptions_that_are_none(change, exported, tmp_path):
+    shutil.copy(exported[2][0].parent / "imp-kit.json", tmp_path)
+    change_json(tmp_path, change, "imp-kit.json")
+    with pytest.raises(CheckpointError, match="imp-kit.json"):
+        Exported.read(tmp_path)
+
+
 def test_a_killed_export_leaves_no_file_under_its_name(tmp_path):
     out = tmp_path / "out"
     slow = "from imp_kit.llama_cpp import tensors\ntensors.PIECE = 4096\n"
@@ -357,4 +435,4 @@ def test_a_killed_export_leaves_no_file_under_its_name(tmp_path):
     child.wait()
     assert [file.name for file in out.iterdir()] == ["mmproj-imp-nano-F16.gguf.partial"]
     files = export("imp-nano", out, "q8_0")
-    assert sorted(file.name for file in out.iterdir()) == sorted(file.name for file in files)
+    assert {file.name for file in out.iterdir()} == {file.name for file in files} | {"imp-kit.json", "tokenizer.json"}

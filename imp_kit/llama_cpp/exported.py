@@ -3,8 +3,9 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import cast
 
 from imp_kit.checkpoints.config import MAX_LAYERS
 from imp_kit.checkpoints.files import Fields, file_names, quote, read_json
@@ -46,14 +47,16 @@ class Exported:
             decoder, vision = DecoderConfig(**config["decoder"]), VisionConfig(**config["vision"])
             ends = tuple(config["eos_token_ids"])
             whole = ImpConfig(**{**config, "decoder": decoder, "vision": vision, "eos_token_ids": ends})
-            sizes = (*asdict(decoder).values(), *asdict(vision).values(), *ends)
-            if not all(isinstance(size, (int, float, type(None))) for size in sizes):
-                raise TypeError("a size is no number")
-            Fields(asdict(decoder), str(file)).number("num_layers", limit=MAX_LAYERS)
-            Fields(found, str(file)).expect(tuple(ARCHITECTURES), "family", default=whole.family)
             name, digest = str(found["name"]), str(found["digest"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file} is no description of an export ({quote(str(error))}). {AGAIN}") from None
+        for part in (decoder, vision):
+            sizes = Fields(asdict(part), str(file))
+            for field in fields(part):
+                if field.type in (int, float) and field.name != "window_from":
+                    most = MAX_LAYERS if field.name.endswith("_layers") else 2**31 - 1
+                    sizes.number(field.name, kind=cast(type, field.type), limit=most)
+        Fields(asdict(whole), str(file)).expect(tuple(ARCHITECTURES), "family")
         return cls(folder, name, found.get("revision"), digest, whole)
 
     def types(self) -> dict[str, Path]:

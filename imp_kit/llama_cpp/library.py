@@ -21,7 +21,7 @@ _lines: deque[str] = deque(maxlen=KEPT_LINES)
 _listener: Any = None  # kept, since llama.cpp calls it
 
 
-def _load() -> tuple[Any, Any]:
+def modules() -> tuple[Any, Any]:
     """The modules llama_cpp and llama_cpp.mtmd_cpp, which then print nothing and keep the last lines of their log."""
     global _listener
     try:
@@ -56,7 +56,7 @@ def quantize(file: Path, type: str) -> None:
     """Replace a GGUF file in f16 by one in q6_k, q5_k_m or q4_k_m. Raises CheckpointError."""
     from gguf import LlamaFileType
 
-    llama, _ = _load()
+    llama, _ = modules()
     params = llama.llama_model_quantize_default_params()
     params.ftype = int(LlamaFileType[f"MOSTLY_{type.upper()}"])
     params.nthread = os.cpu_count() or 1
@@ -77,7 +77,7 @@ class LanguageModel:
     """
 
     def __init__(self, file: Path, threads: int):
-        self._llama, _ = _load()
+        self._llama, _ = modules()
         self.file, self._threads, self.length, self.capacity = file, threads, 0, 0
         _lines.clear()
         self.model = self._llama.llama_model_load_from_file(os.fsencode(file), self._llama.llama_model_default_params())
@@ -168,7 +168,7 @@ class Tower:
     """A GGUF file's tower and projector. Raises CheckpointError where it is none, or another language model's."""
 
     def __init__(self, file: Path, language: LanguageModel, threads: int):
-        llama, self._mtmd = _load()
+        llama, self._mtmd = modules()
         params = self._mtmd.mtmd_context_params_default()
         params.n_threads, params.print_timings, params.warmup = threads, False, False
         _lines.clear()

@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--revision", help="branch, tag or commit of the hub")
 
     model = argparse.ArgumentParser(add_help=False, parents=[source])
-    model.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
+    model.add_argument("--quantize", help="int8: the language model's weights in 8 bits; or a type of llama.cpp")
+    model.add_argument("--engine", default="torch", help="torch (default), or llama.cpp, for a CPU")
     model.add_argument("--max-new-tokens", type=int, default=100, help="length of an answer, at most (default: 100)")
     model.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; above: words by chance")
     model.add_argument("--top-p", type=float, default=1.0, help="leave out the least likely words (default: 1, none)")
@@ -164,7 +165,8 @@ def parser() -> argparse.ArgumentParser:
         experiment.set_defaults(run=probe_answers, experiment=name)
 
     server = commands.add_parser("serve", parents=[source], help="answer programs that speak OpenAI's chat protocol")
-    server.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
+    server.add_argument("--quantize", help="int8: the language model's weights in 8 bits; or a type of llama.cpp")
+    server.add_argument("--engine", default="torch", help="torch (default), or llama.cpp, for a CPU")
     server.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine only)")
     server.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
     server.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the key for clients")
@@ -224,7 +226,7 @@ def _settings(args: argparse.Namespace) -> dict:
 def _load(args: argparse.Namespace) -> "Imp":
     from imp_kit.imp import load
 
-    names = ("device", "dtype", "revision", "quantize")
+    names = ("device", "dtype", "revision", "quantize", "engine")
     with redirect_stdout(_Notes(args.quiet)):  # stdout is for the answers
         imp = load(args.checkpoint, **{name: getattr(args, name) for name in names})
     interrupts.work()
