@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ class LanguageModel:
         self.vocab_size = self._llama.llama_vocab_n_tokens(self._llama.llama_model_get_vocab(self.model))
         self.width = self._llama.llama_model_n_embd(self.model)
         self.bytes = self._llama.llama_model_size(self.model)
-        self._context: Any = None
+        self._context: Any = None  # llama.cpp's memory of keys and values
         self._batches = [self._llama.llama_batch_init(BATCH, width, 1) for width in (0, self.width)]
 
     def metadata(self, key: str) -> str | None:
@@ -155,13 +156,12 @@ class LanguageModel:
             self._llama.llama_free(self._context)
             self._context, self.capacity, self.length = None, 0, 0
 
-    def close(self) -> None:
-        """Give the memory back."""
-        self._close_context()
-        for batch in self._batches:
-            self._llama.llama_batch_free(batch)
-        self._llama.llama_model_free(self.model)
-        self._batches, self.model = [], None
+    def __del__(self) -> None:
+        if getattr(self, "model", None) and not sys.is_finalizing():
+            self._close_context()
+            for batch in self._batches:
+                self._llama.llama_batch_free(batch)
+            self._llama.llama_model_free(self.model)
 
 
 class Tower:
@@ -172,7 +172,7 @@ class Tower:
         params = self._mtmd.mtmd_context_params_default()
         params.n_threads, params.print_timings, params.warmup = threads, False, False
         _lines.clear()
-        self._width = language.width
+        self._width, self._language = language.width, language  # which is freed after this
         self._context = self._mtmd.mtmd_init_from_file(os.fsencode(file), language.model, params)
         if not self._context:
             raise _failure(file)
@@ -200,7 +200,6 @@ class Tower:
             mtmd.mtmd_input_chunks_free(chunks)
             mtmd.mtmd_bitmap_free(bitmap)
 
-    def close(self) -> None:
-        """Give the memory back."""
-        self._mtmd.mtmd_free(self._context)
-        self._context = None
+    def __del__(self) -> None:
+        if getattr(self, "_context", None) and not sys.is_finalizing():
+            self._mtmd.mtmd_free(self._context)
