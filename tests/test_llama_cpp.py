@@ -67,21 +67,20 @@ def prompt(oracle, imp, image, question) -> torch.Tensor:
 
 
 def test_scores_are_those_of_transformers(pair):
-    """What is left is llama.cpp's GELU, which looks its values up in a table of fp16, and tanh in the projector's.
-
-    Phi's blocks use that GELU in each layer, the others only in tower and projector.
-    """
+    """But for GELU: llama.cpp looks its values up in a table of fp16, and takes its tanh form in the projector."""
     oracle, imp, _ = pair
     for image in pictures(2):
         for question in QUESTIONS:
             expected = oracle.logits(prompt(oracle, imp, image, question))[0, -1]
             turn = Conversation(imp.engine, image).ask(question)
             scores = imp.engine._next_scores(turn, turn.ids)
-            assert (scores - expected).abs().max() < TOLERANCE * expected.std()
+            worst = ((scores - expected).abs().max() / expected.std()).item()
+            print(oracle.family, worst)
+            assert worst < TOLERANCE
 
 
 def test_the_decoder_alone_is_exact_to_rounding(pair):
-    """With transformers' own image embeddings, and without GELU: all that differs is the order of sums."""
+    """With transformers' own image embeddings all that differs is the order of sums, and Phi-2's GELU."""
     oracle, imp, _ = pair
     embedded = prompt(oracle, imp, pictures(1)[0], QUESTIONS[0])[0]
     expected = oracle.logits(embedded[None])[0]
@@ -92,7 +91,7 @@ def test_the_decoder_alone_is_exact_to_rounding(pair):
     scores = torch.from_numpy(language.read(embedded.numpy(), len(embedded)))
     language.truncate(0)
     worst = ((scores - expected).abs().max() / expected.std()).item()
-    assert worst < (TOLERANCE if oracle.family == "imp" else 1e-3)
+    assert worst < (0.005 if oracle.family == "imp" else 5e-5)
 
 
 def test_tokens_are_those_of_transformers(pair):

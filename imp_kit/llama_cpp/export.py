@@ -34,6 +34,7 @@ from imp_kit.system.extras import require
 MIXED_BITS = ("q6_k", "q5_k_m", "q4_k_m")  # types for which llama.cpp's own quantizer is needed
 TYPES = (*PLAIN, *MIXED_BITS)
 LICENSE = "apache-2.0"  # of the published checkpoints and of imp-nano
+PHI3_TOKENS = frozenset({"<unk>", "<s>", "</s>", "<|endoftext|>"})
 SHORT_CONTEXT = 256  # positions beside the image that a context has to have
 
 
@@ -125,9 +126,19 @@ def _architecture(plan: LoadPlan) -> str:
 
 
 def _file_name(snapshot: Snapshot) -> str:
-    """The checkpoint's short name; llama.cpp knows by "phi3" in it that Phi-3's control tokens remove blanks."""
+    """The checkpoint's short name, as a part of a file's."""
     short = {hub_id: name for name, hub_id in HUB_IDS.items()}.get(snapshot.name, snapshot.name.split("/")[-1])
     return re.sub(r"[^\w.-]+", "-", short).strip("-.") or "imp"
+
+
+def model_name(name: str, architecture: str, tokens: list[str]) -> str:
+    """The name that the metadata give a model: by "phi3" in it llama.cpp knows that control tokens remove blanks.
+
+    It then looks for four tokens and fails where they are not there, so no other model may be called so.
+    """
+    if architecture == "phi3" and PHI3_TOKENS.issubset(tokens):
+        return name if "phi3" in name.lower() else f"{name}-phi3"
+    return re.sub("phi-?3", "phi", name, flags=re.IGNORECASE)
 
 
 def _check_shapes(plan: LoadPlan, type: str) -> None:
@@ -185,7 +196,7 @@ def _decoder_metadata(plan: LoadPlan, name: str, vocabulary: Vocabulary, tokeniz
     template = TEMPLATES[plan.model.config.family]
     stop, end = tokenizer.control[template.stop], tokenizer.control.get("<|endoftext|>")
     found = {
-        "general.name": name if arch != "phi3" or "phi3" in name.lower() else f"{name}-phi3",
+        "general.name": model_name(name, arch, vocabulary.tokens),
         "general.type": "model",
         f"{arch}.context_length": _context(plan),
         f"{arch}.embedding_length": config.hidden_size,

@@ -74,7 +74,7 @@ def quantize(file: Path, type: str) -> None:
 class LanguageModel:
     """A GGUF file's language model, with the keys and values of one text: the first `length` positions are filled.
 
-    Keys and values are kept in fp32 where the weights are, else in fp16. Raises CheckpointError.
+    In fp32 keys, values and attention are in fp32, too, else in fp16. Raises CheckpointError.
     """
 
     def __init__(self, file: Path, threads: int):
@@ -106,6 +106,7 @@ class LanguageModel:
         params.n_threads = params.n_threads_batch = self._threads
         if self.metadata("general.file_type") == "0":
             params.type_k = params.type_v = self._llama.GGML_TYPE_F32
+            params.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it adds values up in fp16
         _lines.clear()
         self._context = self._llama.llama_init_from_model(self.model, params)
         if not self._context:

@@ -571,6 +571,8 @@ LLAMA_CPP = (
           "decoder.max_positions", "gguf::a_window_bounds_the_context"),
     fault("a file under its name too early", "llama_cpp/export.py", 'f"{file.name}.partial"', "file.name",
           "gguf::a_killed_export_leaves_no_file_under_its_name"),
+    fault("others called Phi-3 for llama.cpp", "llama_cpp/export.py", "and PHI3_TOKENS.issubset(tokens)", "",
+          "gguf::phi3_is_called_so_where_llama_cpp_looks_for_its_tokens"),
     fault("disk not looked at", "llama_cpp/export.py", "if needed > free:", "if False:",
           "gguf::too_little_disk_is_said_before"),
     fault("control tokens as words", "llama_cpp/vocabulary.py", "Kind.CONTROL if", "Kind.NORMAL if",
