@@ -243,6 +243,10 @@ def test_the_chat_template_writes_the_kits_prompts(family):
     first = "".join((*template.open(), *template.ask(QUESTION, first=True)))
     assert render(messages=[user(image, text)]) == render(messages=[user(text, image)]) == first
     assert render(messages=[user({"type": "image"}, text)]) == first
+    for marker in ("<__media__>", "<__media_oxh1YMuL__>"):  # of llama-server, in one text
+        for content in (f"{marker}{QUESTION}", f"{QUESTION}\n{marker}"):
+            marked = render(messages=[{"role": "user", "content": content}])
+            assert marked == first.replace(IMAGE, marker)
     alone = "".join(template.ask_alone(QUESTION))
     assert render(messages=[user(text)]) == render(messages=[{"role": "user", "content": QUESTION}]) == alone
     said = {"role": "assistant", "content": REPLY}

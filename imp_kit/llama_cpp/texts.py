@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from imp_kit.prompts import IMAGE, SYSTEM, Template
 
-# The lists of parts that a message may be have each image first, as Imp was trained.
+# An image comes first in a message, and a line break after it, as Imp was trained. llama-server hands over one text,
+# with a marker where its client put the image; others hand over a list of parts.
 CHAT = """\
 {%- set state = namespace(begun=false) -%}
 {%- set system = SYSTEM -%}
@@ -18,7 +19,10 @@ CHAT = """\
 {%- if message['role'] == 'user' -%}
 {%- if state.begun -%}{{- LATER -}}{%- endif -%}
 {%- set state.begun = true -%}
-{%- if message['content'] is string -%}
+{%- if message['content'] is string and '<__media' in message['content'] -%}
+{%- set marker = '<__media' + message['content'].split('<__media')[1].split('__>')[0] + '__>' -%}
+{{- marker + '\\n' + (message['content'].replace(marker, '') | trim) -}}
+{%- elif message['content'] is string -%}
 {{- message['content'] | trim -}}
 {%- else -%}
 {%- for part in message['content'] -%}
