@@ -297,6 +297,8 @@ def test_an_export_describes_itself(exported):
     assert ids == TextTokenizer(folder).encode(QUESTION)
     assert is_exported(decoder.parent)
     assert not is_exported(folder)
+    with pytest.raises(CheckpointError, match="was written for llama.cpp; load it with engine='llama.cpp'"):
+        imp_kit.load(decoder.parent, device="cpu")
     found.check(decoder, metadata(decoder).get, tower)
 
 
