@@ -150,7 +150,7 @@ class Conversation:
     @property
     def cache_bytes(self) -> int:
         """Bytes of the prefix, 0 if it was not read."""
-        return 0 if self._prefix is None else self._prefix.buffer.tensor.nbytes
+        return 0 if self._prefix is None else self._prefix.nbytes
 
     def prefix(self) -> KVCache:
         """The prefix, read if it was not yet. Raises MemoryLimitError."""
@@ -246,7 +246,7 @@ class Engine:
         control = tokenizer.control
         ends = (control.get(self.template.stop), control.get("<|endoftext|>"), *model.config.eos_token_ids)
         self.stop_ids = frozenset(id for id in ends if id is not None)
-        self._revision, self._dtype = revision, dtype
+        self._revision, self.dtype, self.device = revision, dtype, str(model.device)
         self._opening = tokenizer.encode_pieces(self.template.open(), begins=True)
         self._prefix_cache: OrderedDict[bytes, KVCache] = OrderedDict()
 
@@ -354,23 +354,27 @@ class Engine:
         end = time.perf_counter() - paused
         first = first or end
         for turn in turns:
-            turn.check()
-            answer = turn.answer = Answer(
-                text=turn.reply.text,
-                token_ids=tuple(turn.reply.ids),
-                prompt="".join(turn.pieces),
-                checkpoint=self.name,
-                revision=self._revision,
-                device=str(self.model.device),
-                dtype=self._dtype,
-                finish=turn.finish,
-                tokens=turn.tokens,
-                seconds=Seconds(
-                    turn.look_seconds + (looked - start) / rows, (first - looked) / rows, (end - first) / rows
-                ),
-                peak_memory=peak_memory(self.model.device),
-            )
-            turn.conversation.close(turn, answer, cache if rows == 1 else None)
+            look = turn.look_seconds + (looked - start) / rows
+            seconds = Seconds(look, (first - looked) / rows, (end - first) / rows)
+            self._close(turn, seconds, cache if rows == 1 else None)
+
+    def _close(self, turn: Turn, seconds: Seconds, cache: KVCache | None) -> None:
+        """Give a turn that came to its end its answer, and make it part of its conversation. Raises PromptError."""
+        turn.check()
+        answer = turn.answer = Answer(
+            text=turn.reply.text,
+            token_ids=tuple(turn.reply.ids),
+            prompt="".join(turn.pieces),
+            checkpoint=self.name,
+            revision=self._revision,
+            device=self.device,
+            dtype=self.dtype,
+            finish=turn.finish,
+            tokens=turn.tokens,
+            seconds=seconds,
+            peak_memory=peak_memory(self.model.device),
+        )
+        turn.conversation.close(turn, answer, cache)
 
     def answer(self, turns: Sequence[Turn], sampling: Sampling, indices: Sequence[int]) -> None:
         """Answer turns to their ends, those about an image apart from those about none. Raises as `stream`."""
@@ -396,10 +400,7 @@ class Engine:
                 f"Question and begun answer make the prompt {end} tokens long, and {self.name} reads {limit}. "
                 "Begin the answer with a shorter text."
             )
-        with out_of_memory_errors("This question"), self.threads.use(self.threads.count()):
-            hidden = self.model.decoder(self.model.splice([ids]), turn.conversation.prefix().fork(end))
-            scores = self.model.decoder.logits(hidden[0, -1])
-        check_scores(scores, self.model.dtype)
+        scores = self._next_scores(turn, ids)
         # By the scores: probabilities may be equal where scores are not. Of equal ones greedy takes the first, too.
         order = scores.argsort(descending=True, stable=True)[: int(count)]
         names = {id: token for token, id in self.tokenizer.control.items()}
@@ -408,6 +409,14 @@ class Engine:
             for id, probability in zip(order.tolist(), sampling.probabilities(scores)[order].tolist(), strict=True)
         ]
 
+    def _next_scores(self, turn: Turn, ids: Sequence[int]) -> Tensor:
+        """The scores, fp32 (vocab_size,), after a turn's prefix and these ids."""
+        with out_of_memory_errors("This question"), self.threads.use(self.threads.count()):
+            cache = turn.conversation.prefix().fork(turn.prefix_length + len(ids))
+            scores = self.model.decoder.logits(self.model.decoder(self.model.splice([ids]), cache)[0, -1])
+        check_scores(scores, self.model.dtype)
+        return scores
+
     @torch.inference_mode()
     def rank(self, turns: Sequence[Turn], answers: Sequence[str], per_token: bool) -> list[list[Candidate]]:
         """The answers to each turn, most probable first; see `Imp.rank`. All turns ask one question.
@@ -415,25 +424,26 @@ class Engine:
         Raises PromptError, CheckpointError or MemoryLimitError.
         """
         encoded = [self.tokenizer.encode(self.template.answer + answer, begins=False) for answer in answers]
-        lengths = torch.tensor([len(ids) + 1 for ids in encoded])
-        ranked: list[list[Candidate]] = [[] for _ in turns]
-        for rows in _by_prefix(turns):
-            found = self._log_likelihoods([turns[row] for row in rows], answers, encoded)
-            chances = (found / lengths if per_token else found).double().softmax(dim=-1)
-            for row, chance, likelihood in zip(rows, chances.tolist(), found.tolist(), strict=True):
-                candidates = map(Candidate, answers, chance, likelihood, lengths.tolist())
-                ranked[row] = sorted(candidates, key=lambda candidate: -candidate.probability)
-        return ranked
-
-    def _log_likelihoods(self, turns: Sequence[Turn], answers: Sequence[str], encoded: Sequence[list[int]]) -> Tensor:
-        """Of each answer to each turn, fp32 (turns, answers); the turns' prompts have one length."""
-        start, limit = turns[0].prompt_length, self.model.config.decoder.max_positions
+        start, limit = max(turn.prompt_length for turn in turns), self.model.config.decoder.max_positions
         for answer, ids in zip(answers, encoded, strict=True):
             if start + len(ids) > limit:
                 raise PromptLengthError(
                     f"With the answer {answer[:40]!r} the prompt is {start + len(ids)} tokens long, and {self.name} "
                     f"reads {limit}. Give a shorter answer."
                 )
+        lengths = torch.tensor([len(ids) + 1 for ids in encoded])
+        ranked: list[list[Candidate]] = [[] for _ in turns]
+        for rows in _by_prefix(turns):
+            found = self._log_likelihoods([turns[row] for row in rows], encoded)
+            chances = (found / lengths if per_token else found).double().softmax(dim=-1)
+            for row, chance, likelihood in zip(rows, chances.tolist(), found.tolist(), strict=True):
+                candidates = map(Candidate, answers, chance, likelihood, lengths.tolist())
+                ranked[row] = sorted(candidates, key=lambda candidate: -candidate.probability)
+        return ranked
+
+    def _log_likelihoods(self, turns: Sequence[Turn], encoded: Sequence[list[int]]) -> Tensor:
+        """Of each answer to each turn, fp32 (turns, answers); the turns' prompts have one length."""
+        start = turns[0].prompt_length
         with out_of_memory_errors("Ranking answers"), self.threads.use(self.threads.count(len(turns))):
             parts = _parts(encoded, RANKED_TOKENS)
             cache = self._gather(turns, start + max(sum(map(len, part)) for part in parts))

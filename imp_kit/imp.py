@@ -9,6 +9,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar, Unpack, cast
 
 import torch
@@ -23,8 +24,9 @@ from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import LONG_DTYPES, choose_device, choose_dtype, why_no_gpu
 from imp_kit.engine import Conversation, Engine, Turn
-from imp_kit.errors import ImageError, ImpKitError, PromptError
+from imp_kit.errors import CheckpointError, ImageError, ImpKitError, PromptError, SettingError
 from imp_kit.images import check_order, open_image
+from imp_kit.llama_cpp.exported import is_exported
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.memory import free_gpu_memory, free_memory, roomier_gpu, trim_heap
 from imp_kit.model.packed_linear import check_quantize
@@ -43,6 +45,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
     quantize: str | None = None,
+    engine: str = "torch",
 ) -> "Imp":
     """Load a checkpoint: a name such as "imp-v1-3b" or "imp-nano", a hub id, or a folder.
 
@@ -52,8 +55,15 @@ def load(
     the language model's large weights stay in fp16 if that holds their exact values, as those of a file in fp16.
     `revision` pins a branch, tag or commit of the hub. `quantize` "int8" keeps the language model's weights in 8 bits,
     which takes about half the memory; answers change a little. On a CPU it is quick in bf16 only: give dtype "bf16".
+    `engine` "llama.cpp" computes on the CPU with the package llama-cpp-python; `quantize` is then one of the types of
+    `imp_kit.llama_cpp.export` (default "q8_0"), and the checkpoint is written as GGUF files once, or is a folder that
+    `python -m imp_kit export gguf` wrote.
     Raises CheckpointError, SettingError or MemoryLimitError; nothing of the checkpoint is run.
     """
+    if engine == "llama.cpp":
+        return _load_llama_cpp(checkpoint, device, dtype, revision, quantize)
+    if engine != "torch":
+        raise SettingError(f"engine is {engine!r}; choose torch or llama.cpp.")
     check_quantize(quantize)
     trim_heap()  # of a model that was loaded before
     device = choose_device(device)
@@ -64,6 +74,8 @@ def load(
         limit = " It knows only simple drawings." if checkpoint == NANO else ""
         print(f"imp-kit: {checkpoint}, because {why}.{limit}")  # not stderr, which notebooks show in red
     snapshot = find(checkpoint, revision)
+    if is_exported(snapshot.folder):
+        raise CheckpointError(f"{checkpoint} was written for llama.cpp; load it with engine='llama.cpp'.")
     tokenizer = TextTokenizer(snapshot.folder)
     plan = plan_folder(snapshot.folder)
     check_tokenizer(tokenizer, plan)
@@ -72,6 +84,22 @@ def load(
         unexpected = ", ".join(plan.unexpected)
         warnings.warn(f"{snapshot.name} holds tensors that Imp does not use: {unexpected}.", stacklevel=2)
     return Imp(model, tokenizer, snapshot, why, quantize)
+
+
+def _load_llama_cpp(
+    checkpoint: str | os.PathLike | None,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    revision: str | None,
+    quantize: str | None,
+) -> "Imp":
+    from imp_kit.llama_cpp.engine import open_engine
+
+    if str(device) not in ("auto", "cpu") or dtype != "auto":
+        raise SettingError("engine='llama.cpp' computes on the CPU, in the type that quantize names; give no dtype.")
+    snapshot = find(NANO if checkpoint is None else checkpoint, revision)
+    engine, why = open_engine(snapshot, quantize), "you asked for it"
+    return Imp(engine.model, engine.tokenizer, replace(snapshot, name=engine.name), why, engine.dtype, engine)
 
 
 def identify(
@@ -131,11 +159,18 @@ class Imp:
     """
 
     def __init__(
-        self, model: ImpModel, tokenizer: TextTokenizer, snapshot: Snapshot, why: str, quantize: str | None = None
+        self,
+        model: ImpModel,
+        tokenizer: TextTokenizer,
+        snapshot: Snapshot,
+        why: str,
+        quantize: str | None = None,
+        engine: Engine | None = None,
     ):
         self.model, self.tokenizer, self.snapshot, self.why = model, tokenizer, snapshot, why
         self.quantize = quantize
-        self.engine = Engine(model, tokenizer, name=snapshot.name, revision=snapshot.revision, dtype=self.dtype)
+        name, revision = snapshot.name, snapshot.revision
+        self.engine = engine or Engine(model, tokenizer, name=name, revision=revision, dtype=self.dtype)
         self.template, self.stop_ids = self.engine.template, self.engine.stop_ids
         self._warned = False
 
@@ -145,13 +180,15 @@ class Imp:
 
     @property
     def dtype(self) -> str:
-        """Such as "bf16", or "bf16+int8" where the language model's weights are quantized."""
+        """Such as "bf16", "bf16+int8" where the language model's weights are quantized, or llama.cpp's "q8_0"."""
+        if self.model.device.type == "meta":  # llama.cpp has the weights
+            return str(self.quantize)
         plain = LONG_DTYPES[str(self.model.dtype).removeprefix("torch.")]
         return f"{plain}+{self.quantize}" if self.quantize else plain
 
     def __repr__(self) -> str:
         count = sum(parameter.numel() for parameter in self.model.parameters())
-        return f"<Imp {self.name}: {count / 1e6:,.1f} M parameters, {self.dtype} on {self.model.device} ({self.why})>"
+        return f"<Imp {self.name}: {count / 1e6:,.1f} M parameters, {self.dtype} on {self.engine.device} ({self.why})>"
 
     @image_by_older_name
     def look(self, image: Any) -> "View":

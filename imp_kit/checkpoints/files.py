@@ -256,15 +256,15 @@ def _header(file: Path) -> Iterator[tuple[str, TensorInfo]]:
         raise CheckpointError(f"{file} is damaged or cut short ({error}). Download it again.") from error
 
 
-def read_tensor(file: Path, target: Path, name: str) -> "torch.Tensor":
-    """One tensor of a file; `target` is where it leads, as `follow` says.
+def read_tensor(file: Path, target: Path, name: str, rows: slice | None = None) -> "torch.Tensor":
+    """One tensor of a file, or some of its rows; `target` is where it leads, as `follow` says.
 
     Raises CheckpointError, or MemoryLimitError for a file larger than memory.
     """
     # The file is opened anew for each tensor: closing it gives its mapped pages back, so they never add up in memory.
     try:
         with safe_open(target, framework="pt") as tensors:
-            return tensors.get_tensor(name)
+            return tensors.get_tensor(name) if rows is None else tensors.get_slice(name)[rows]
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}). Download it again.") from error
     except RuntimeError as error:  # torch maps the file as if all of it could be written to

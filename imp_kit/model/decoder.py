@@ -54,6 +54,11 @@ class KVCache:
         shape = (2, config.num_layers, batch, config.num_kv_heads, capacity, config.head_dim)
         return cls(KVBuffer(shape, device=device, dtype=dtype), end=capacity)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory, filled or not."""
+        return self.buffer.tensor.nbytes
+
     def extend(self, layer: int, new: Tensor) -> Tensor:
         """Write one layer's new keys and values, (2, batch, heads, n, head_dim), after the filled part.
 

@@ -39,6 +39,8 @@ EXTRAS = {
     "serve": {"fastapi": "fastapi", "uvicorn": "uvicorn"},
     "endpoint": {"openai": "openai"},
     "chat-web": {"gradio": "gradio"},
+    "gguf": {"gguf": "gguf"},
+    "llama-cpp": {"gguf": "gguf", "llama-cpp-python": "llama_cpp"},
 }
 
 

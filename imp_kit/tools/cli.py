@@ -20,7 +20,11 @@ from imp_kit.system.extras import require
 if TYPE_CHECKING:
     from imp_kit.imp import Chat, Imp
 
-UNDONE = {"probe": "nothing was asked yet", "finetune": "nothing was written"}  # what an interrupt says of a command
+UNDONE = {
+    "probe": "nothing was asked yet",
+    "finetune": "nothing was written",
+    "export": "the file that was being written is gone",
+}  # what an interrupt says of a command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--revision", help="branch, tag or commit of the hub")
 
     model = argparse.ArgumentParser(add_help=False, parents=[source])
-    model.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
+    model.add_argument("--quantize", help="int8: the language model's weights in 8 bits; or a type of llama.cpp")
+    model.add_argument("--engine", default="torch", help="torch (default), or llama.cpp, for a CPU")
     model.add_argument("--max-new-tokens", type=int, default=100, help="length of an answer, at most (default: 100)")
     model.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; above: words by chance")
     model.add_argument("--top-p", type=float, default=1.0, help="leave out the least likely words (default: 1, none)")
@@ -115,6 +120,20 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--seed", type=int, default=0, help="of first values and of the examples' order (default: 0)")
     tune.set_defaults(run=tune_checkpoint)
 
+    export = commands.add_parser("export", help="a checkpoint as files for other programs").add_subparsers(
+        required=True, metavar="format"
+    )
+    llama = export.add_parser("gguf", help="for llama.cpp, ollama and LM Studio")
+    llama.add_argument("checkpoint", help="name, hub id or folder")
+    llama.add_argument("--out", required=True, metavar="FOLDER", help="where the files go")
+    llama.add_argument(
+        "--type",
+        default="q8_0",
+        help="f32, f16, bf16, q8_0 (default), q4_0; with llama-cpp-python q6_k, q5_k_m, q4_k_m",
+    )
+    llama.add_argument("--revision", help="branch, tag or commit of the hub")
+    llama.set_defaults(run=export_checkpoint)
+
     probe = commands.add_parser("probe", help="run an experiment").add_subparsers(required=True, metavar="experiment")
     loading = probe.add_parser("loading", help="which versions of transformers load Imp by its own code")
     loading.add_argument("--versions", nargs="+", metavar="VERSION", help="such as 4.37.2, or newest (default: 16)")
@@ -150,7 +169,8 @@ def parser() -> argparse.ArgumentParser:
         experiment.set_defaults(run=probe_answers, experiment=name)
 
     server = commands.add_parser("serve", parents=[source], help="answer programs that speak OpenAI's chat protocol")
-    server.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
+    server.add_argument("--quantize", help="int8: the language model's weights in 8 bits; or a type of llama.cpp")
+    server.add_argument("--engine", default="torch", help="torch (default), or llama.cpp, for a CPU")
     server.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine only)")
     server.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
     server.add_argument("--api-key-env", metavar="NAME", help="the environment variable with the key for clients")
@@ -210,7 +230,7 @@ def _settings(args: argparse.Namespace) -> dict:
 def _load(args: argparse.Namespace) -> "Imp":
     from imp_kit.imp import load
 
-    names = ("device", "dtype", "revision", "quantize")
+    names = ("device", "dtype", "revision", "quantize", "engine")
     with redirect_stdout(_Notes(args.quiet)):  # stdout is for the answers
         imp = load(args.checkpoint, **{name: getattr(args, name) for name in names})
     interrupts.work()
@@ -440,6 +460,16 @@ def tune_checkpoint(args: argparse.Namespace) -> None:
     names = ("rank", "alpha", "epochs", "learning_rate", "batch_size", "targets", "device", "dtype", "seed")
     out = finetune(args.checkpoint, args.examples, args.out, **{name: getattr(args, name) for name in names})
     print(f"The new checkpoint is in {out}; ask it with --checkpoint {shlex.quote(str(out))}.")
+
+
+def export_checkpoint(args: argparse.Namespace) -> None:
+    """Write a checkpoint for llama.cpp, and say where it is and how other programs open it."""
+    from imp_kit.llama_cpp.export import export_gguf
+
+    interrupts.work()
+    files = export_gguf(args.checkpoint, args.out, args.type, revision=args.revision)
+    print(*(f"{file} ({os.path.getsize(file) / 1e6:,.1f} MB)" for file in files[:2]), sep="\n")
+    print(f"How other programs open them: {files[-1]}")
 
 
 def run_server(args: argparse.Namespace) -> None:

@@ -611,7 +611,48 @@ SUBJECTS = (
     fault("runs of other sizes side by side", BESIDE, ', self.head.get("size"), ', ", ",
           "side_by_side::only_runs_of_one_design_stand_side_by_side"),
 )  # fmt: skip
-FAULTS = (*NETWORK, *GENERATION, *IMAGES, *CHECKPOINTS, *TOOLS, *EXPERIMENTS, *CHAT_WEB, *SUBJECTS, *SERVING)
+LLAMA_CPP = (
+    fault("gate and up swapped for llama.cpp", "llama_cpp/names.py", '("ffn_gate", "ffn_up") if',
+          '("ffn_up", "ffn_gate") if', "gguf::every_value_of_the_language_model_is_there"),
+    fault("a norm of the tower misnamed", "llama_cpp/names.py", '"layer_norm2": "ln2"', '"layer_norm2": "ln3"',
+          "gguf::every_value_of_the_tower_is_there"),
+    fault("pieces of a tensor overlap", "llama_cpp/tensors.py", "rows = slice(row - start,",
+          "rows = slice(max(0, row - start - 1),", "gguf::pieces_make_the_same_file"),
+    fault("values beyond fp16 pass", "llama_cpp/tensors.py", "FP16_MAX = 65504.0", 'FP16_MAX = float("inf")',
+          "gguf::values_that_a_type_cannot_hold"),
+    fault("scores in four bits", "llama_cpp/tensors.py", 'self._type == "q4_0"', "False",
+          "gguf::each_type_keeps_values_within_its_steps"),
+    fault("a window forgotten", "llama_cpp/export.py", "decoder.window or decoder.max_positions",
+          "decoder.max_positions", "gguf::a_window_bounds_the_context"),
+    fault("a file under its name too early", "llama_cpp/export.py", 'f"{file.name}.partial"', "file.name",
+          "gguf::a_killed_export_leaves_no_file_under_its_name"),
+    fault("others called Phi-3 for llama.cpp", "llama_cpp/export.py", "and PHI3_TOKENS.issubset(tokens)", "",
+          "gguf::phi3_is_called_so_where_llama_cpp_looks_for_its_tokens"),
+    fault("disk not looked at", "llama_cpp/export.py", "if needed > free:", "if False:",
+          "gguf::too_little_disk_is_said_before"),
+    fault("control tokens as words", "llama_cpp/vocabulary.py", "Kind.CONTROL if", "Kind.NORMAL if",
+          "gguf::the_vocabulary_of_every_published_form"),
+    fault("the image after the question", "llama_cpp/texts.py", "{%- if part['type'] != 'text' -%}",
+          "{%- if part['type'] == 'image' -%}", "gguf::the_chat_template_writes_the_kits_prompts"),
+    fault("a tower of another checkpoint", "llama_cpp/exported.py", "if digest != self.digest:", "if digest is None:",
+          "gguf::a_folder_that_is_no_whole_export"),
+    fault("llama.cpp's absence not said", "llama_cpp/engine.py",
+          'require("llama-cpp", what="The engine llama.cpp")', "pass", "gguf::a_missing_or_broken_llama_cpp_is_said"),
+    fault("a broken llama.cpp not said", "llama_cpp/library.py", "except (ImportError, OSError,",
+          "except (ImportError,", "gguf::a_missing_or_broken_llama_cpp_is_said"),
+)  # fmt: skip
+FAULTS = (
+    *NETWORK,
+    *GENERATION,
+    *IMAGES,
+    *CHECKPOINTS,
+    *TOOLS,
+    *EXPERIMENTS,
+    *CHAT_WEB,
+    *SUBJECTS,
+    *SERVING,
+    *LLAMA_CPP,
+)
 
 
 def first_failure(root: Path, tests: Iterable[str], fast: bool) -> tuple[str | None, str | None]:
