@@ -27,7 +27,7 @@ def main() -> None:
     measure = commands.add_parser("evaluate", help="score a checkpoint on unseen drawings")
     measure.add_argument("--checkpoint", default=NANO, help="name or folder")
     measure.add_argument("--seed", type=int, default=1)
-    measure.add_argument("--samples", type=int, default=1000, help="drawings for each skill and wording")
+    measure.add_argument("--samples", type=int, default=500, help="images for each skill, in each wording")
     measure.add_argument("--json", type=Path, help="write the figures here, and a card (README.md) beside them")
     measure.add_argument("--device", default="auto")
     measure.add_argument("--quantize", help="int8: the language model's weights in 8 bits")

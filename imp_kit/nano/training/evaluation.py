@@ -1,6 +1,6 @@
 """Measures a checkpoint on images that training never saw.
 
-python -m imp_kit.nano evaluate --seed 1 --samples 1000 --json imp_kit/nano/checkpoint/evaluation.json
+python -m imp_kit.nano evaluate --seed 1 --samples 500 --json imp_kit/nano/checkpoint/evaluation.json
 """
 
 import platform
