@@ -41,7 +41,6 @@ from imp_kit.experiments.drawings import Scene, draw, sample_scene
 from imp_kit.images import to_pixels
 from imp_kit.model.decoder import rope_at, rotate
 from imp_kit.model.imp import ImpModel
-from imp_kit.model.memory import trim_heap
 from imp_kit.nano.training.labels import (
     ACROSS,
     CHARACTERS,
@@ -629,7 +628,6 @@ def train(
                 run.weights = steer(results)
             _report(out / "log.csv", run, losses, results)
             run.save()
-            trim_heap()  # of rows of many lengths glibc keeps more and more: 0.25 GB in each 4,000 samples
 
 
 def _learn(run: Run, stop: int, opening: Tensor, bar: tqdm) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
