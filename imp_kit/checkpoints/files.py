@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from imp_kit.errors import CheckpointError, MemoryLimitError
+from imp_kit.errors import CheckpointError, MemoryLimitError, SettingError
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,15 @@ MOST_LINKS = 10  # in a chain
 TEXT_LIMIT = 32_000_000  # bytes of a JSON file or a header; more is no checkpoint's, and would only fill the memory
 MIXED = "Files of two checkpoints are mixed, or one is missing: download them again."
 INCOMPLETE = "If its download was cut short, load it by its name once more while online."
+
+
+def check_space(target: Path, needed: float, what: str) -> None:
+    """Raise SettingError where `needed` bytes do not fit on the disk of `target`, which need not exist."""
+    there = next(folder for folder in (target, *target.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        sizes = f"{free / 1e9:.1f} GB are free; {what} takes {needed / 1e9:.1f} GB"
+        raise SettingError(f"out is {str(target)!r}, where {sizes}. Free some, or choose another disk.")
 
 
 def follow(file: Path) -> Path:

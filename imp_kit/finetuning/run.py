@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from imp_kit import __version__
-from imp_kit.checkpoints.files import readable
+from imp_kit.checkpoints.files import check_space, readable
 from imp_kit.checkpoints.hub import HUB_IDS, NANO, find
 from imp_kit.checkpoints.load import check_tokenizer, fill
 from imp_kit.checkpoints.plan import LoadPlan, plan_folder
@@ -108,7 +108,8 @@ def _make(
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(snapshot.folder)):
         raise SettingError(f"out is {str(target)!r}, inside the checkpoint's own folder; choose one elsewhere.")
     plan = plan_folder(snapshot.folder)
-    check_space(target, plan)
+    size = sum(os.path.getsize(file) for file in {info.file for info in plan.found.values()})
+    check_space(target, size, "the new checkpoint")
     with unfinished(target) as folder:
         _tune(snapshot.folder, plan, found, folder, settings, chosen_device, chosen_dtype, progress)
         record = {
@@ -214,16 +215,6 @@ def check_out(out: Any) -> Path:
     if target.name.lower() in (NANO, *HUB_IDS):
         raise SettingError(f"out is {str(out)!r}, named as a published checkpoint; choose a name of its own.")
     return target
-
-
-def check_space(target: Path, plan: LoadPlan) -> None:
-    """Raise SettingError where a copy of the checkpoint would not fit on the disk."""
-    needed = sum(os.path.getsize(file) for file in {info.file for info in plan.found.values()})
-    there = next(folder for folder in target.parents if folder.exists())
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        sizes = f"{free / 1e9:.1f} GB are free; the new checkpoint takes {needed / 1e9:.1f} GB"
-        raise SettingError(f"out is {str(target)!r}, where {sizes}. Free some, or choose another disk.")
 
 
 @contextmanager

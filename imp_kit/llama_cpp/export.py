@@ -15,7 +15,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from imp_kit import __version__
-from imp_kit.checkpoints.files import file_names, follow
+from imp_kit.checkpoints.files import check_space, file_names, follow
 from imp_kit.checkpoints.hub import HUB_IDS, NANO, Snapshot, digest, find, loaded_files
 from imp_kit.checkpoints.load import check_tokenizer
 from imp_kit.checkpoints.plan import LoadPlan, plan_folder
@@ -91,7 +91,8 @@ def export_snapshot(snapshot: Snapshot, out: str | os.PathLike, type: str, *, pr
         tower: Tensors(plan, tower_targets(plan.model), _tower_type(type)),
         decoder: Tensors(plan, decoder_targets(plan.model), "f16" if type in MIXED_BITS else type),
     }
-    _check_space(folder, sum(tensors.nbytes for tensors in writing.values()) * (1.5 if type in MIXED_BITS else 1))
+    needed = sum(tensors.nbytes for tensors in writing.values()) * (1.5 if type in MIXED_BITS else 1)
+    check_space(folder, needed, "the export")
     metadata = {
         tower: _tower_metadata(plan, name) | source,
         decoder: _decoder_metadata(plan, name, vocabulary, tokenizer) | source,
@@ -169,14 +170,6 @@ def _context(plan: LoadPlan) -> int:
     """Positions that llama.cpp may use: up to a window's end no position is out of reach, and it knows no windows."""
     decoder = plan.model.config.decoder
     return min(decoder.max_positions, decoder.window or decoder.max_positions)
-
-
-def _check_space(folder: Path, needed: float) -> None:
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        sizes = f"{free / 1e9:.1f} GB are free; the export takes {needed / 1e9:.1f} GB"
-        raise SettingError(f"out is {str(folder)!r}, where {sizes}. Free some, or choose another disk.")
 
 
 @contextmanager

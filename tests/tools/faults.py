@@ -628,7 +628,7 @@ LLAMA_CPP = (
           "gguf::a_killed_export_leaves_no_file_under_its_name"),
     fault("others called Phi-3 for llama.cpp", "llama_cpp/export.py", "and PHI3_TOKENS.issubset(tokens)", "",
           "gguf::phi3_is_called_so_where_llama_cpp_looks_for_its_tokens"),
-    fault("disk not looked at", "llama_cpp/export.py", "if needed > free:", "if False:",
+    fault("disk not looked at", "checkpoints/files.py", "if needed > free:", "if False:",
           "gguf::too_little_disk_is_said_before"),
     fault("control tokens as words", "llama_cpp/vocabulary.py", "Kind.CONTROL if", "Kind.NORMAL if",
           "gguf::the_vocabulary_of_every_published_form"),
