@@ -107,7 +107,7 @@ def export_snapshot(snapshot: Snapshot, out: str | os.PathLike, type: str, *, pr
                     quantize(partial, type)
     side = plan.model.config.vision.image_size
     texts = {
-        "Modelfile": modelfile(TEMPLATES[plan.model.config.family], decoder.name, tower.name, context),
+        "Modelfile": modelfile(name, TEMPLATES[plan.model.config.family], decoder.name, tower.name, context),
         "README.txt": instructions(name, decoder.name, tower.name, exact=vocabulary.exact, side=side),
     }
     for text_name, text in texts.items():

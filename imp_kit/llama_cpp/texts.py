@@ -65,11 +65,11 @@ def chat_template(template: Template) -> str:
     return "".join(f"{{%- set {name} = {json.dumps(text)} -%}}\n" for name, text in named.items()) + CHAT
 
 
-def modelfile(template: Template, decoder: str, tower: str, context: int) -> str:
+def modelfile(name: str, template: Template, decoder: str, tower: str, context: int) -> str:
     """ollama's Modelfile for two files of one folder; ollama itself puts the image before a question."""
     text = {name: f"{{{{ {json.dumps(value)} }}}}" for name, value in letters(template)._asdict().items()}
     return f'''\
-# ollama create imp -f Modelfile
+# ollama create {name} -f Modelfile
 FROM ./{decoder}
 FROM ./{tower}
 SYSTEM """{SYSTEM}"""
@@ -94,7 +94,7 @@ those with capital letters or digits in their midst may be read as other tokens.
 llama-server:  llama-server -m {decoder} --mmproj {tower} --temp 0
 LM Studio:     put this folder into its models folder, as models/imp-kit/{name}/, then choose {name} and set the
                temperature to 0.
-ollama:        ollama create imp -f Modelfile, then: ollama run imp
+ollama:        ollama create {name} -f Modelfile, then: ollama run {name}
 
 Other programs resize a picture in their own way: they keep its proportions and fill the rest with grey. Imp was trained
 on pictures that are squashed to a square. Give them a square picture of {side} x {side} pixels for the same answers as

@@ -89,7 +89,8 @@ def sheet(figures: dict, target: Path, columns: int = 6) -> None:
         if entry["mistakes"]
     ]
     rows = max(1, -(-len(wrong) // columns))
-    figure = Figure(figsize=(2.1 * columns, 2.9 * rows), dpi=70, layout="constrained")
+    figure = Figure(figsize=(2.2 * columns, 3.1 * rows + 0.6), dpi=80, layout="constrained")
+    figure.suptitle(f"{figures['checkpoint']}, {figures['date']}: the first wrong answer of each cell", fontsize=9)
     for number, (skill, column, mistake) in enumerate(wrong):
         case = next(islice(exam(skill, column, figures["seed"], mistake["number"] + 1), mistake["number"], None))
         axes = figure.add_subplot(rows, columns, number + 1)
@@ -145,5 +146,5 @@ def plot(log: Path, target: Path) -> None:
 def _save(figure, target: Path) -> None:
     png = io.BytesIO()
     figure.savefig(png)
-    # A palette makes the file a quarter as large; the checkpoint's folder has a limit.
-    Image.open(png).convert("RGB").quantize(64).save(target, optimize=True)
+    # A palette makes the file a third as large; with fewer colors than 256 some would be taken for others.
+    Image.open(png).convert("RGB").quantize(256).save(target, optimize=True)
