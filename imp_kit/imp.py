@@ -96,7 +96,10 @@ def _load_llama_cpp(
     from imp_kit.llama_cpp.engine import open_engine
 
     if str(device) not in ("auto", "cpu") or dtype != "auto":
-        raise SettingError("engine='llama.cpp' computes on the CPU, in the type that quantize names; give no dtype.")
+        raise SettingError(
+            "engine='llama.cpp' computes on the CPU, in the type that quantize names; give no dtype, and the device "
+            "'cpu' or 'auto'."
+        )
     snapshot = find(NANO if checkpoint is None else checkpoint, revision)
     engine, why = open_engine(snapshot, quantize), "you asked for it"
     return Imp(engine.model, engine.tokenizer, replace(snapshot, name=engine.name), why, engine.dtype, engine)

@@ -348,6 +348,21 @@ def test_values_that_a_type_cannot_hold(value, type, match, tmp_path):
     assert [file.name for file in (tmp_path / "out").iterdir()] == [f"mmproj-tiny-{type.upper()}.gguf"]
 
 
+def test_nothing_of_another_checkpoint_is_replaced(tmp_path):
+    held, other = tmp_path / "held", tmp_path / "other"
+    held.mkdir()
+    (held / "config.json").write_text("{}")
+    with pytest.raises(SettingError, match="holds a checkpoint; choose a folder of its own"):
+        export("imp-nano", held, "q8_0")
+    assert [file.name for file in held.iterdir()] == ["config.json"]
+    with pytest.raises(SettingError, match="no folder can be made"):
+        export("imp-nano", held / "config.json", "q8_0")
+    export("imp-nano", other, "q8_0")
+    change_json(other, lambda found: found.update(digest="0" * 64, name="another"), "imp-kit.json")
+    with pytest.raises(SettingError, match="holds an export of another; choose another folder"):
+        export("imp-nano", other, "q8_0")
+
+
 def test_too_little_disk_is_said_before(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
     monkeypatch.setattr(exporting.shutil, "disk_usage", lambda _: usage)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -312,8 +313,9 @@ def test_a_run_can_begin_from_an_earlier_checkpoint(tmp_path):
 
 def test_a_run_cannot_begin_from_another_network(tmp_path):
     write_checkpoint(make_oracle(), tmp_path)
+    shutil.copy(NANO_FOLDER / "tokenizer.json", tmp_path)
     with pytest.raises(imp_kit.SettingError, match="no imp-nano to begin from"):
-        init_from(tmp_path, new_model(0), tmp_path)
+        init_from(tmp_path, new_model(0), tmp_path / "run")
 
 
 def tokens_of(nano, scene, turns):
@@ -380,6 +382,23 @@ def test_a_run_whose_numbers_are_lost_stops_and_keeps_its_state(tmp_path):
     with pytest.raises(imp_kit.RunError, match="no number in 3 steps in a row"):
         train(tmp_path / "wild", wild, start=NANO_FOLDER)
     assert not (tmp_path / "wild" / "state.pt").exists()
+
+
+def test_a_run_that_cannot_go_on_loses_nothing(tmp_path):
+    train(tmp_path / "run", dataclasses.replace(PLAN, samples=8, seeing=0), start=NANO_FOLDER)
+    state, log = tmp_path / "run" / "state.pt", tmp_path / "run" / "log.csv"
+    written = log.read_bytes()
+    for damaged in ({"done": 8}, {"plan": dataclasses.asdict(PLAN)}):
+        torch.save(damaged, state)
+        with pytest.raises(imp_kit.SettingError, match="of another version of the kit"):
+            train(tmp_path / "run", PLAN)
+    state.write_bytes(b"no archive")
+    with pytest.raises(imp_kit.SettingError, match="state.pt is damaged"):
+        train(tmp_path / "run", PLAN)
+    state.unlink()
+    with pytest.raises(imp_kit.SettingError, match="cannot begin from itself"):
+        train(tmp_path / "run", PLAN, start=tmp_path / "run")
+    assert log.read_bytes() == written
 
 
 def test_a_full_disk_loses_no_state(tmp_path):
@@ -472,6 +491,11 @@ def test_the_card_replaces_no_other_readme(tmp_path):
     with pytest.raises(imp_kit.SettingError, match="no card of imp-nano"):
         check_target(tmp_path / "scores.json")
     check_target(tmp_path / "new" / "scores.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(imp_kit.SettingError, match="which is a folder"):
+        check_target(tmp_path)
+    with pytest.raises(imp_kit.SettingError, match="cannot be made"):
+        check_target(tmp_path / "file" / "scores.json")
     check_target(NANO_FOLDER / "evaluation.json")
 
 

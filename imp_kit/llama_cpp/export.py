@@ -22,7 +22,7 @@ from imp_kit.checkpoints.plan import LoadPlan, plan_folder
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.checkpoints.tokenizer_files import read_tokenizer, tokenizer_names
 from imp_kit.errors import CheckpointError, SettingError
-from imp_kit.llama_cpp.exported import Exported
+from imp_kit.llama_cpp.exported import Exported, is_exported
 from imp_kit.llama_cpp.library import quantize
 from imp_kit.llama_cpp.names import ARCHITECTURES, decoder_targets, tower_targets
 from imp_kit.llama_cpp.tensors import BLOCK, BLOCKLESS, PLAIN, Tensors
@@ -97,7 +97,7 @@ def export_snapshot(snapshot: Snapshot, out: str | os.PathLike, type: str, *, pr
         tower: _tower_metadata(plan, name) | source,
         decoder: _decoder_metadata(plan, name, vocabulary, tokenizer) | source,
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_folder(folder, hashed)
     total = sum(tensors.nbytes for tensors in writing.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="export", disable=not progress) as bar:
         for file, tensors in writing.items():
@@ -116,6 +116,18 @@ def export_snapshot(snapshot: Snapshot, out: str | os.PathLike, type: str, *, pr
         shutil.copyfile(follow(snapshot.folder / file_name), folder / file_name)
     described.write()
     return [decoder, tower, *(folder / text_name for text_name in texts)]
+
+
+def _check_folder(folder: Path, hashed: str) -> None:
+    """Make the folder. Raises SettingError where the files would replace those of another checkpoint."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"out is {str(folder)!r}, where no folder can be made ({error.strerror}).") from None
+    if (folder / "config.json").exists():
+        raise SettingError(f"out is {str(folder)!r}, which holds a checkpoint; choose a folder of its own.")
+    if is_exported(folder) and (there := Exported.read(folder)).digest != hashed:
+        raise SettingError(f"out is {str(folder)!r}, which holds an export of {there.name}; choose another folder.")
 
 
 def _tower_type(type: str) -> str:

@@ -73,7 +73,7 @@ class Exported:
         if type is None and len(types) == 1:
             (type,) = types
         if type not in types:
-            raise SettingError(f"quantize is {type!r}; {self.folder} has {', '.join(types)}.")
+            raise SettingError(f"quantize is {type!r}; {self.folder} has {', '.join(types)}; choose one of them.")
         return types[type]
 
     def tower(self, type: str) -> Path:

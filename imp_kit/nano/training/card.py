@@ -58,14 +58,20 @@ def _overlap(skills: dict, wording: str) -> str:
 
 def check_target(file: Path) -> None:
     """Raise SettingError where the card would replace a README.md that is no card; checked before the work."""
+    if file.is_dir():
+        raise SettingError(f"--json is {file}, which is a folder; name a file in it.")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(f"--json is {file}, whose folder cannot be made ({error.strerror}).") from None
     card = file.with_name("README.md")
-    if card.exists() and not card.read_text("utf-8").startswith("# imp-nano"):
+    if card.exists() and not card.read_text("utf-8", "replace").startswith("# imp-nano"):
         raise SettingError(f"{card} is no card of imp-nano and would be replaced; choose another folder for --json.")
 
 
 def write(figures: dict, file: Path) -> None:
     """Write the figures as JSON, and beside them README.md: the text of CARD.md with their table filled in."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)  # where it was not checked before
     file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     card = (Path(__file__).parent / "CARD.md").read_text("utf-8")
     samples = figures["skills"][SKILLS[0]][WORDINGS[0]]["samples"]

@@ -5,8 +5,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from imp_kit.checkpoints.hub import NANO
-from imp_kit.errors import ImpKitError
+from imp_kit.checkpoints.hub import NANO, find
+from imp_kit.errors import ImpKitError, SettingError
 from imp_kit.imp import load
 from imp_kit.nano.training.card import check_target, table, write
 from imp_kit.nano.training.evaluation import evaluate
@@ -22,7 +22,7 @@ def main() -> None:
     learn.add_argument("--plan", choices=CONFIGS, default="first", help="further: from the checkpoint of --start")
     learn.add_argument("--samples", type=int, help="pictures to learn from")
     learn.add_argument("--seed", type=int)
-    learn.add_argument("--start", type=Path, help="folder of an earlier imp-nano to begin from")
+    learn.add_argument("--start", help="name or folder of an earlier imp-nano to begin from")
     learn.add_argument("--device", default="cpu")
     measure = commands.add_parser("evaluate", help="score a checkpoint on unseen drawings")
     measure.add_argument("--checkpoint", default=NANO, help="name or folder")
@@ -36,17 +36,20 @@ def main() -> None:
         if args.command == "train":
             chosen = {name: getattr(args, name) for name in ("samples", "seed") if getattr(args, name) is not None}
             config = replace(CONFIGS[args.plan], **chosen)
-            train(args.out, config, device=args.device, start=args.start)
+            start = find(args.start).folder if args.start else None
+            if args.plan == "further" and start is None and not (args.out / "state.pt").exists():
+                raise SettingError("The plan further goes on from a checkpoint: name it after --start.")
+            train(args.out, config, device=args.device, start=start)
         else:
             if args.json:
                 check_target(args.json)
             require("measure", "matplotlib", "scipy", what="The exam")  # before the first answer, not after it
             imp = load(args.checkpoint, device=args.device, dtype="fp32", quantize=args.quantize)
             figures = evaluate(imp, args.seed, args.samples)
+            print(table(figures))
             if args.json:
                 write(figures, args.json)
-            print(table(figures))
-    except ImpKitError as error:
+    except (ImpKitError, OSError) as error:
         print(f"imp-kit: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
+from pickle import UnpicklingError
 from shutil import copyfile
 from typing import NamedTuple
 
@@ -104,6 +105,7 @@ ROW = 160  # tokens after the image
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 LEAST, MOST = 0.5, 2.0  # how much less, and more often than the mean a skill is asked about
+STATE = {"plan", "learner", "mean", "optimizer", "done", "seconds", "skipped", "weights", "bf16"}
 BAD_STEPS = 3  # without numbers, one after the other, that stop a run
 
 
@@ -115,7 +117,6 @@ class TrainConfig:
     """
 
     samples: int = 148_000
-    # The names of these fields are keys of state.pt, so that an older run can go on.
     seeing: int = 40_000  # the first samples: only the tower learns, from what each patch shows
     plain: int = 5_000  # up to here all texts are black on white in two faces; then more and more differ,
     varied: int = 25_000  # and from here all do
@@ -137,7 +138,8 @@ class TrainConfig:
 
     def __post_init__(self):
         if self.samples < 1 or self.batch < 1 or self.seed < 0:
-            raise SettingError(f"{self}: give at least one sample, a batch of at least one, and a seed from 0.")
+            given = f"samples is {self.samples}, batch {self.batch} and seed {self.seed}"
+            raise SettingError(f"{given}; give at least one sample, a batch of at least one, and a seed from 0.")
 
     def has_conversations(self, done: int) -> bool:
         """Whether the batch after `done` samples has conversations."""
@@ -491,6 +493,9 @@ def branch_mask(branches: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 def init_from(folder: Path, model: ImpModel, out: Path) -> TextTokenizer:
     """Copy an earlier imp-nano's weights into a new model and its tokenizer into `out`. Raises SettingError."""
+    if folder.resolve() == out.resolve():
+        raise SettingError(f"A run in {out} cannot begin from itself; choose another folder for it.")
+    TextTokenizer(folder)  # raises for a folder without one
     before, _ = load_weights(folder, torch.device("cpu"), torch.float32)
     old, new = dict(before.named_parameters()), dict(model.named_parameters())
     for name, parameter in new.items():
@@ -533,9 +538,9 @@ class Run:
         # machine the same measurement may come out differently, and a resumed run would be another one.
         self.bf16 = state["bf16"] if state else device.type == "cuda" or bf16_is_faster()
         if state is None:
-            (out / "log.csv").unlink(missing_ok=True)
             model = self.learner.model
             self.tokenizer = init_from(start, model, out) if start else make_tokenizer(out, config.seed)
+            (out / "log.csv").unlink(missing_ok=True)
         else:
             self.learner.load_state_dict(state["learner"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -552,16 +557,22 @@ class Run:
         file = self.out / "state.pt"
         if not file.exists():
             return None
-        state = torch.load(file, map_location=self.device, weights_only=True)
-        before = state["plan"]
+        other = f"{file} is damaged, or of another version of the kit; choose another folder."
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+        except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+            raise SettingError(f"{other} ({str(error).splitlines()[0]:.80})") from None
+        before = state.get("plan", {})
+        if before.keys() != asdict(self.config).keys() or not state.keys() >= STATE:
+            raise SettingError(other)
         now = asdict(self.config)
-        decaying = state["done"] > (1 - self.config.decay) * min(before.get("samples", 0), self.config.samples)
+        decaying = state["done"] > (1 - self.config.decay) * min(before["samples"], self.config.samples)
         # Until its rate falls a run does not depend on its end.
         allowed = set() if decaying else {"samples"}
         differing = [
-            f"{name} {before.get(name)} instead of {now.get(name)}"
-            for name in sorted({*before, *now})
-            if before.get(name) != now.get(name) and name not in allowed
+            f"{name} {before[name]} instead of {now[name]}"
+            for name in sorted(now)
+            if before[name] != now[name] and name not in allowed
         ]
         if differing:
             raise SettingError(
@@ -672,7 +683,7 @@ def _learn(run: Run, stop: int, opening: Tensor, bar: tqdm) -> tuple[list[tuple[
         if bad_steps == BAD_STEPS:
             raise RunError(
                 f"The loss was no number in {BAD_STEPS} steps in a row, after {run.done} samples. The last state in "
-                f"{run.out} is kept; go on from it in another folder (--start) with a lower learning rate."
+                f"{run.out} is kept. Begin from its checkpoint in another folder (--start), with another seed."
             )
         bar.update(len(names))
         for name, right in answered:
