@@ -58,7 +58,8 @@ def roomier_gpu(needed: float, free: Mapping[str, int]) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch says that a device's memory is full."""
-    return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+    named = isinstance(error, torch.OutOfMemoryError)
+    return named or isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
 
 
 @contextmanager

@@ -343,7 +343,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [part for part in (*options.parts, *options.without) if part not in SHARES]:
         parser.error(f"there is no part {unknown[0]!r}; choose from {', '.join(SHARES)}")
     if options.minutes is not None and not 0 < options.minutes < float("inf"):
-        parser.error(f"--minutes is {options.minutes:g}; give a finite number above 0")
+        parser.error(f"--minutes is {options.minutes:g}; give a number above 0")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         parser.error(f"{options.out} is there already; its figures would be taken for new ones")
     chosen = [part for part in options.parts or SHARES if part not in options.without]
