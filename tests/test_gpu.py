@@ -178,7 +178,6 @@ def test_a_rehearsal_on_the_cpu(tmp_path):
     assert {part for (part, _), state in states.items() if state == "passed"} == set(gpu.SHARES) - {"notebooks"}
     assert result["cases"]["failed"] == 0
     assert result["cases"]["skipped"] > 10
-    assert result["cases"]["tests"] > result["cases"]["skipped"]
     assert done.returncode == 0
 
 
