@@ -187,29 +187,35 @@ def _lab(colors):
     return np.stack((116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])), 1)
 
 
-def _distance(colors, others):
+def color_distance(colors, others):
     """The least distance between a colour of one list and one of the other."""
     return np.linalg.norm(_lab(colors)[:, None] - _lab(others)[None], axis=2).min()
 
 
-def _light(color):
+def color_lightness(color):
+    """From 0, black, to 255, white."""
     return 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
 
 
-def _mix(color, other, share):
+def mix_colors(color, other, share):
+    """An RGB value between two, `share` of the way to the other."""
     return tuple(round(a + (b - a) * share) for a, b in zip(color, other, strict=True))
 
 
-def _shade(color, share=0.25):
+def shade_of(color, share=0.25):
     """A visibly different tone of the same colour: darker, or for near-black ones lighter."""
-    return _mix(color, (0, 0, 0), share) if _light(color) > 25 else _mix(color, (255, 255, 255), share * 0.7)
+    return (
+        mix_colors(color, (0, 0, 0), share)
+        if color_lightness(color) > 25
+        else mix_colors(color, (255, 255, 255), share * 0.7)
+    )
 
 
-def _paints(names, rng):
+def sample_paints(names, rng):
     """Drawn colours for a thing's names, clearly apart from each other."""
     while True:
         paints = [sample_color(name, rng) for name in names]
-        if len(set(names)) == 1 or len(paints) < 2 or _distance(paints[:1], paints[1:]) > 28:
+        if len(set(names)) == 1 or len(paints) < 2 or color_distance(paints[:1], paints[1:]) > 28:
             return paints
 
 
@@ -226,16 +232,16 @@ class Pen:
         self.aspect = size[0] / size[1]
         self.main = paints[0]
         # The second colour; in a one-coloured thing a tone of the first, to tell a roof from a wall.
-        self.other = paints[1] if two else _shade(self.main, rng.uniform(0.08, 0.18))
-        self.detail = (25, 25, 30) if _light(self.main) > 70 else (235, 235, 225)
+        self.other = paints[1] if two else shade_of(self.main, rng.uniform(0.08, 0.18))
+        self.detail = (25, 25, 30) if color_lightness(self.main) > 70 else (235, 235, 225)
         ground = (250, 250, 250) if rng.random() < 0.15 else (20, 20, 20)
-        self.edge = _shade(self.main, 0.5) if rng.random() < 0.35 else ground
+        self.edge = shade_of(self.main, 0.5) if rng.random() < 0.35 else ground
         self.edge_width = 0.0 if rng.random() < 0.35 else rng.uniform(0.01, 0.04)
         self.shaded = rng.random() < 0.25
-        skins = [skin for skin in SKINS if _distance([skin], paints[:1]) > 20]
+        skins = [skin for skin in SKINS if color_distance([skin], paints[:1]) > 20]
         self.skin = skins[rng.integers(len(skins))]
-        self.glass = _mix((190, 220, 235), (120, 140, 155), rng.random())
-        self.wood = _mix((110, 72, 40), (60, 42, 30), rng.random())
+        self.glass = mix_colors((190, 220, 235), (120, 140, 155), rng.random())
+        self.wood = mix_colors((110, 72, 40), (60, 42, 30), rng.random())
 
     def u(self, low, high):
         return self.rng.uniform(low, high)
@@ -261,7 +267,7 @@ class Pen:
         else:
             self.canvas.polygon(points, fill)
         if edge and (self.edge_width or seam):
-            color = self.edge if self.edge_width else _shade(fill, 0.35)
+            color = self.edge if self.edge_width else shade_of(fill, 0.35)
             width = self._wide(self.edge_width or 0.015)
             self.canvas.line([*points, *points[:2]], color, width, joint="curve")
             self._mark(points, width)
@@ -329,7 +335,7 @@ def _shape(p, points):
         return
     p.poly(points, p.main)
     if style > 0.9:
-        p.poly(middle + (points - middle) * p.u(0.5, 0.8), _shade(p.main, 0.12), edge=False)
+        p.poly(middle + (points - middle) * p.u(0.5, 0.8), shade_of(p.main, 0.12), edge=False)
 
 
 def circle(p):
@@ -338,8 +344,8 @@ def circle(p):
 
 def ball(p):
     p.oval(0, 0, 1, 1, p.main)
-    if _light(p.main) < 240:
-        p.oval(0.2, 0.15, 0.42, 0.35, _mix(p.main, (255, 255, 255), 0.4), edge=False)
+    if color_lightness(p.main) < 240:
+        p.oval(0.2, 0.15, 0.42, 0.35, mix_colors(p.main, (255, 255, 255), 0.4), edge=False)
 
 
 def square(p):
@@ -462,15 +468,15 @@ def plain_house(p):
 
 def long_house(p):
     eaves, inset = p.u(0.38, 0.48), p.u(0.1, 0.2)
-    p.rect(0.68, 0, 0.8, 0.3, _shade(p.main, 0.15))
+    p.rect(0.68, 0, 0.8, 0.3, shade_of(p.main, 0.15))
     p.rect(0.05, eaves, 0.95, 1, p.main, seam=True)
     p.poly(((0, eaves), (inset, 0.1), (1 - inset, 0.1), (1, eaves)), p.other, seam=True)
     _front(p, 0.05, eaves, 0.95, 1)
 
 
 def _trunk(p, top, width):
-    near = _distance([p.wood], [p.main]) < 22
-    color = p.wood if not near else (45, 35, 30) if _light(p.main) > 60 else (150, 110, 75)
+    near = color_distance([p.wood], [p.main]) < 22
+    color = p.wood if not near else (45, 35, 30) if color_lightness(p.main) > 60 else (150, 110, 75)
     p.poly(
         ((0.5 - width / 2, top), (0.5 + width / 2, top), (0.5 + width * 0.6, 1), (0.5 - width * 0.6, 1)),
         color,
@@ -526,7 +532,7 @@ def _hold(p, x, shoulder, width, color):
         p.line(((x - 0.14, shoulder), (x - 0.25, shoulder + 0.26)), width, color)
         p.line(((x + 0.1, shoulder), (0.66, y + 0.2)), width, color)
     item = p.part(*box, paint)
-    item.edge = (20, 20, 20) if _light(paint) > 60 else (240, 240, 240)
+    item.edge = (20, 20, 20) if color_lightness(paint) > 60 else (240, 240, 240)
     item.edge_width = max(item.edge_width, 0.05)  # so that a red cup shows before a red shirt
     draw_held(item)
 
@@ -535,7 +541,7 @@ def _person(p, shirt, sleeves, hair, thick):
     front = p.chance(0.35)
     x = 0.5 if p.held is None or front else 0.31
     head, shoulder, hip = p.u(0.1, 0.13), 0.29, p.u(0.58, 0.64)
-    trousers = p.dark if p.chance(0.6) else _mix(p.dark, (120, 120, 130), 0.5)
+    trousers = p.dark if p.chance(0.6) else mix_colors(p.dark, (120, 120, 130), 0.5)
     _legs(p, x, hip - 0.02, thick, trousers)
     p.disc(x, head, head - 0.005, p.skin)
     if hair:
@@ -543,7 +549,7 @@ def _person(p, shirt, sleeves, hair, thick):
     shirt(x, shoulder - 0.05, hip)
     arm = p.main if sleeves else p.skin
     if p.held:
-        _hold(p, x, shoulder + 0.02, thick * 0.75, _shade(arm, 0.12) if sleeves else arm)
+        _hold(p, x, shoulder + 0.02, thick * 0.75, shade_of(arm, 0.12) if sleeves else arm)
         return
     for side in (-1, 1):
         hand = (x + side * p.u(0.3, 0.42), p.u(0.12, 0.56))
@@ -603,7 +609,7 @@ def sitting_cat(p):
     p.oval(0.22, 0.38, 0.78, 1, p.main)
     _cat_head(p, 0.5, 0.3, 0.27, 0.2)
     for x in (0.42, 0.58):
-        p.line(((x, 0.75), (x, 0.96)), 0.015, _shade(p.main, 0.45))
+        p.line(((x, 0.75), (x, 0.96)), 0.015, shade_of(p.main, 0.45))
 
 
 def standing_cat(p):
@@ -637,13 +643,13 @@ def tapered_cup(p):
     """With a saucer and a handle, or a plain tumbler whose rim tells it from a mere trapezium."""
     tumbler = p.chance(0.35)
     if not tumbler:
-        p.oval(0, 0.84, 1, 1, _shade(p.main, 0.12))
+        p.oval(0, 0.84, 1, 1, shade_of(p.main, 0.12))
         _handle(p, 0.72, 0.2, 0.6)
     p.poly(((0.1, 0.06), (0.86, 0.06), (0.68, 0.94), (0.28, 0.94)), p.main)
     if p.two:
         p.poly(((0.17, 0.36), (0.79, 0.36), (0.73, 0.66), (0.23, 0.66)), p.other)
     if tumbler:
-        p.oval(0.1, 0, 0.86, 0.13, _shade(p.main, 0.2), seam=True)
+        p.oval(0.1, 0, 0.86, 0.13, shade_of(p.main, 0.2), seam=True)
 
 
 def deep_cup(p):
@@ -655,14 +661,14 @@ def deep_cup(p):
     if p.two:
         x0, x1 = taper * 0.4, taper * 0.75
         p.poly(((x0, 0.42), (0.78 - x0, 0.42), (0.78 - x1, 0.72), (x1, 0.72)), p.other)
-    p.oval(0, 0, 0.78, 0.24, _shade(p.main, 0.12), seam=True)
-    p.oval(0.05, 0.035, 0.73, 0.205, _mix(p.wood, p.main, 0.35), edge=False)
+    p.oval(0, 0, 0.78, 0.24, shade_of(p.main, 0.12), seam=True)
+    p.oval(0.05, 0.035, 0.73, 0.205, mix_colors(p.wood, p.main, 0.35), edge=False)
 
 
 def cuboid(p):
     """Cabinet projection: front, top and side; the tape runs over front and top."""
     d, e = p.u(0.2, 0.3), p.u(0.2, 0.3)
-    top, side = _mix(p.main, (255, 255, 255), 0.25), _shade(p.main, 0.22)
+    top, side = mix_colors(p.main, (255, 255, 255), 0.25), shade_of(p.main, 0.22)
     p.rect(0, e, 1 - d, 1, p.main, seam=True)
     p.poly(((0, e), (d, 0), (1, 0), (1 - d, e)), top, seam=True)
     p.poly(((1 - d, e), (1, 0), (1, 1 - e), (1 - d, 1)), side, seam=True)
@@ -675,7 +681,7 @@ def cuboid(p):
 def carton(p):
     """From the front, with open flaps and tape."""
     y, flap = p.u(0.22, 0.32), p.u(0.0, 0.08)
-    flaps = _shade(p.main, 0.12)
+    flaps = shade_of(p.main, 0.12)
     p.poly(((0.14, y), (0.5, y), (0.36, flap), (0, flap + 0.05)), flaps, seam=True)
     p.poly(((0.86, y), (0.5, y), (0.64, flap), (1, flap + 0.05)), flaps, seam=True)
     p.rect(0.1, y, 0.9, 1, p.main, seam=True)
@@ -692,13 +698,13 @@ def lidded_box(p):
 
 
 def _frame(p):
-    color = p.wood if p.chance(0.4) else _shade(p.main, 0.45) if p.chance(0.5) else (150, 150, 150)
+    color = p.wood if p.chance(0.4) else shade_of(p.main, 0.45) if p.chance(0.5) else (150, 150, 150)
     p.rect(0, 0, 1, 1, color)
     return 0.09, 0.05
 
 
 def _knob(p, x, y):
-    color = (225, 190, 70) if _distance([(225, 190, 70)], [p.main]) > 35 else p.detail
+    color = (225, 190, 70) if color_distance([(225, 190, 70)], [p.main]) > 35 else p.detail
     p.disc(x, y, 0.03, color)
 
 
@@ -706,7 +712,7 @@ def panel_door(p):
     x, y = _frame(p)
     p.rect(x, y, 1 - x, 1, p.main)
     columns = int(p.rng.integers(1, 3))
-    tone, step = _shade(p.main, 0.18), (0.66 - 0.1 * (columns - 1)) / columns
+    tone, step = shade_of(p.main, 0.18), (0.66 - 0.1 * (columns - 1)) / columns
     for top, bottom in ((0.12, 0.46), (0.58, 0.92)):
         for i in range(columns):
             left = 0.17 + i * (step + 0.1)
@@ -726,7 +732,7 @@ def glass_door(p):
 def open_door(p):
     """Ajar: the leaf is a trapezium, with the dark of the room beside it."""
     _frame(p)
-    p.rect(0.1, 0.05, 0.9, 1, (40, 40, 45) if _light(p.main) > 70 else (205, 205, 200), edge=False)
+    p.rect(0.1, 0.05, 0.9, 1, (40, 40, 45) if color_lightness(p.main) > 70 else (205, 205, 200), edge=False)
     p.poly(((0.1, 0.05), (0.74, 0.1), (0.74, 0.97), (0.1, 1)), p.main)
     _knob(p, 0.64, 0.53)
 
@@ -754,7 +760,7 @@ def any_of(options, rng):
 # ---------------------------------------------------------------------------------------------- pictures
 
 
-def _ground_color(rng):
+def sample_ground_color(rng):
     """Pale, grey, dark, or anything."""
     style = rng.random()
     if style < 0.4:
@@ -775,12 +781,12 @@ def background(size, paints, rng):
             colors = [(255, 255, 255)] * 2
         else:
             style = any_of(("plain", "plain", "across", "down", "horizon", "stripes", "dots"), rng)
-            colors = [_ground_color(rng), _ground_color(rng)]
+            colors = [sample_ground_color(rng), sample_ground_color(rng)]
             if style == "plain":
                 colors[1] = colors[0]
             elif style in ("stripes", "dots"):
-                colors[1] = _mix(colors[0], colors[1], 0.15)
-        clear = _distance([*colors, _mix(*colors, 0.5)], paints)
+                colors[1] = mix_colors(colors[0], colors[1], 0.15)
+        clear = color_distance([*colors, mix_colors(*colors, 0.5)], paints)
         if clear > best[0]:
             best = (clear, style, colors)
         if clear > (20 if style == "white" else 30):
@@ -806,7 +812,7 @@ def background(size, paints, rng):
         for x in range(step // 2, width, step):
             for y in range(step // 2, height, step):
                 canvas.ellipse((x - step // 6, y - step // 6, x + step // 6, y + step // 6), colors[1])
-    return image, _light(_mix(*colors, 0.5))
+    return image, color_lightness(mix_colors(*colors, 0.5))
 
 
 def draw(
@@ -818,14 +824,14 @@ def draw(
     """
     drawn = []
     big = (2 * scene.size[0], 2 * scene.size[1])  # drawn at twice the size, for smooth edges
-    paints = [_paints([*t.colors, *(t.holding or ())[:1]], rng) for t in scene.things]
+    paints = [sample_paints([*t.colors, *(t.holding or ())[:1]], rng) for t in scene.things]
     image, light = background(big, [color for some in paints for color in some], rng)
     dark = (35, 35, 42) if light > 75 else (165, 165, 172)  # tyres and trousers must show as well
     for thing, some in zip(scene.things, paints, strict=True):
         held = (some.pop(), thing.holding[1]) if thing.holding else None
         if len(thing.colors) == 2 and rng.random() < 0.5:
             some.reverse()
-        matrix, size = _lay(thing, big, rng)
+        matrix, size = lay_out(thing, big, rng)
         pen = Pen(image, matrix, size, some, len(some) == 2, rng, dark)
         pen.held = held
         any_of(figures[thing.kind], rng)(pen)
@@ -838,7 +844,7 @@ def draw(
     return image, replace(scene, things=tuple(drawn))
 
 
-def _lay(thing, big, rng):
+def lay_out(thing, big, rng):
     """The map from the unit square into the thing's box: mirrored at times, turned, shrunk to stay inside."""
     x0, y0, x1, y1 = (v * big[i % 2] for i, v in enumerate(thing.box))
     width, height = x1 - x0, y1 - y0

@@ -57,7 +57,10 @@ def _overlap(skills: dict, wording: str) -> str:
 
 
 def check_target(file: Path) -> None:
-    """Raise SettingError where the card would replace a README.md that is no card; checked before the work."""
+    """Make the folder of a file of figures; asked before the work, too, for nothing of that may be lost.
+
+    Raises SettingError where this cannot be, or the card would replace a README.md that is none.
+    """
     if file.is_dir():
         raise SettingError(f"--json is {file}, which is a folder; name a file in it.")
     try:
@@ -71,7 +74,7 @@ def check_target(file: Path) -> None:
 
 def write(figures: dict, file: Path) -> None:
     """Write the figures as JSON, and beside them README.md: the text of CARD.md with their table filled in."""
-    file.parent.mkdir(parents=True, exist_ok=True)  # where it was not checked before
+    check_target(file)
     file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     card = (Path(__file__).parent / "CARD.md").read_text("utf-8")
     samples = figures["skills"][SKILLS[0]][WORDINGS[0]]["samples"]
@@ -84,7 +87,7 @@ def write(figures: dict, file: Path) -> None:
     file.with_name("README.md").write_text(card, "utf-8")
 
 
-def sheet(figures: dict, target: Path, columns: int = 6) -> None:
+def sheet(figures: dict, target: Path) -> None:
     """Draw the first wrong answer of each skill in each column as a PNG: image, question, true answer, answer."""
     from matplotlib.figure import Figure
 
@@ -94,12 +97,13 @@ def sheet(figures: dict, target: Path, columns: int = 6) -> None:
         for column, entry in entries.items()
         if entry["mistakes"]
     ]
-    rows = max(1, -(-len(wrong) // columns))
-    figure = Figure(figsize=(2.2 * columns, 3.1 * rows + 0.6), dpi=80, layout="constrained")
+    across = 6
+    rows = max(1, -(-len(wrong) // across))
+    figure = Figure(figsize=(2.2 * across, 3.1 * rows + 0.6), dpi=80, layout="constrained")
     figure.suptitle(f"{figures['checkpoint']}, {figures['date']}: the first wrong answer of each cell", fontsize=9)
     for number, (skill, column, mistake) in enumerate(wrong):
         case = next(islice(exam(skill, column, figures["seed"], mistake["number"] + 1), mistake["number"], None))
-        axes = figure.add_subplot(rows, columns, number + 1)
+        axes = figure.add_subplot(rows, across, number + 1)
         axes.imshow(case.image)
         axes.set_axis_off()
         asked = " / ".join(turn.question for turn in case.turns)

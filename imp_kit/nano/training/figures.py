@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from imp_kit.experiments.drawings import ARC, FIGURES, KINDS, Pen, _light, _mix, _shade, any_of
+from imp_kit.experiments.drawings import ARC, FIGURES, KINDS, Pen, any_of, color_lightness, mix_colors, shade_of
 
 STYLES = ("flat", "flat", "icon", "line", "child")
 SOLID = ("flat", "flat", "icon", "child")  # for what would be doubtful in lines, as the colour of a shirt
@@ -24,7 +24,7 @@ class StyledPen(Pen):
     def __init__(self, pen: Pen, style: str, aspect: float):
         self.__dict__.update(pen.__dict__)
         # Lines show one colour alone, black ones look like a white thing's outline, and small ones are hard to see.
-        unfit = pen.two or _light(pen.main) < 60 or min(pen.size) < LEAST_LINED
+        unfit = pen.two or color_lightness(pen.main) < 60 or min(pen.size) < LEAST_LINED
         self.style = "icon" if style == "line" and unfit else style
         share = aspect / pen.aspect  # the figure keeps its proportions, in the middle of the box
         across, down = min(1.0, share), min(1.0, 1 / share)
@@ -32,7 +32,7 @@ class StyledPen(Pen):
         self.matrix, self.size = pen.matrix @ inset, (pen.size[0] * across, pen.size[1] * down)
         self.aspect = aspect
         self.stroke = self.u(0.06, 0.1) if style == "line" else self.u(0.025, 0.045)
-        self.ink = (20, 20, 20) if _light(self.main) > 60 else _mix(self.main, PALE, 0.45)
+        self.ink = (20, 20, 20) if color_lightness(self.main) > 60 else mix_colors(self.main, PALE, 0.45)
         if style == "flat" and self.chance(0.25):  # as other programs draw it: a thick black outline
             self.edge, self.edge_width = self.ink, self.u(0.03, 0.06)
         corners = np.array(self._map(((0, 0), (1, 0), (1, 1), (0, 1))))
@@ -178,7 +178,7 @@ def _add_shape(kind, aspect, outline):
     @plan(kind, aspect, ("flat",))
     def doubled(p):
         p.poly(outline(), p.main)
-        p.poly(inside(outline(), p.u(0.6, 0.8)), _shade(p.main, 0.1), edge=False)
+        p.poly(inside(outline(), p.u(0.6, 0.8)), shade_of(p.main, 0.1), edge=False)
 
 
 def _tips(count, depth):
@@ -461,7 +461,7 @@ def paper_cup(p):
     p.poly(((0.08, 0.12), (0.92, 0.12), (0.78, 1), (0.22, 1)), p.main)
     if p.two:
         p.poly(((0.13, 0.4), (0.87, 0.4), (0.82, 0.74), (0.18, 0.74)), p.other)
-    p.rect(0.02, 0.06, 0.98, 0.16, _shade(p.main, 0.2) if p.style == "child" else p.main, seam=True)
+    p.rect(0.02, 0.06, 0.98, 0.16, shade_of(p.main, 0.2) if p.style == "child" else p.main, seam=True)
     p.rect(0.12, 0, 0.88, 0.06, p.main)
 
 
@@ -485,7 +485,7 @@ def coffee_icon(p):
 @plan("cup", 1.5)
 def teacup(p):
     _ear(p, 0.8, 0.32, 0.22)
-    p.oval(0.06, 0.86, 0.86, 1, _shade(p.main, 0.12) if p.style != "icon" else p.main)
+    p.oval(0.06, 0.86, 0.86, 1, shade_of(p.main, 0.12) if p.style != "icon" else p.main)
     bowl = (0.44, 0.08) + ARC[:21] * (0.4, 0.82)
     p.poly(bowl, p.main)
     if p.two:
@@ -501,7 +501,7 @@ def barrel_mug(p):
     if p.two:
         p.rect(0.01, 0.34, 0.79, 0.66, p.other, edge=False)
     else:
-        p.line(((0.05, 0.12), (0.75, 0.12)), 0.03, _shade(p.main, 0.35))
+        p.line(((0.05, 0.12), (0.75, 0.12)), 0.03, shade_of(p.main, 0.35))
 
 
 @plan("cup", 1.0)
@@ -511,7 +511,7 @@ def mug_from_above(p):
     if p.two:
         p.rect(0.03, 0.48, 0.77, 0.74, p.other, edge=False)
     p.oval(0.02, 0, 0.78, 0.34, p.main, seam=True)
-    p.oval(0.08, 0.05, 0.72, 0.29, _mix(p.main, (60, 40, 30), 0.6), edge=False)
+    p.oval(0.08, 0.05, 0.72, 0.29, mix_colors(p.main, (60, 40, 30), 0.6), edge=False)
 
 
 @plan("box", 1.0)
@@ -520,12 +520,12 @@ def gift(p):
         p.oval(0.5 + min(0, side * 0.3), 0.02, 0.5 + max(0, side * 0.3), 0.22, p.other)
     p.rect(0.06, 0.4, 0.94, 1, p.main, seam=True)
     p.rect(0, 0.2, 1, 0.42, p.main, seam=True)
-    p.rect(0.41, 0.2, 0.59, 1, p.other if p.two else _shade(p.main, 0.3), edge=False)
+    p.rect(0.41, 0.2, 0.59, 1, p.other if p.two else shade_of(p.main, 0.3), edge=False)
 
 
 @plan("box", 1.35)
 def open_box(p):
-    p.poly(((0.14, 0.3), (0.86, 0.3), (0.8, 0.1), (0.2, 0.1)), _shade(p.main, 0.45))
+    p.poly(((0.14, 0.3), (0.86, 0.3), (0.8, 0.1), (0.2, 0.1)), shade_of(p.main, 0.45))
     p.poly(((0.14, 0.3), (0.2, 0.1), (0.06, 0), (0, 0.16)), p.main, seam=True)
     p.poly(((0.86, 0.3), (0.8, 0.1), (0.94, 0), (1, 0.16)), p.main, seam=True)
     p.rect(0.14, 0.3, 0.86, 1, p.main, seam=True)
@@ -535,7 +535,7 @@ def open_box(p):
 
 @plan("box", 1.1)
 def isometric(p):
-    top, left, right = _mix(p.main, (255, 255, 255), 0.22), p.main, _shade(p.main, 0.2)
+    top, left, right = mix_colors(p.main, (255, 255, 255), 0.22), p.main, shade_of(p.main, 0.2)
     if p.style != "flat":
         top = right = p.main
     p.poly(((0.5, 0), (1, 0.25), (0.5, 0.5), (0, 0.25)), top, seam=True)
@@ -552,9 +552,9 @@ def parcel(p):
     if p.two:
         p.rect(0.36, 0.005, 0.64, 0.995, p.other, edge=False)
     else:
-        p.rect(0.42, 0.01, 0.58, 0.4, _shade(p.main, 0.25), edge=False)
+        p.rect(0.42, 0.01, 0.58, 0.4, shade_of(p.main, 0.25), edge=False)
     p.rect(0, 0, 1, 0.22, p.main, seam=True)
-    p.rect(0.7, 0.75, 0.92, 0.9, PALE if _light(p.main) < 200 else p.detail, edge=False)
+    p.rect(0.7, 0.75, 0.92, 0.9, PALE if color_lightness(p.main) < 200 else p.detail, edge=False)
 
 
 @plan("box", 1.2)
@@ -580,8 +580,8 @@ def double_door(p):
 @plan("door", 0.5)
 def arched_door(p):
     p.poly([*((0.5, 0.3) + ARC[20:] * (0.5, 0.3)), (1, 0.3), (1, 1), (0, 1)], p.main)
-    p.line(((0.35, 0.3), (0.35, 0.92)), 0.03, _shade(p.main, 0.4))
-    p.line(((0.65, 0.3), (0.65, 0.92)), 0.03, _shade(p.main, 0.4))
+    p.line(((0.35, 0.3), (0.35, 0.92)), 0.03, shade_of(p.main, 0.4))
+    p.line(((0.65, 0.3), (0.65, 0.92)), 0.03, shade_of(p.main, 0.4))
     _handle(p, 0.82, 0.58)
 
 
@@ -605,5 +605,5 @@ def paned_door(p):
 def panelled_door(p):
     p.rect(0, 0, 1, 1, p.main)
     for top, bottom in ((0.08, 0.44), (0.58, 0.92)):
-        p.rect(0.18, top, 0.72, bottom, _shade(p.main, 0.15), seam=True)
+        p.rect(0.18, top, 0.72, bottom, shade_of(p.main, 0.15), seam=True)
     _handle(p, 0.85)

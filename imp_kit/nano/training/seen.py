@@ -6,7 +6,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from imp_kit.experiments.drawings import SHAPES, Scene, _mix, any_of
+from imp_kit.experiments.drawings import SHAPES, Scene, any_of, mix_colors
 
 LEAST_SHAPE, LEAST_OBJECT = 0.07, 0.12  # of the image, for a shorter side: a thing with parts needs more pixels
 LEAST_CLEAR = 0.02  # of the image, between a centre and the border of a third, so that its place is beyond dispute
@@ -82,7 +82,7 @@ def _on_slide(image, scene, rng):
     if rng.random() < 0.4:
         pen.rectangle((0, canvas.height - round(bottom * rng.uniform(0.3, 0.8)), canvas.width, canvas.height), strip)
     if rng.random() < 0.3:
-        pen.rectangle((left - 1, top - 1, left + width, top + height), outline=_mix(strip, (128, 128, 128), 0.5))
+        pen.rectangle((left - 1, top - 1, left + width, top + height), outline=mix_colors(strip, (128, 128, 128), 0.5))
     boxes = []
     for thing in scene.things:
         x0, y0, x1, y1 = thing.box

@@ -21,15 +21,15 @@ from imp_kit.experiments.drawings import (
     Pen,
     Scene,
     Thing,
-    _distance,
-    _ground_color,
-    _lay,
-    _light,
-    _paints,
     any_of,
     background,
+    color_distance,
+    color_lightness,
     draw,
+    lay_out,
     sample_canvas,
+    sample_ground_color,
+    sample_paints,
     sample_scene,
 )
 from imp_kit.nano.training.figures import NEW_FIGURES, Figure
@@ -215,7 +215,7 @@ def _drawn(plans: Sequence[_Plan], size, rng):
     things, turned, swap = [], rng.random() < 0.4, rng.random() < 0.5
     for made, some in zip(plans, paints, strict=True):
         chance = np.random.default_rng(made.seed)
-        matrix, span = _lay(made.thing, big, chance) if turned else _upright(made.thing, big, chance)
+        matrix, span = lay_out(made.thing, big, chance) if turned else _upright(made.thing, big, chance)
         pen = Pen(image, matrix, span, some[::-1] if swap else some, len(some) == 2, chance, dark)
         made.figure(pen)
         corners = np.concatenate((np.min(pen.reach, axis=0), np.max(pen.reach, axis=0))) / (big * 2)
@@ -236,9 +236,9 @@ def _all_paints(plans, rng):
         for made in plans:
             names = made.thing.colors
             if not (same and names in known):
-                known[names] = _paints(names, rng)
+                known[names] = sample_paints(names, rng)
             paints.append(known[names])
-        if all(_distance(paints[a], paints[b]) > 22 for a, b in touching):
+        if all(color_distance(paints[a], paints[b]) > 22 for a, b in touching):
             return paints
 
 
@@ -256,9 +256,9 @@ def _ground(size, paints, rng):
     if rng.random() < 0.75:
         white = rng.random() < 0.6
         for _ in range(15):
-            color = (255, 255, 255) if white else _ground_color(rng)
-            if _distance([color], paints) > (20 if white else 30):
-                return Image.new("RGB", size, color), _light(color)
+            color = (255, 255, 255) if white else sample_ground_color(rng)
+            if color_distance([color], paints) > (20 if white else 30):
+                return Image.new("RGB", size, color), color_lightness(color)
             white = False
     return background(size, paints, rng)
 
