@@ -25,13 +25,13 @@ MIXED = "Files of two checkpoints are mixed, or one is missing: download them ag
 INCOMPLETE = "If its download was cut short, load it by its name once more while online."
 
 
-def check_space(target: Path, needed: float, what: str) -> None:
-    """Raise SettingError where `needed` bytes do not fit on the disk of `target`, which need not exist."""
+def check_space(target: Path, needed: float, what: str, name: str = "out") -> None:
+    """Raise SettingError where `needed` bytes do not fit on the disk of `target`, the setting `name`; it may be absent."""
     there = next(folder for folder in (target, *target.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
         sizes = f"{free / 1e9:.1f} GB are free; {what} takes {needed / 1e9:.1f} GB"
-        raise SettingError(f"out is {str(target)!r}, where {sizes}. Free some, or choose another disk.")
+        raise SettingError(f"{name} is {str(target)!r}, where {sizes}. Free some, or choose another disk.")
 
 
 def follow(file: Path) -> Path:

@@ -1,11 +1,17 @@
 """The networks of the published checkpoints: their tensors, and random weights in their place."""
 
+import json
+import math
 import re
+import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
 
 import torch
-from torch import nn
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
 
 from imp_kit.checkpoints.config import parse_config
 from imp_kit.checkpoints.key_maps import NEW_PHI, OLD_PHI, PHI3, QWEN
@@ -15,7 +21,7 @@ from imp_kit.errors import MemoryLimitError, SettingError
 from imp_kit.model.config import ImpConfig
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.memory import free_memory
-from imp_kit.prompts import Control
+from imp_kit.prompts import TEMPLATES, Control
 
 NAMED_KEY_MAPS = {"old": OLD_PHI, "new": NEW_PHI, "qwen": QWEN, "phi3": PHI3}  # by a registry entry's `layout`
 WIDTH, MLP, PATCH, LAYERS = 1152, 4304, 14, 26  # of the tower as the files hold it: without its last layer and head
@@ -59,8 +65,7 @@ def random_model(config: ImpConfig, device: torch.device, dtype: torch.dtype) ->
     needed, free = sum(p.numel() for p in model.parameters()) * dtype.itemsize, free_memory(device)
     if needed > free:
         raise MemoryLimitError(f"These weights need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free.")
-    generator = torch.Generator(device).manual_seed(0)
-    noise = torch.randn(2**22 + 1, generator=generator, device=device).mul_(0.02).half().to(dtype)
+    noise = _noise(device).to(dtype)
     for name, parameter in list(model.named_parameters()):
         stem, leaf = name.rsplit(".", 1)
         values = torch.full(parameter.shape, float(leaf != "bias"), device=device, dtype=dtype)
@@ -69,6 +74,63 @@ def random_model(config: ImpConfig, device: torch.device, dtype: torch.dtype) ->
                 part.copy_(noise[: len(part)])
         setattr(model.get_submodule(stem), leaf, nn.Parameter(values, requires_grad=False))
     return model.eval()
+
+
+def _noise(device: torch.device) -> Tensor:
+    """The block of values that is repeated, fp16 (4194305,)."""
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(2**22 + 1, generator=generator, device=device).mul_(0.02).half()
+
+
+def random_bytes(name: str) -> int:
+    """Bytes of the tensors that `write_random` writes. Raises SettingError."""
+    return sum(2 * math.prod(shape) for shape in published_tensors(name).values())
+
+
+def write_random(folder: Path, name: str, texts: Sequence[str], progress: Callable[[int], object]) -> None:
+    """Write a checkpoint of a published size whose weights are noise as in `random_model`, in fp16, piece by piece.
+
+    Its tokenizer has a token for each word of `texts` and of the family's template, and the family's control tokens.
+    `progress` is told the bytes of each piece. Raises SettingError for an unknown name.
+    """
+    shapes = published_tensors(name)
+    ends = list(accumulate((2 * math.prod(shape) for shape in shapes.values()), initial=0))
+    header = {
+        key: {"dtype": "F16", "shape": list(shape), "data_offsets": list(span)}
+        for (key, shape), span in zip(shapes.items(), pairwise(ends), strict=True)
+    }
+    described = json.dumps(header).encode()
+    described += b" " * (-len(described) % 8)
+    noise, config = _noise(torch.device("cpu")).numpy(), PUBLISHED[name].config
+    with (folder / "model.safetensors").open("wb") as target:
+        target.write(struct.pack("<Q", len(described)) + described)
+        for key, shape in shapes.items():
+            left = math.prod(shape)
+            values = noise if len(shape) > 1 else torch.full(shape, float(not key.endswith("bias"))).half().numpy()
+            while left:
+                target.write(values[:left].tobytes())
+                progress(2 * min(left, len(values)))
+                left -= min(left, len(values))
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    template = TEMPLATES[config["model_type"]]
+    words = re.findall(r"[a-zA-Z]+", " ".join((template.opening, template.first, *texts)))
+    _write_tokenizer(folder / "tokenizer.json", words, template.control)
+
+
+def _write_tokenizer(file: Path, words: Sequence[str], control: Sequence[str]) -> None:
+    """A byte-level BPE that makes one token of each of these words, alone and after a blank."""
+    blank = "\u0120"  # as byte-level tokenizers write it
+    vocabulary = {letter: id for id, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    merges: dict[tuple[str, str], None] = {}
+    for word in dict.fromkeys(form for word in words for form in (word, blank + word)):
+        for pair in ((word[:end], word[end]) for end in range(1, len(word))):
+            merges[pair] = None
+            vocabulary.setdefault("".join(pair), len(vocabulary))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    tokenizer.save(str(file))
 
 
 class HashTokenizer:

@@ -79,7 +79,7 @@ class LanguageModel:
 
     def __init__(self, file: Path, threads: int):
         self._llama, _ = modules()
-        self.file, self._threads, self.length, self.capacity = file, threads, 0, 0
+        self.file, self.threads, self.length, self.capacity = file, threads, 0, 0
         _lines.clear()
         self.model = self._llama.llama_model_load_from_file(os.fsencode(file), self._llama.llama_model_default_params())
         if not self.model:
@@ -103,7 +103,7 @@ class LanguageModel:
         self._close_context()
         params = self._llama.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = capacity, BATCH, BATCH
-        params.n_threads = params.n_threads_batch = self._threads
+        params.n_threads = params.n_threads_batch = self.threads
         if self.metadata("general.file_type") == "0":
             params.type_k = params.type_v = self._llama.GGML_TYPE_F32
             params.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it adds values up in fp16

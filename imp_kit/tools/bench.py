@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +56,7 @@ LENGTHS, BATCHES = (1024, 2048, 3072), (1, 2, 4, 8, 16)  # how cost grows
 ANSWER = 1000  # new tokens of the answer whose peak of a GPU's memory is measured
 NAMES = {"encode": "picture encoding", "prefill": "prompt", "decode 1": "decode", "decode 8": "decode, batch 8"}
 COMPARED = tuple(NAMES)[:3]
+ENDED = "`python -m imp_kit doctor --why` explains such an end."
 AGAINST = {"transformers": "transformers", "transformers-static": "transformers, static cache"}
 
 
@@ -95,7 +97,7 @@ def bench(
         subject = identify(checkpoint, device=device, dtype=dtype, revision=revision)
         chosen = DTYPES[str(subject["dtype"])]
         settings = {"device": str(device), "dtype": subject["dtype"], "revision": revision, "quantize": quantize}
-        memory = _load_alone(os.fspath(checkpoint), settings)
+        memory = run_alone("bench", "measure_load", os.fspath(checkpoint), settings)
         snapshot = find(checkpoint, revision)
         tokenizer, model = TextTokenizer(snapshot.folder), load_weights(snapshot.folder, device, chosen)[0]
     else:
@@ -121,11 +123,11 @@ def bench(
     tokens = 128 if device.type == "cuda" else 32 if is_small(model) else 16
     warm_up = 1 + 2 * BLOCKS.get(device.type, 1)  # steps that are not timed: on a GPU the first ones prepare the others
     side = model.config.vision.image_size
-    images = iter([_noise(seed) for seed in range(repeats + 3)])
+    images = iter([noise_image(seed) for seed in range(repeats + 3)])
     pixels = to_pixels(next(images), side, False)[None].to(device, chosen)
     features = model.encode(pixels)[0].detach()
     views: list[View] = []
-    timed = partial(_times, repeats=repeats, device=device)
+    timed = partial(measure_times, repeats=repeats, device=device)
 
     def ask_first():
         views[:] = [imp.look(next(images))]  # another image each time, as the kit keeps what it has read
@@ -171,7 +173,7 @@ def bench(
             stages.append((("growth", "batch", str(batch)), partial(decode, length, batch)))
     result = {
         **subject,
-        **_machine(device),
+        **describe_machine(device),
         "dtype": str(chosen).removeprefix("torch."),
         "quantize": quantize,
         "repeats": repeats,
@@ -273,17 +275,32 @@ class Costs:
         return 2 * self.tower * self.config.vision.num_patches + attention, self.tower * self.itemsize
 
 
-def _load_alone(checkpoint: str, settings: dict) -> dict:
-    """Time and memory of loading, measured in a process that did nothing else."""
-    code = "import json, sys\nfrom imp_kit.tools import bench\n"
-    code += "print(json.dumps(bench.measure_load(*json.loads(sys.argv[1]))))"
-    command = [sys.executable, "-c", code, json.dumps([checkpoint, settings])]
+def run_alone(module: str, function: str, *arguments: Any) -> Any:
+    """What a function of a module of imp_kit.tools returns, run in a process that did nothing else; all is JSON.
+
+    Raises CheckpointError with the last thing that the process said, or the signal that ended it.
+    """
+    code = f"import json, sys\nfrom imp_kit.tools import {module}\n"
+    code += f"print(json.dumps({module}.{function}(*json.loads(sys.argv[1]))))"
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # a notebook may have found the kit by its path
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | paths)
+    if done.returncode < 0:
+        name = signal.strsignal(-done.returncode) or f"signal {-done.returncode}"
+        raise CheckpointError(f'{arguments[0]} ended its process: "{name}". {ENDED}')
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise CheckpointError(f"{checkpoint} cannot be loaded in a process of its own: {reason}")
+        raise CheckpointError(f"{arguments[0]} cannot be measured in a process of its own: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def forget_peak() -> int | None:
+    """Let the peak of this process' memory begin now: the bytes that it has; None where the system is not Linux."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return resident("VmRSS")
+    except OSError:
+        return None
 
 
 def measure_load(checkpoint: str, settings: dict) -> dict:
@@ -294,22 +311,21 @@ def measure_load(checkpoint: str, settings: dict) -> dict:
     import safetensors.torch  # noqa: F401 - counts as part of the bare interpreter
 
     torch.ones(1, device=settings["device"])  # so does CUDA's own start
-    bare = None
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
-        bare = _resident("VmRSS")
-    except OSError:
-        pass
+    bare = forget_peak()
     start = time.perf_counter()
     imp = load(checkpoint, **settings)
     _wait(imp.model.device)
     seconds = time.perf_counter() - start
-    size = sum(file.stat().st_size for file in imp.snapshot.folder.glob("*.safetensors"))
-    peak = None if bare is None else _resident("VmHWM") - bare
-    return {"load_seconds": seconds, "file_bytes": size, "load_peak_bytes": peak}
+    peak = None if bare is None else resident("VmHWM") - bare
+    return {"load_seconds": seconds, "file_bytes": weight_file_bytes(imp.snapshot.folder), "load_peak_bytes": peak}
 
 
-def _resident(field: str) -> int:
+def weight_file_bytes(folder: Path) -> int:
+    """Bytes of the files that hold a checkpoint's weights."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def resident(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
@@ -381,7 +397,7 @@ def _steps(model: ImpModel, start: Tensor, context: int, warm_up: int, count: in
     return prepare
 
 
-def _noise(seed: int) -> Image.Image:
+def noise_image(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (480, 640, 3), dtype=np.uint8))
 
 
@@ -400,15 +416,15 @@ def _clock(call: Callable, device: torch.device) -> tuple[float, Any]:
     return time.perf_counter() - start, value
 
 
-def _times(
+def measure_times(
     call: Callable, prepare: Callable | None = None, *, repeats: int, device: torch.device, parts: int = 1
 ) -> dict:
     """Seconds of a call, or of each of its equal `parts`; its argument comes from `prepare`, which is not timed."""
     calls = (partial(call, prepare()) if prepare else call for _ in range(repeats + 1))
-    return _spread([_clock(ready, device)[0] / parts for ready in calls][1:])
+    return spread([_clock(ready, device)[0] / parts for ready in calls][1:])
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
@@ -522,12 +538,12 @@ def _compare(
     found = {"same_tokens": ids["kit"] == ids["transformers"], "tokens": ids}
     for index, name in enumerate(COMPARED):
         ours, others = ([turn[index] for turn in seconds[side][1:]] for side in sides)
-        ratio = _spread([other / our for our, other in zip(ours, others, strict=True)])
-        found[name] = {"kit": _spread(ours), "transformers": _spread(others), "ratio": ratio}
+        ratio = spread([other / our for our, other in zip(ours, others, strict=True)])
+        found[name] = {"kit": spread(ours), "transformers": spread(others), "ratio": ratio}
     return found
 
 
-def _machine(device: torch.device) -> dict:
+def describe_machine(device: torch.device) -> dict:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     info = Path("/proc/cpuinfo")
     if device.type == "cpu" and info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):

@@ -89,7 +89,9 @@ def parser() -> argparse.ArgumentParser:
         "bench", parents=[source], help="how fast Imp is here, compared with the machine's limits"
     )
     bench.add_argument("--random", metavar="NAME", help="instead: this published size with random weights")
-    bench.add_argument("--quantize", help="int8: the language model's weights in 8 bits")
+    bench.add_argument("--quantize", help="int8: the language model's weights in 8 bits; or types of llama.cpp")
+    bench.add_argument("--engine", default="torch", help="llama.cpp: the kit's engine and llama.cpp, side by side")
+    bench.add_argument("--folder", help="with --engine llama.cpp: keep what is written for it here")
     bench.add_argument(
         "--against",
         metavar="LIBRARY",
@@ -441,6 +443,10 @@ def measure_speed(args: argparse.Namespace) -> None:
 
     check_files(args.json, args.plot, args.growth)  # before minutes of work
     interrupts.work()
+    if args.engine != "torch":
+        return _compare_engines(args)
+    if args.folder:
+        raise SettingError("--folder is for --engine llama.cpp.")
     names = ("random", "device", "dtype", "revision", "quantize", "against", "repeats")
     result = bench(args.checkpoint, growth=bool(args.growth), **{name: getattr(args, name) for name in names})
     print(table(result))
@@ -450,6 +456,20 @@ def measure_speed(args: argparse.Namespace) -> None:
         draw(result, args.plot)
     if args.growth:
         draw_growth(result, args.growth)
+
+
+def _compare_engines(args: argparse.Namespace) -> None:
+    import json
+
+    from imp_kit.tools.engines import compare, table
+
+    if args.against or args.plot or args.growth or args.device not in ("auto", "cpu"):
+        raise SettingError("--engine llama.cpp compares on the CPU, without --against, --plot, --growth and a --device.")
+    names = ("engine", "random", "revision", "dtype", "repeats", "folder")
+    result = compare(args.checkpoint, types=args.quantize, **{name: getattr(args, name) for name in names})
+    print(table(result))
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
 
 
 def tune_checkpoint(args: argparse.Namespace) -> None:
