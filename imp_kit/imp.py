@@ -18,7 +18,7 @@ from PIL import Image
 from imp_kit.answers import Answer, Candidate
 from imp_kit.boxes import Box, Corners, read_box, region
 from imp_kit.checkpoints.hub import DEFAULT, HUB_IDS, NANO, Snapshot, find, is_available
-from imp_kit.checkpoints.load import check_tokenizer, choose_cpu_dtype, fill
+from imp_kit.checkpoints.load import check_tokenizer, choose_cpu_dtype, fill, slow_int8
 from imp_kit.checkpoints.plan import plan_folder
 from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.checkpoints.tokenizer import TextTokenizer
@@ -79,7 +79,10 @@ def load(
     tokenizer = TextTokenizer(snapshot.folder)
     plan = plan_folder(snapshot.folder)
     check_tokenizer(tokenizer, plan)
-    model = fill(plan, device, chosen or choose_cpu_dtype(plan), pack=True, quantize=quantize)
+    chosen = chosen or choose_cpu_dtype(plan)
+    if quantize and device.type == "cpu" and (slow := slow_int8(plan, chosen)):
+        warnings.warn(slow, stacklevel=2)  # before minutes of waiting
+    model = fill(plan, device, chosen, pack=True, quantize=quantize)
     if plan.unexpected:
         unexpected = ", ".join(plan.unexpected)
         warnings.warn(f"{snapshot.name} holds tensors that Imp does not use: {unexpected}.", stacklevel=2)

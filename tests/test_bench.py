@@ -181,7 +181,7 @@ def test_a_load_of_full_size_is_measured_and_drawn(tmp_path):
     ],
 )
 def test_a_wrong_setting_is_reported_before_anything_is_loaded(options, message, monkeypatch):
-    for name in ("load_weights", "random_model", "_load_alone"):
+    for name in ("load_weights", "random_model", "run_alone"):
         monkeypatch.setattr(imp_kit.tools.bench, name, None)
     with pytest.raises(SettingError, match=message):
         bench(device="cpu", **options)

@@ -56,6 +56,7 @@ GENERAL = (
     "The program asked a question where nobody can answer",
     "The GPU failed in the middle of the work",
     "A library of CUDA that torch",
+    "The processor is too old",
 )
 
 

@@ -56,6 +56,18 @@ def choose_cpu_dtype(plan: LoadPlan) -> torch.dtype:
     return torch.bfloat16 if tight or bf16_is_faster() else torch.float32
 
 
+def slow_int8(plan: LoadPlan, dtype: torch.dtype) -> str | None:
+    """That 8-bit weights are slow on this CPU in `dtype`, and what to use instead; None where they are quick."""
+    if sum(math.prod(info.shape) for info in plan.found.values()) <= SMALL_MODEL:
+        return None
+    if not bf16_is_faster():
+        return (
+            "quantize='int8' is slow on this CPU, which is slower in bf16 than in fp32: a first answer can take "
+            "minutes. Use engine='llama.cpp' with quantize='q4_k_m', which needs llama-cpp-python, or leave quantize out."
+        )
+    return None if dtype == torch.bfloat16 else "quantize='int8' is slow in fp32 and fp16; give dtype='bf16', too."
+
+
 def fill(
     plan: LoadPlan, device: torch.device, dtype: torch.dtype, *, pack: bool = False, quantize: str | None = None
 ) -> ImpModel:

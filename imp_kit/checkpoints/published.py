@@ -122,7 +122,7 @@ def _write_tokenizer(file: Path, words: Sequence[str], control: Sequence[str]) -
     blank = "\u0120"  # as byte-level tokenizers write it
     vocabulary = {letter: id for id, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges: dict[tuple[str, str], None] = {}
-    for word in dict.fromkeys(form for word in words for form in (word, blank + word)):
+    for word in dict.fromkeys([*words, *(blank + word for word in words)]):
         for pair in ((word[:end], word[end]) for end in range(1, len(word))):
             merges[pair] = None
             vocabulary.setdefault("".join(pair), len(vocabulary))

@@ -287,7 +287,7 @@ def run_alone(module: str, function: str, *arguments: Any) -> Any:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | paths)
     if done.returncode < 0:
         name = signal.strsignal(-done.returncode) or f"signal {-done.returncode}"
-        raise CheckpointError(f'{arguments[0]} ended its process: "{name}". {ENDED}')
+        raise CheckpointError(f'Measuring {arguments[0]} ({arguments[1]}) ended with "{name}". {ENDED}')
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise CheckpointError(f"{arguments[0]} cannot be measured in a process of its own: {reason}")

@@ -63,7 +63,8 @@ def examine() -> list[Finding]:
         return findings
     gpu, gpu_memory = _gpu()
     hub, reachable = _hub()
-    return [*findings, *_conflicts(), *_official(), gpu, hub, *_storage(gpu_memory, reachable), _choice()]
+    cpu = [] if gpu_memory else [_cpu()]
+    return [*findings, *_conflicts(), *_official(), gpu, *cpu, hub, *_storage(gpu_memory, reachable), _choice()]
 
 
 def _versions() -> Iterator[Finding]:
@@ -164,6 +165,21 @@ def _gpu() -> tuple[Finding, int | None]:
         fix = "Update the NVIDIA driver, or install a torch that was built for an older CUDA."
     reason = f" ({str(caught[0].message).splitlines()[0]})" if caught else ""
     return Finding("FAIL", f"nvidia-smi shows {gpus}, but {build} cannot use it{reason}", fix), None
+
+
+def _cpu() -> Finding:
+    """How a large checkpoint answers soonest without a GPU."""
+    from imp_kit.checkpoints.hub import DEFAULT
+    from imp_kit.device import bf16_is_faster
+    from imp_kit.system.extras import EXTRAS, has
+
+    missing = [package for package, module in EXTRAS["llama-cpp"].items() if not has(module)]
+    first = f"pip install {' '.join(missing)}, then " if missing else ""
+    fix = f'Large checkpoints: {first}imp_kit.load("{DEFAULT}", engine="llama.cpp", quantize="q4_k_m").'
+    if bf16_is_faster():
+        return Finding("OK", "This CPU is quick in bf16, which imp_kit.load() takes for large checkpoints", fix)
+    what = 'This CPU is slower in bf16 than in fp32: quantize="int8" would make a first answer take minutes'
+    return Finding("OK", what, fix)
 
 
 def _nvidia_smi() -> str:

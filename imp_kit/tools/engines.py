@@ -280,16 +280,23 @@ def table(result: dict) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| | weights read for a token | files | peak of memory | load |", "| --- | --- | --- | --- | --- |"]
     for name, row in result["rows"].items():
-        peak = _gigabytes(row["peak_bytes"])
-        sizes = f"{_gigabytes(row['weight_bytes'])} | {_gigabytes(row['file_bytes'])} | {peak}"
+        peak = _format_bytes(row["peak_bytes"])
+        sizes = f"{_format_bytes(row['weight_bytes'])} | {_format_bytes(row['file_bytes'])} | {peak}"
         lines.append(f"| {name} | {sizes} | {row['load_seconds']:.1f} s |")
     found = ", ".join(f"{name} {each['median'] / 1e9:.1f} GB/s" for name, each in result["bandwidths"].items())
-    lines += ["", f"Bandwidth, as all threads read {_gigabytes(STREAM)} in order: {found}; the shares are of the larger."]
+    lines += [
+        "",
+        f"Bandwidth, as all threads read {_format_bytes(STREAM)} in order: {found}; the shares are of the larger.",
+    ]
     for type, export in result["exports"].items():
-        lines.append(f"Export to {type}: {export['seconds']:.0f} s, peak of memory {_gigabytes(export['peak_bytes'])}.")
+        lines.append(
+            f"Export to {type}: {export['seconds']:.0f} s, peak of memory {_format_bytes(export['peak_bytes'])}."
+        )
     lines += [result["busy"]] if result["busy"] else []
     return "\n".join(lines)
 
 
-def _gigabytes(size: float | None) -> str:
-    return "unknown" if size is None else f"{size / 1e9:.2f} GB"
+def _format_bytes(size: float | None) -> str:
+    if size is None:
+        return "unknown"
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
