@@ -26,7 +26,10 @@ INCOMPLETE = "If its download was cut short, load it by its name once more while
 
 
 def check_space(target: Path, needed: float, what: str, name: str = "out") -> None:
-    """Raise SettingError where `needed` bytes do not fit on the disk of `target`, which need not exist; `name` gave it."""
+    """Raise SettingError where `needed` bytes do not fit on the disk of `target`, which need not exist.
+
+    `name` is the setting that names it.
+    """
     there = next(folder for folder in (target, *target.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if needed > free:

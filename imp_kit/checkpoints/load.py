@@ -63,7 +63,7 @@ def slow_int8(plan: LoadPlan, dtype: torch.dtype) -> str | None:
     if not bf16_is_faster():
         return (
             "quantize='int8' is slow on this CPU, which is slower in bf16 than in fp32: a first answer can take "
-            "minutes. Use engine='llama.cpp' with quantize='q4_k_m', which needs llama-cpp-python, or leave quantize out."
+            "minutes. Use engine='llama.cpp' with quantize='q4_k_m' (it needs llama-cpp-python), or leave quantize out."
         )
     return None if dtype == torch.bfloat16 else "quantize='int8' is slow in fp32 and fp16; give dtype='bf16', too."
 
