@@ -174,7 +174,7 @@ def _cpu() -> Finding:
     from imp_kit.system.extras import EXTRAS, has
 
     if bf16_is_faster():
-        fix = f'Large checkpoints: imp_kit.load("{DEFAULT}", dtype="bf16"); with quantize="int8" they take half the memory.'
+        fix = f'Large checkpoints: imp_kit.load("{DEFAULT}", dtype="bf16"); quantize="int8" halves their memory.'
         return Finding("OK", "This CPU is quick in bf16", fix)
     missing = [package for package, module in EXTRAS["llama-cpp"].items() if not has(module)]
     first = f"pip install {' '.join(missing)}, then " if missing else ""
