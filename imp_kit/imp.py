@@ -17,6 +17,7 @@ from PIL import Image
 
 from imp_kit.answers import Answer, Candidate
 from imp_kit.boxes import Box, Corners, read_box, region
+from imp_kit.checkpoints.files import check_not_exported
 from imp_kit.checkpoints.hub import DEFAULT, HUB_IDS, NANO, Snapshot, find, is_available
 from imp_kit.checkpoints.load import check_tokenizer, choose_cpu_dtype, fill
 from imp_kit.checkpoints.plan import plan_folder
@@ -24,7 +25,7 @@ from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import LONG_DTYPES, choose_device, choose_dtype, why_no_gpu
 from imp_kit.engine import Conversation, Engine, Turn
-from imp_kit.errors import CheckpointError, ImageError, ImpKitError, PromptError, SettingError
+from imp_kit.errors import ImageError, ImpKitError, PromptError, SettingError
 from imp_kit.images import check_order, open_image
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.memory import free_gpu_memory, free_memory, roomier_gpu, trim_heap

@@ -602,5 +602,6 @@ def test_an_export_is_no_checkpoint(exported, tmp_path, capsys):
     folder = exported[2][0].parent
     said = "was written for llama.cpp; load it with engine='llama.cpp', or give the checkpoint"
     refused(CheckpointError, said, folder, tmp_path / "out")
-    assert main(["checkpoints", "inspect", str(folder)])
+    with pytest.raises(SystemExit, match="2"):
+        main(["checkpoints", "inspect", str(folder)])
     assert said in capsys.readouterr().err

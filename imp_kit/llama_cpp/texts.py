@@ -65,9 +65,7 @@ def chat_template(template: Template) -> str:
     return "".join(f"{{%- set {name} = {json.dumps(text)} -%}}\n" for name, text in named.items()) + CHAT
 
 
-def modelfile(
-    name: str, template: Template, decoder: str, tower: str, context: int, license: str | None = None
-) -> str:
+def modelfile(name: str, template: Template, decoder: str, tower: str, context: int, license: str | None = None) -> str:
     """ollama's Modelfile for two files of one folder; ollama itself puts the image before a question.
 
     It takes both files by FROM, and knows the tower by its metadata.
