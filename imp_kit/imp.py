@@ -17,6 +17,7 @@ from PIL import Image
 
 from imp_kit.answers import Answer, Candidate
 from imp_kit.boxes import Box, Corners, read_box, region
+from imp_kit.checkpoints.files import check_not_exported
 from imp_kit.checkpoints.hub import DEFAULT, HUB_IDS, NANO, Snapshot, find, is_available
 from imp_kit.checkpoints.load import check_tokenizer, choose_cpu_dtype, fill, slow_int8
 from imp_kit.checkpoints.plan import plan_folder
@@ -24,9 +25,8 @@ from imp_kit.checkpoints.registry import PUBLISHED
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import LONG_DTYPES, choose_device, choose_dtype, why_no_gpu
 from imp_kit.engine import Conversation, Engine, Turn
-from imp_kit.errors import CheckpointError, ImageError, ImpKitError, PromptError, SettingError
+from imp_kit.errors import ImageError, ImpKitError, PromptError, SettingError
 from imp_kit.images import check_order, open_image
-from imp_kit.llama_cpp.exported import is_exported
 from imp_kit.model.imp import ImpModel
 from imp_kit.model.memory import free_gpu_memory, free_memory, roomier_gpu, trim_heap
 from imp_kit.model.packed_linear import check_quantize
@@ -74,8 +74,7 @@ def load(
         limit = " It knows only simple drawings." if checkpoint == NANO else ""
         print(f"imp-kit: {checkpoint}, because {why}.{limit}")  # not stderr, which notebooks show in red
     snapshot = find(checkpoint, revision)
-    if is_exported(snapshot.folder):
-        raise CheckpointError(f"{checkpoint} was written for llama.cpp; load it with engine='llama.cpp'.")
+    check_not_exported(snapshot.folder)
     tokenizer = TextTokenizer(snapshot.folder)
     plan = plan_folder(snapshot.folder)
     check_tokenizer(tokenizer, plan)

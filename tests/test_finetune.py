@@ -742,7 +742,7 @@ def test_too_little_memory_or_disk(folder, monkeypatch):
             tune(folder)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
-        with pytest.raises(imp_kit.SettingError, match="0.0 GB are free; the new checkpoint takes"):
+        with pytest.raises(imp_kit.SettingError, match="0 MB are free; the new checkpoint takes"):
             tune(folder)
 
     def full(*_):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from oracle import CONTROL, FAMILIES, LLAMA, Oracle, change_json, make_oracle, w
 from safetensors.torch import load_file, save_file
 
 import imp_kit
+from imp_kit.checkpoints.files import is_exported
 from imp_kit.checkpoints.hub import NANO_FOLDER, Snapshot
 from imp_kit.checkpoints.plan import plan_folder
 from imp_kit.checkpoints.tokenizer import TextTokenizer
@@ -27,7 +29,7 @@ from imp_kit.errors import CheckpointError, SettingError
 from imp_kit.llama_cpp import export as exporting
 from imp_kit.llama_cpp import library
 from imp_kit.llama_cpp.export import TYPES, export_gguf, model_name
-from imp_kit.llama_cpp.exported import Exported, is_exported
+from imp_kit.llama_cpp.exported import Exported
 from imp_kit.llama_cpp.tensors import PLAIN
 from imp_kit.llama_cpp.texts import chat_template
 from imp_kit.llama_cpp.vocabulary import Kind, read_vocabulary
@@ -366,7 +368,7 @@ def test_nothing_of_another_checkpoint_is_replaced(tmp_path):
 def test_too_little_disk_is_said_before(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
     monkeypatch.setattr(exporting.shutil, "disk_usage", lambda _: usage)
-    refused(SettingError, r"0\.0 GB are free; the export takes 0\.0 GB", "imp-nano", tmp_path / "new" / "out")
+    refused(SettingError, r"where 10 MB are free; the export takes 11 MB", "imp-nano", tmp_path / "new" / "out")
 
 
 def test_other_tokenizers_and_other_checkpoints(tmp_path):
@@ -461,3 +463,145 @@ def test_a_killed_export_leaves_no_file_under_its_name(tmp_path):
     assert [file.name for file in out.iterdir()] == ["mmproj-imp-nano-F16.gguf.partial"]
     files = export("imp-nano", out, "q8_0")
     assert {file.name for file in out.iterdir()} == {file.name for file in files} | {"imp-kit.json", "tokenizer.json"}
+
+
+# The files as other programs read them ----------------------------------------------------------------------
+
+# The type that llama.cpp asks for; a key in another type is an error there, or passes for absent.
+KEYS = {
+    "STRING": r"general\.(architecture|name|type|license)|imp_kit\..*|tokenizer\.(ggml\.(model|pre)|chat_template)"
+    r"|clip\.projector_type",
+    "BOOL": r"tokenizer\.ggml\.add_.*|clip\.(has_vision_encoder|use_gelu)",
+    "FLOAT32": r".*(epsilon|freq_base)",
+    "UINT32": r"general\.file_type|tokenizer\.ggml\.(bos|eos|eot)_token_id"
+    r"|.*\.(\w+_length|\w+_count|head_count_kv|vocab_size|image_size|patch_size|projection_dim)",
+    "[STRING]": r"tokenizer\.ggml\.(tokens|merges)",
+    "[INT32]": r"tokenizer\.ggml\.token_type|clip\.vision\.feature_layer",
+    "[FLOAT32]": r"tokenizer\.ggml\.scores|clip\.vision\.image_(mean|std)",
+}
+
+
+def test_gguf_s_own_programs_read_the_files(exported, capsys, monkeypatch):
+    """gguf-dump and gguf-hash; each key's type, the number of tensors, and where each begins."""
+    from gguf.scripts import gguf_dump, gguf_hash
+
+    for file in exported[2][:2]:
+        reader = GGUFReader(file)
+        fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+        for name, field in fields.items():
+            types = [kind.name for kind in field.types]
+            kind = f"[{types[-1]}]" if types[0] == "ARRAY" else types[0]
+            assert [each for each, names in KEYS.items() if re.fullmatch(names, name)] == [kind], name
+        tensors = reader.tensors
+        assert reader.fields["GGUF.tensor_count"].contents() == len(tensors) > 0
+        assert reader.fields["GGUF.kv_count"].contents() == len(fields)
+        assert reader.alignment == 32
+        places = sorted((tensor.data_offset, tensor.data_offset + tensor.n_bytes) for tensor in tensors)
+        assert all(start % reader.alignment == 0 for start, _ in places)
+        gaps = [start - end for (_, end), (start, _) in zip(places, places[1:], strict=False)]
+        assert places[0][0] == reader.data_offset
+        assert all(0 <= gap < reader.alignment for gap in [*gaps, file.stat().st_size - places[-1][1]])
+        monkeypatch.setattr(sys, "argv", ["gguf-dump", str(file)])
+        gguf_dump.main()
+        printed = capsys.readouterr().out
+        assert f"Dumping {len(reader.fields)} key/value pair(s)" in printed
+        assert f"Dumping {len(tensors)} tensor(s)" in printed
+        gguf_hash.gguf_hash(reader, "it", True, True)
+        assert re.search(r"^sha256 +[0-9a-f]{64}  it$", capsys.readouterr().out, re.M)
+
+
+def ollama_commands(text: str) -> list[tuple[str, str]]:
+    """The instructions of a Modelfile, by the rules of ollama's docs/modelfile.md.
+
+    A line begins with an instruction, in any case, or with # and is a comment. What follows is its argument: the rest
+    of the line, without the quotation marks around it, or all between two times three of them, over several lines.
+    """
+    found, known = [], {"from", "parameter", "template", "system", "adapter", "license", "message", "requires"}
+    while text := text.lstrip():
+        if text.startswith("#"):
+            text = text.partition("\n")[2]
+            continue
+        name, rest = re.match(r"([A-Za-z]+)[ \t]+(.*)", text, re.DOTALL).groups()
+        assert name.lower() in known, name
+        name = name.lower()
+        if name == "parameter":
+            name, rest = re.match(r"(\w+)[ \t]+(.*)", rest, re.DOTALL).groups()
+        if rest.startswith('"""'):
+            value, closed, text = rest[3:].partition('"""')
+            assert closed
+            assert text[:1] in ("", "\n")
+        else:
+            value, _, text = rest.partition("\n")
+            if value.startswith('"'):
+                assert len(value) > 1
+                assert value.endswith('"')
+                value = value[1:-1]
+        found.append((name, value))
+    return found
+
+
+def go_text(template: str, system: str, messages: list[tuple[str, str]]) -> str:
+    """What Go's text/template makes of the few actions that our Modelfile uses; an unknown one fails."""
+    parts = re.split(r"(\{\{.*?\}\})", template)
+    body = parts[next(i for i, part in enumerate(parts) if "range" in part) + 1 : -2]
+    head = parts[: parts.index("{{ range $i, $m := .Messages }}")]
+    assert parts[-2:] == ["{{ end }}", ""]
+
+    def fill(parts: list[str], index: int = 0, role: str = "", content: str = "") -> str:
+        out, shown = [], [True]  # whether the text of each open `if` is shown
+        for part in parts:
+            action = part[2:-2].strip() if part.startswith("{{") else None
+            if action is None:
+                text = part
+            elif action == "end":
+                shown.pop()
+                continue
+            elif action == "if gt $i 1":
+                shown.append(index > 1)
+                continue
+            elif named := re.fullmatch(r'(else )?if eq \$m\.Role "(\w+)"', action):
+                if named[1]:
+                    shown.pop()
+                shown.append(role == named[2])
+                continue
+            else:
+                text = {".System": system, "$m.Content": content}.get(action) or json.loads(action or "0")
+            out += [text] if all(shown) else []
+        return "".join(out)
+
+    return fill(head) + "".join(fill(body, index, *message) for index, message in enumerate(messages))
+
+
+def test_ollama_s_rules_read_the_modelfile(exported, tmp_path):
+    """Two FROM: by ollama's source, server/create.go, it takes for the tower what says mmproj of itself."""
+    oracle, _, (decoder, tower, modelfile, _) = exported
+    commands = ollama_commands(modelfile.read_text("utf-8"))
+    found = dict(commands)
+    files = [modelfile.parent / value for name, value in commands if name == "from"]
+    assert files == [decoder, tower]
+    assert [metadata(file)["general.type"] for file in files] == ["model", "mmproj"]
+    assert "clip.block_count" not in metadata(tower), "else ollama takes it for a language model"
+    template = TEMPLATES[oracle.family]
+    assert (found["system"], found["stop"], float(found["temperature"])) == (SYSTEM, template.stop, 0)
+    arch = metadata(decoder)["general.architecture"]
+    assert int(found["num_ctx"]) == metadata(decoder)[f"{arch}.context_length"]
+    assert "license" not in found
+    said = [("system", SYSTEM), ("user", QUESTION)]
+    first = "".join((*template.open(), *template.ask(QUESTION, first=True))).replace(f"{IMAGE}\n", "")
+    assert go_text(found["template"], SYSTEM, said) == first
+    later = "".join((template.answer, REPLY, *template.ask("And then?", first=False)))
+    assert go_text(found["template"], SYSTEM, [*said, ("assistant", REPLY), ("user", "And then?")]) == first + later
+
+
+def test_the_modelfile_of_a_published_checkpoint_names_its_licence(tmp_path):
+    *_, modelfile, _ = export("imp-nano", tmp_path, "q8_0")
+    assert dict(ollama_commands(modelfile.read_text("utf-8")))["license"] == "apache-2.0"
+
+
+def test_an_export_is_no_checkpoint(exported, tmp_path, capsys):
+    folder = exported[2][0].parent
+    said = "was written for llama.cpp; load it with engine='llama.cpp', or give the checkpoint"
+    refused(CheckpointError, said, folder, tmp_path / "out")
+    with pytest.raises(SystemExit, match="2"):
+        main(["checkpoints", "inspect", str(folder)])
+    assert said in capsys.readouterr().err

@@ -287,3 +287,31 @@ def test_a_description_of_other_sizes(nano, tmp_path):
     with pytest.raises(CheckpointError, match="was not made of imp-nano"):
         imp_kit.load(here, engine="llama.cpp", quantize="f32")
     assert Exported.read(here).config.vision.num_patches == 144
+
+
+# Types of llama.cpp's own quantizer ---------------------------------------------------------------------------
+
+# The type of a matrix whose rows are a multiple of 256, and of one whose rows are not.
+MIXED = {"q6_k": ({"Q6_K"}, {"Q8_0"}), "q5_k_m": ({"Q5_K", "Q6_K"}, {"Q5_1", "Q8_0"}),
+         "q4_k_m": ({"Q4_K", "Q6_K"}, {"Q5_0", "Q8_0"})}  # fmt: skip
+
+
+def kinds(file: Path) -> set[str]:
+    """The types of a file's matrices."""
+    from gguf import GGUFReader
+
+    return {tensor.tensor_type.name for tensor in GGUFReader(file).tensors if len(tensor.shape) > 1}
+
+
+@pytest.mark.parametrize("type", MIXED)
+def test_types_of_mixed_bits(type, nano, tmp_path):
+    """imp-nano's rows are 256 and 1024 numbers, those of a tiny one 64 and 176: these get the nearest plain type."""
+    decoder, *_ = export_gguf("imp-nano", nano["folder"], type, progress=False)
+    assert decoder.name == f"imp-nano-{type.upper()}.gguf"
+    assert kinds(decoder) == MIXED[type][0]
+    assert not list(nano["folder"].glob("*.partial*"))
+    imp = imp_kit.load(nano["folder"], engine="llama.cpp", quantize=type)
+    assert imp.ask(DOOR, "What is it?").token_ids == nano["kit"].ask(DOOR, "What is it?").token_ids
+    tiny, *_ = export_gguf(write_checkpoint(make_oracle(), tmp_path / "tiny"), tmp_path / "out", type, progress=False)
+    assert kinds(tiny) == MIXED[type][1]
+    imp_kit.load(tmp_path / "out", engine="llama.cpp").ask(DOOR, "What is it?", max_new_tokens=2)

@@ -323,6 +323,14 @@ def test_exercise_gigabytes(capsys):
     assert says(capsys, check, 12.8).startswith("Not yet")
 
 
+def test_exercise_bits(capsys):
+    check = setup_exercises.bits
+    assert says(capsys, check, 4.5).startswith("Right")
+    assert "without the scale" in says(capsys, check, 4)
+    assert "not for each" in says(capsys, check, 20)
+    assert "divide by 32" in says(capsys, check, 144)
+
+
 def test_exercise_area(capsys):
     check = setup_exercises.area
 

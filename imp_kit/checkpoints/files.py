@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+DESCRIPTION = "imp-kit.json"  # in a folder that an export for llama.cpp wrote
 MOST_LINKS = 10  # in a chain
 TEXT_LIMIT = 32_000_000  # bytes of a JSON file or a header; more is no checkpoint's, and would only fill the memory
 MIXED = "Files of two checkpoints are mixed, or one is missing: download them again."
@@ -33,8 +34,26 @@ def check_space(target: Path, needed: float, what: str, name: str = "out") -> No
     there = next(folder for folder in (target, *target.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
-        sizes = f"{free / 1e9:.1f} GB are free; {what} takes {needed / 1e9:.1f} GB"
+        sizes = f"{_size(free)} are free; {what} takes {_size(needed)}"
         raise SettingError(f"{name} is {str(target)!r}, where {sizes}. Free some, or choose another disk.")
+
+
+def _size(nbytes: float) -> str:
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether an export for llama.cpp wrote this folder."""
+    return os.path.lexists(folder / DESCRIPTION)
+
+
+def check_not_exported(folder: Path) -> None:
+    """Raise CheckpointError for a folder that an export for llama.cpp wrote: it holds no checkpoint."""
+    if is_exported(folder):
+        raise CheckpointError(
+            f"{folder} was written for llama.cpp; load it with engine='llama.cpp', or give the checkpoint that it was "
+            "made of."
+        )
 
 
 def follow(file: Path) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imp_kit.checkpoints.files import TensorInfo, check_name, check_weights, find_tensors
+from imp_kit.checkpoints.files import TensorInfo, check_name, check_not_exported, check_weights, find_tensors
 from imp_kit.checkpoints.hub import HUB_IDS, UnreachableError, cached, find, hub_errors, locate, needed_files
 from imp_kit.checkpoints.plan import LoadPlan, plan, read_configs
 from imp_kit.checkpoints.published import published_tensors
@@ -111,6 +111,7 @@ def inspect(checkpoint: str | os.PathLike, revision: str | None = None) -> Inspe
             )
     else:
         snapshot = find(checkpoint, revision)
+        check_not_exported(snapshot.folder)
         name, commit, where = snapshot.name, snapshot.revision, str(snapshot.folder)
         raw, ends, found = *read_configs(snapshot.folder), find_tensors(snapshot.folder)
     checked = None

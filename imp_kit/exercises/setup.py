@@ -68,3 +68,13 @@ def ask_all(function: Callable[[Imp, Any, list[str]], Iterable]) -> str:
     expect(len(looks) == 1, f"Your function looked {len(looks)} times; call `imp.look` before the loop.")
     expect([str(each) for each in found] == wanted, "Return the answers as a list, in the order of the questions.")
     return "one look, and every question costs only its reading and its answer."
+
+
+@exercise
+def bits(answer: Any) -> str:
+    """How many bits does a number take where 32 of 4 bits share a scale of 16?"""
+    answer = number_of(answer)
+    expect(answer != 4, "That is without the scale.")
+    expect(answer != 20, "The scale is there once for 32 numbers, not for each.")
+    expect(math.isclose(answer, 4.5), "Add up the bits of 32 numbers and their scale, and divide by 32.")
+    return "4.5 bits. Smaller groups would follow the numbers more closely, and take more space."

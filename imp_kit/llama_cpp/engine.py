@@ -17,13 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from imp_kit.answers import Seconds
+from imp_kit.checkpoints.files import is_exported
 from imp_kit.checkpoints.hub import Snapshot
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import is_small
 from imp_kit.engine import Engine, Turn
 from imp_kit.images import squash
 from imp_kit.llama_cpp.export import check_type, export_snapshot
-from imp_kit.llama_cpp.exported import Exported, is_exported
+from imp_kit.llama_cpp.exported import Exported
 from imp_kit.llama_cpp.library import LanguageModel, Tower
 from imp_kit.model.generate import check_scores
 from imp_kit.model.imp import ImpModel

@@ -15,14 +15,14 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from imp_kit import __version__
-from imp_kit.checkpoints.files import check_space, file_names, follow
+from imp_kit.checkpoints.files import check_not_exported, check_space, file_names, follow, is_exported
 from imp_kit.checkpoints.hub import HUB_IDS, NANO, Snapshot, digest, find, loaded_files
 from imp_kit.checkpoints.load import check_tokenizer
 from imp_kit.checkpoints.plan import LoadPlan, plan_folder
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.checkpoints.tokenizer_files import read_tokenizer, tokenizer_names
 from imp_kit.errors import CheckpointError, SettingError
-from imp_kit.llama_cpp.exported import Exported, is_exported
+from imp_kit.llama_cpp.exported import Exported
 from imp_kit.llama_cpp.library import quantize
 from imp_kit.llama_cpp.names import ARCHITECTURES, decoder_targets, tower_targets
 from imp_kit.llama_cpp.tensors import BLOCK, BLOCKLESS, PLAIN, Tensors
@@ -70,6 +70,7 @@ def check_type(type: str) -> None:
 
 def export_snapshot(snapshot: Snapshot, out: str | os.PathLike, type: str, *, progress: bool = True) -> list[Path]:
     """`export_gguf` for a checkpoint on disk and a type that was checked."""
+    check_not_exported(snapshot.folder)
     plan, tokenizer = plan_folder(snapshot.folder), TextTokenizer(snapshot.folder)
     check_tokenizer(tokenizer, plan)
     for problem in plan.problems.values():
@@ -105,9 +106,9 @@ def export_snapshot(snapshot: Snapshot, out: str | os.PathLike, type: str, *, pr
                 tensors.write(partial, _architecture(plan) if file == decoder else "clip", metadata[file], bar.update)
                 if file == decoder and type in MIXED_BITS:
                     quantize(partial, type)
-    side = plan.model.config.vision.image_size
+    side, template = plan.model.config.vision.image_size, TEMPLATES[plan.model.config.family]
     texts = {
-        "Modelfile": modelfile(name, TEMPLATES[plan.model.config.family], decoder.name, tower.name, context),
+        "Modelfile": modelfile(name, template, decoder.name, tower.name, context, source.get("general.license")),
         "README.txt": instructions(name, decoder.name, tower.name, exact=vocabulary.exact, side=side),
     }
     for text_name, text in texts.items():

@@ -1,25 +1,18 @@
 """A folder that an export wrote: which files it holds, and whether they belong together."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import cast
 
 from imp_kit.checkpoints.config import MAX_LAYERS
-from imp_kit.checkpoints.files import Fields, file_names, quote, read_json
+from imp_kit.checkpoints.files import DESCRIPTION, Fields, file_names, quote, read_json
 from imp_kit.errors import CheckpointError, SettingError
 from imp_kit.llama_cpp.names import ARCHITECTURES
 from imp_kit.model.config import DecoderConfig, ImpConfig, VisionConfig
 
-DESCRIPTION = "imp-kit.json"
 AGAIN = "Export the checkpoint again: python -m imp_kit export gguf."
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether an export wrote this folder."""
-    return os.path.lexists(folder / DESCRIPTION)
 
 
 @dataclass(frozen=True)

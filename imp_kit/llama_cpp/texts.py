@@ -65,9 +65,13 @@ def chat_template(template: Template) -> str:
     return "".join(f"{{%- set {name} = {json.dumps(text)} -%}}\n" for name, text in named.items()) + CHAT
 
 
-def modelfile(name: str, template: Template, decoder: str, tower: str, context: int) -> str:
-    """ollama's Modelfile for two files of one folder; ollama itself puts the image before a question."""
+def modelfile(name: str, template: Template, decoder: str, tower: str, context: int, license: str | None = None) -> str:
+    """ollama's Modelfile for two files of one folder; ollama itself puts the image before a question.
+
+    It takes both files by FROM, and knows the tower by its metadata.
+    """
     text = {name: f"{{{{ {json.dumps(value)} }}}}" for name, value in letters(template)._asdict().items()}
+    licensed = f"LICENSE {license}\n" if license else ""
     return f'''\
 # ollama create {name} -f Modelfile
 FROM ./{decoder}
@@ -79,7 +83,7 @@ TEMPLATE """{text["before"]}{{{{ .System }}}}{text["after"]}{{{{ range $i, $m :=
 PARAMETER temperature 0
 PARAMETER num_ctx {context}
 PARAMETER stop "{template.stop}"
-'''
+{licensed}'''
 
 
 def instructions(name: str, decoder: str, tower: str, *, exact: bool, side: int) -> str:

