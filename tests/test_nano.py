@@ -285,7 +285,8 @@ def test_training_goes_on_where_it_was_killed(tmp_path, size):
         rows = list(csv.DictReader(file))
     assert [int(row["samples"]) for row in rows] == [16, 32, 48, 64, 80, 96]
     assert [bool(row["loss"]) for row in rows] == [False, False, True, True, True, True]
-    assert float(rows[-1]["loss"]) < float(rows[2]["loss"])
+    # the first conversations have short answers, whose loss is small
+    assert float(rows[-1]["loss"]) < float(rows[3]["loss"])
     assert float(rows[-1]["patch_loss"]) < float(rows[0]["patch_loss"])
 
     imp = imp_kit.load(peace, device="cpu", dtype="fp32")
@@ -294,6 +295,12 @@ def test_training_goes_on_where_it_was_killed(tmp_path, size):
 
     with pytest.raises(imp_kit.SettingError, match="another plan"):
         train(peace, dataclasses.replace(PLAN, batch=4))
+
+
+def test_a_torch_without_the_optimizer_is_named(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(imp_kit.SettingError, match="needs torch 2.9 or newer"):
+        train(tmp_path / "run", PLAN, start=NANO_FOLDER)
 
 
 def test_a_training_without_sense_leaves_no_folder(tmp_path):

@@ -10,7 +10,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -98,6 +98,7 @@ LABEL_SIZES = (len(THING_LABELS), 4, NUMBERS * MOST_COUNTED, ACROSS * (len(CHARA
 GUIDED_LAYER = 2  # of the decoder; its first head is trained to attend to the text that an answer spells, its second
 # one to the thing that an answer is about
 ATTENTION_WEIGHT = 0.3  # of the loss that trains these heads
+NUMBERS_WEIGHT = 0.5  # of the loss of the labels that count and order the things
 THING_WEIGHT = 5.0  # of a loss whose mean is over many labels that are mostly 0
 HEAD_RATE = 4.0  # times the learning rate, for the head of the labels, which is new in each run
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
@@ -176,7 +177,7 @@ CONFIGS = {
         varied_share=0.45,
         steered=True,
         lengthening=1,
-        seed=3,
+        seed=4,
         head_alone=2_000,
         learning_rate=5e-4,
         warm_up=2_000,
@@ -266,6 +267,9 @@ class Tokens(NamedTuple):
     targets: Tensor
 
 
+Batch = tuple[Tensor, Labels, Tokens, list[list[str]]]
+
+
 class Lessons(Dataset):
     """Samples `start` to `stop` of a training stream, drawn when asked for."""
 
@@ -286,7 +290,7 @@ class Lessons(Dataset):
         return to_pixels(image, vision["image_size"]), labels, row
 
 
-def collate(samples: list[tuple[Tensor, Labels, Row]]) -> tuple[Tensor, Labels, Tokens, list[list[str]]]:
+def collate(samples: list[tuple[Tensor, Labels, Row]]) -> Batch:
     """Stack samples: pixels, labels, tokens, and the names of the rows' turns."""
     pixels, labels, rows = zip(*samples, strict=True)
 
@@ -394,7 +398,7 @@ class TrainingModel(nn.Module):
         if has_thing.any():
             loss = loss + F.l1_loss(boxes.sigmoid()[has_thing], labels.boxes[has_thing])
             numbers = numbers.unflatten(-1, (NUMBERS, -1))[has_thing]
-            loss = loss + 0.5 * F.cross_entropy(numbers.flatten(0, 1), labels.numbers[has_thing].flatten())
+            loss = loss + NUMBERS_WEIGHT * F.cross_entropy(numbers.flatten(0, 1), labels.numbers[has_thing].flatten())
         characters = characters.unflatten(-1, (ACROSS, -1))
         written = labels.characters > 0
         blank = F.cross_entropy(characters[~written], labels.characters[~written])
@@ -577,6 +581,7 @@ class Run:
             self.weights = state["weights"]
             self.tokenizer = TextTokenizer(out)
             _forget(out / "log.csv", self.done)
+        self.opening = torch.tensor(self.tokenizer.encode_pieces(PHI2.open()), device=device)
         self.mean = AveragedModel(self.learner.model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
         if state is not None:
             self.mean.load_state_dict(state["mean"])
@@ -609,6 +614,44 @@ class Run:
                 "with the plan that it has."
             )
         return state
+
+    def kernels(self) -> AbstractContextManager:
+        """Attention's kernels while it learns: on a CPU two plain products in bf16 beat the fused kernel for such short
+        rows, most of all backwards.
+        """
+        plain_products = self.bf16 and self.device.type == "cpu"
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain_products)
+        return sdpa_kernel(SDPBackend.MATH) if plain_products else nullcontext()
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, list[tuple[str, bool]]]:
+        """The losses of a batch's answers and patches; each turn's column of the log, with whether its answer is right.
+
+        Without conversations the first is 0 and the last empty.
+        """
+        pixels, labels, tokens, names = batch
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            labels = Labels(*(part.to(self.device) for part in labels))
+            head_alone = self.done < self.config.head_alone
+            features, patch_loss = self.learner.encode(pixels.to(self.device), labels, head_alone)
+            if not self.config.has_conversations(self.done):
+                return torch.zeros(()), patch_loss, []
+            tokens = Tokens(*(part.to(self.device) for part in tokens))
+            answer_loss, answered = self.learner.answer_loss(features, labels, self.opening, tokens, names)
+        return answer_loss, patch_loss, answered
+
+    def update(self, loss: Tensor, rate: float) -> bool:
+        """One step at a learning rate; where the loss or its gradient is no number, none, and False."""
+        self.learner.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
+        if not torch.isfinite(norm + loss.detach()):
+            return False
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["times"] * rate
+            optimizer.step()
+        self.mean.update_parameters(self.learner.model)
+        return True
 
     def save(self) -> None:
         """The mean as a checkpoint, and the state to go on from; what was there before stays until both are written."""
@@ -655,24 +698,19 @@ def train(
     chosen = choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
     run = Run(out, config, chosen, start)
-    opening = torch.tensor(run.tokenizer.encode_pieces(PHI2.open()), device=chosen)
-    # On a CPU two plain products in bf16 beat the fused kernel for such short rows, most of all backwards.
-    plain_products = run.bf16 and chosen.type == "cpu"
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain_products)
-    kernels = sdpa_kernel(SDPBackend.MATH) if plain_products else nullcontext()
-    with kernels, tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10) as bar:
+    with run.kernels(), tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10) as bar:
         while run.done < config.samples:
             stop = min((run.done // report_every + 1) * report_every, config.samples)
-            losses, results = _learn(run, stop, opening, bar)
+            losses, results = _learn(run, stop, bar)
             if config.steered and any(results.values()):
                 run.weights = steer(results)
             _report(out / "log.csv", run, losses, results)
             run.save()
 
 
-def _learn(run: Run, stop: int, opening: Tensor, bar: tqdm) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
+def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
     """Learn from the samples up to `stop`: the losses of answers and patches, and which answers were right by name."""
-    config, learner = run.config, run.learner
+    config = run.config
     losses: list[tuple[float, float]] = []
     results: dict[str, list[bool]] = defaultdict(list)
     bad_steps, begun = 0, time.perf_counter() - run.seconds
@@ -685,26 +723,11 @@ def _learn(run: Run, stop: int, opening: Tensor, bar: tqdm) -> tuple[list[tuple[
         prefetch_factor=8,
         multiprocessing_context="spawn",
     )
-    for pixels, labels, tokens, names in loader:
-        for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
-            group["lr"] = group["times"] * config.rate(run.done)
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
-            pixels = pixels.to(run.device)
-            labels = Labels(*(part.to(run.device) for part in labels))
-            features, patch_loss = learner.encode(pixels, labels, head_alone=run.done < config.head_alone)
-            answer_loss, answered = torch.zeros(()), []
-            if config.has_conversations(run.done):
-                tokens = Tokens(*(part.to(run.device) for part in tokens))
-                answer_loss, answered = learner.answer_loss(features, labels, opening, tokens, names)
-        learner.zero_grad(set_to_none=True)
-        loss = answer_loss + patch_loss
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        run.done += len(names)
-        if torch.isfinite(norm + loss.detach()):
-            for optimizer in run.optimizers:
-                optimizer.step()
-            run.mean.update_parameters(learner.model)
+    for batch in loader:
+        rate = config.rate(run.done)
+        answer_loss, patch_loss, answered = run.losses(batch)
+        run.done += len(batch[0])
+        if run.update(answer_loss + patch_loss, rate):
             bad_steps = 0
             losses.append((answer_loss.item() if answered else math.nan, patch_loss.item()))
         else:
@@ -715,7 +738,7 @@ def _learn(run: Run, stop: int, opening: Tensor, bar: tqdm) -> tuple[list[tuple[
                 f"The loss was no number in {BAD_STEPS} steps in a row, after {run.done} samples. The last state in "
                 f"{run.out} is kept. Begin from its checkpoint in another folder (--start), with another seed."
             )
-        bar.update(len(names))
+        bar.update(len(batch[0]))
         for name, right in answered:
             results[name].append(right)
     run.seconds = time.perf_counter() - begun
