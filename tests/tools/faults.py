@@ -496,7 +496,7 @@ EXPERIMENTS = (
     fault("one of those counted together is another thing", "nano/training/lessons.py",
           "counted.add(appearance)", "pass", "lessons::answers_know_the_things_that_they_are_about"),
     fault("a resumed run forgets its optimizer", "nano/training/train.py",
-          'optimizer.load_state_dict(state["optimizer"])', "pass", "nano::training_goes_on_where_it_was_killed"),
+          'optimizer.load_state_dict(before)', "pass", "nano::training_goes_on_where_it_was_killed"),
     fault("a resumed run draws from the start", "nano/training/train.py", "lesson(self.config, self.start + index",
           "lesson(self.config, index", "nano::training_goes_on_where_it_was_killed"),
     fault("conversations about one image see each other", "nano/training/train.py",

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from imp_kit.checkpoints.tokenizer import TextTokenizer
-from imp_kit.experiments.drawings import COLORS, KINDS
+from imp_kit.experiments.drawings import COLORS, KINDS, Scene
 from imp_kit.nano.training.lessons import Turn, spans_of_things
 from imp_kit.nano.training.text import Line, Page
 
 THING = 1000  # content ids from here on are things, those below are characters
 IGNORED = -100  # the label that torch's cross-entropy ignores
-THING_LABELS = (*KINDS, *COLORS, *(f"{line} {third}" for line in ("column", "row") for third in range(3)))
+PLACES = tuple(f"{line} {third}" for line in ("column", "row") for third in range(3))
+HELD = ("box", "cup")
+THING_LABELS = (*KINDS, *COLORS, *PLACES, *(f"holding {kind}" for kind in HELD), *(f"held {name}" for name in COLORS))
+NUMBERS = 4  # that a patch's thing has, each below MOST_COUNTED, see `thing_numbers`
+MOST_COUNTED = 10
 CHARACTERS = ascii_letters + digits + ".,?:"
 ACROSS = 3  # characters that a patch may show side by side, as in a caption
 ORDINALS = 12  # a character's index in its code, or its word's index in a sentence
@@ -26,9 +30,22 @@ class Labels(NamedTuple):
 
     things: Tensor  # float (n, THING_LABELS): 0 or 1; all 0 where no thing is
     boxes: Tensor  # float (n, 4): the corners of the thing's box as fractions of the image
+    numbers: Tensor  # int (n, NUMBERS): those of `thing_numbers`; IGNORED where no thing is
     characters: Tensor  # int (n, ACROSS): 1 + index in CHARACTERS, 0 where there is none
     content_ids: Tensor  # int (n, ACROSS): ORDINALS times the line's number plus the `ordinal` in it; or THING plus
     # the thing's number; IGNORED where there is neither
+
+
+def thing_numbers(scene: Scene) -> list[tuple[int, ...]]:
+    """What an answer that goes through the things, or counts them, needs to know of each.
+
+    Its index; the index of its group, things alike being one as in a caption; how many are alike; and how many are of
+    its kind.
+    """
+    looks = [(thing.kind, thing.colors, thing.holding) for thing in scene.things]
+    groups = list(dict.fromkeys(looks))
+    kinds = [thing.kind for thing in scene.things]
+    return [(index, groups.index(look), looks.count(look), kinds.count(look[0])) for index, look in enumerate(looks)]
 
 
 def patch_labels(page: Page, side: int) -> Labels:
@@ -38,6 +55,7 @@ def patch_labels(page: Page, side: int) -> Labels:
     ACROSS columns.
     """
     things, boxes = torch.zeros(side, side, len(THING_LABELS)), torch.zeros(side, side, 4)
+    numbers, numbered = torch.full((side, side, NUMBERS), IGNORED), thing_numbers(page.scene)
     characters = torch.zeros(side, side, ACROSS, dtype=torch.long)
     content_ids = torch.full((side, side, ACROSS), IGNORED)
     edges = np.arange(side + 1) / side
@@ -47,8 +65,11 @@ def patch_labels(page: Page, side: int) -> Labels:
         down = np.clip(np.minimum(edges[1:], y1) - np.maximum(edges[:-1], y0), 0, None) * side
         covered = torch.from_numpy(np.outer(down, across) >= COVERED)
         names = [thing.kind, *thing.colors, f"column {thing.column}", f"row {thing.row}"]
+        if thing.holding:
+            names += [f"held {thing.holding[0]}", f"holding {thing.holding[1]}"]
         things[covered] = torch.tensor([float(label in names) for label in THING_LABELS])
         boxes[covered] = torch.tensor(thing.box)
+        numbers[covered] = torch.tensor(numbered[number])
         content_ids[covered] = THING + number
     middles = (np.arange(side * ACROSS) + 0.5) / (side * ACROSS)
     for number, line in enumerate(page.lines):
@@ -62,7 +83,7 @@ def patch_labels(page: Page, side: int) -> Labels:
             cell = (rows, column // ACROSS, column % ACROSS)
             characters[cell] = 1 + CHARACTERS.index(line.text[index])
             content_ids[cell] = number * ORDINALS + ordinal(line, index)
-    return Labels(*(part.flatten(0, 1) for part in (things, boxes, characters, content_ids)))
+    return Labels(*(part.flatten(0, 1) for part in (things, boxes, numbers, characters, content_ids)))
 
 
 def ordinal(line: Line, index: int) -> int:

@@ -159,6 +159,12 @@ def _unique(scene: Scene) -> list[Thing]:
     return [thing for thing in scene.things if kinds.count(thing.kind) == 1]
 
 
+def _unique_held(scene: Scene) -> list[tuple[Thing, str, str]]:
+    """Who holds it, its color and kind, for each held thing of a kind that the scene shows once."""
+    kinds = [thing.kind for thing in scene.things] + [kind for _, kind in _held_things(scene)]
+    return [(thing, *thing.holding) for thing in scene.things if thing.holding and kinds.count(thing.holding[1]) == 1]
+
+
 def _references(scene: Scene) -> list[tuple[Thing, str]]:
     """Things with words that single each out: by kind, or else by color and kind."""
     held, unique, found = {kind for _, kind in _held_things(scene)}, _unique(scene), []
@@ -248,6 +254,8 @@ def color(scene: Scene, rng: np.random.Generator) -> list[Ask]:
         return [_alone(scene, "alone_color", lambda it: _shirt_asks(it)[0] if it.kind == "person" else _color_ask(it))]
     for thing in _unique(scene):
         asks += _shirt_asks(thing) if thing.kind == "person" else [_color_ask(thing)]
+    for person, name, kind in _unique_held(scene):
+        asks.append(Ask("color", f"The {kind} is {name}.", name, {"x": kind}, things=(person,)))
     return asks
 
 
@@ -309,16 +317,16 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
         word = "yes" if yes else "no"
         return Ask(meaning, f"{word.capitalize()}, {says}.", word, slots, topic)
 
-    asks, unique, held = [], _unique(scene), {kind for _, kind in _held_things(scene)}
+    asks, unique, held = [], _unique(scene), _held_things(scene)
     # colored names only of plain things; a wrong one swaps the color, so the kind alone does not give it away
-    names = {(t.colors[0], t.kind) for t in scene.things if len(t.colors) == 1 and t.kind != "person"}
-    there = {t.kind for t in scene.things}
+    names = {(t.colors[0], t.kind) for t in scene.things if len(t.colors) == 1 and t.kind != "person"} | {*held}
+    there = {t.kind for t in scene.things} | {kind for _, kind in held}
     for wanted in (True, False):
-        kinds = [kind for kind in KINDS if kind not in held and (kind in there) == wanted]
-        options = [f"{c} {kind}" for c, kind in sorted(names) if kind not in held]
+        kinds = [kind for kind in KINDS if (kind in there) == wanted]
+        options = [f"{c} {kind}" for c, kind in sorted(names)]
         if not wanted:
-            taken = {(c, t.kind) for t in scene.things for c in t.colors}
-            options = [f"{c} {k}" for _, k in sorted(names) for c in COLORS if k not in held and (c, k) not in taken]
+            taken = {(c, t.kind) for t in scene.things for c in t.colors} | {*held}
+            options = [f"{c} {k}" for _, k in sorted(names) for c in COLORS if (c, k) not in taken]
         if rng.random() < 0.4 and options:
             kinds = options
         if kinds:
@@ -340,6 +348,11 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
         name = "person's shirt" if person else thing.kind
         is_it = ask("is_color", wanted, says, None if person else thing, x=name, c=asked)
         asks.append(replace(is_it, things=(thing,)))
+    for person, name, kind in _unique_held(scene):
+        wanted = rng.random() < 0.5
+        asked = name if wanted else _pick(rng, [c for c in COLORS if c != name])
+        is_it = ask("is_color", wanted, f"the {kind} is {name}", x=kind, c=asked)
+        asks.append(replace(is_it, things=(person,)))
     references = _references(scene)
     for one, x in references:
         for other, y in references:
@@ -491,11 +504,11 @@ def _as_typed(text: str, rng: np.random.Generator) -> str:
     if rng.random() < 0.05:
         text = _misspelled(text, rng)
     chance = rng.random()
-    if chance < 0.03 and len(text) <= MOST_SHOUTED:
+    if chance < 0.06 and len(text) <= MOST_SHOUTED:
         text = text.upper()
-    elif chance < 0.13:
+    elif chance < 0.16:
         text = text.lower()
-    elif chance < 0.2:
+    elif chance < 0.23:
         text = text[0].lower() + text[1:]
     chance = rng.random()
     if chance < 0.15:

@@ -20,7 +20,7 @@ PHOTOGRAPHS = {  # by the function of skimage.data that gives them
 
 def sample_outside(rng: np.random.Generator, kind: str | None = None, photographs: str = "trained") -> Image.Image:
     """An image of a `kind`, "noise", "smooth", "texture" or "photograph" (chance decides if None)."""
-    kind = kind or str(rng.choice(("noise", "smooth", "texture", "photograph"), p=(0.2, 0.2, 0.2, 0.4)))
+    kind = kind or str(rng.choice(("noise", "smooth", "texture", "photograph"), p=(0.15, 0.15, 0.15, 0.55)))
     if kind == "photograph":
         image = _crop(rng, photographs)
         return _augment(image, rng) if photographs == "trained" else image

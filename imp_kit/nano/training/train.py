@@ -10,7 +10,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -46,6 +46,8 @@ from imp_kit.nano.training.labels import (
     ACROSS,
     CHARACTERS,
     IGNORED,
+    MOST_COUNTED,
+    NUMBERS,
     ORDINALS,
     THING,
     THING_LABELS,
@@ -92,11 +94,13 @@ CONFIG = {
     },
 }
 LOGGED = (*SKILLS, *(f"read_{length}" for length in range(1, LONGEST + 1)))  # "read" itself: two lines at once
-LABEL_SIZES = (len(THING_LABELS), 4, ACROSS * (len(CHARACTERS) + 1), ACROSS * ORDINALS)
+LABEL_SIZES = (len(THING_LABELS), 4, NUMBERS * MOST_COUNTED, ACROSS * (len(CHARACTERS) + 1), ACROSS * ORDINALS)
 GUIDED_LAYER = 2  # of the decoder; its first head is trained to attend to the text that an answer spells, its second
 # one to the thing that an answer is about
 ATTENTION_WEIGHT = 0.3  # of the loss that trains these heads
-THING_WEIGHT = 4.0  # of a loss whose mean is over many labels that are mostly 0
+NUMBERS_WEIGHT = 0.5  # of the loss of the labels that count and order the things
+THING_WEIGHT = 5.0  # of a loss whose mean is over many labels that are mostly 0
+HEAD_RATE = 4.0  # times the learning rate, for the head of the labels, which is new in each run
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
 PEOPLE_SHARE = 0.25
 BRANCHES = 9  # conversations about one image, more than fit into a row: the last ones are left out
@@ -105,7 +109,7 @@ ROW = 160  # tokens after the image
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 LEAST, MOST = 0.5, 2.0  # how much less, and more often than the mean a skill is asked about
-STATE = {"plan", "learner", "mean", "optimizer", "done", "seconds", "skipped", "weights", "bf16"}
+STATE = {"plan", "learner", "mean", "optimizers", "done", "seconds", "skipped", "weights", "bf16"}
 BAD_STEPS = 3  # without numbers, one after the other, that stop a run
 
 
@@ -168,13 +172,13 @@ CONFIGS = {
         seeing=0,
         plain=-1,
         varied=0,
-        shares=(0.6, 0.33, 0.07),
+        shares=(0.55, 0.34, 0.11),
         talk_every=1,
         varied_share=0.45,
         steered=True,
         lengthening=1,
-        seed=3,
-        head_alone=4_000,
+        seed=4,
+        head_alone=2_000,
         learning_rate=5e-4,
         warm_up=2_000,
         decay=0.6,
@@ -193,7 +197,7 @@ def lesson(
     rng = np.random.default_rng([TRAINING, config.seed, index])
     kind = rng.choice(KINDS_OF_SAMPLES, p=config.shares if config.has_conversations(index) else config.seeing_shares)
     if kind == "outside":
-        return Page((), Scene((), (1, 1))), sample_outside(rng), outside_branches(rng, 4)
+        return Page((), Scene((), (1, 1))), sample_outside(rng), outside_branches(rng, PAGE_BRANCHES)
     if kind == "page" and not config.has_conversations(index) and rng.random() < FULL_SHARE:
         return *sample_page(rng, config.style(index), "full"), []
     if kind == "page":
@@ -263,6 +267,9 @@ class Tokens(NamedTuple):
     targets: Tensor
 
 
+Batch = tuple[Tensor, Labels, Tokens, list[list[str]]]
+
+
 class Lessons(Dataset):
     """Samples `start` to `stop` of a training stream, drawn when asked for."""
 
@@ -283,7 +290,7 @@ class Lessons(Dataset):
         return to_pixels(image, vision["image_size"]), labels, row
 
 
-def collate(samples: list[tuple[Tensor, Labels, Row]]) -> tuple[Tensor, Labels, Tokens, list[list[str]]]:
+def collate(samples: list[tuple[Tensor, Labels, Row]]) -> Batch:
     """Stack samples: pixels, labels, tokens, and the names of the rows' turns."""
     pixels, labels, rows = zip(*samples, strict=True)
 
@@ -373,7 +380,7 @@ class TrainingModel(nn.Module):
     """The model, and a head that predicts what each patch shows; the head is for training only and is not saved.
 
     Answers alone train the tower slowly: each says little, and not where it is. The labels of the patches say it
-    directly: which thing and character, which index in the code, and the thing's box.
+    directly: which thing and character, which index in the code, the thing's box, and how many are alike.
     """
 
     def __init__(self, model: ImpModel):
@@ -385,11 +392,13 @@ class TrainingModel(nn.Module):
         """The tower's features (batch, patches, width), and the summed losses of the patches' labels."""
         features = self.model.vision(pixels)
         seen = features.detach() if head_alone else features
-        things, boxes, characters, ordinals = self.head(seen).float().split(LABEL_SIZES, dim=-1)
+        things, boxes, numbers, characters, ordinals = self.head(seen).float().split(LABEL_SIZES, dim=-1)
         loss = THING_WEIGHT * F.binary_cross_entropy_with_logits(things, labels.things)
         has_thing = labels.things.any(dim=-1)
         if has_thing.any():
             loss = loss + F.l1_loss(boxes.sigmoid()[has_thing], labels.boxes[has_thing])
+            numbers = numbers.unflatten(-1, (NUMBERS, -1))[has_thing]
+            loss = loss + NUMBERS_WEIGHT * F.cross_entropy(numbers.flatten(0, 1), labels.numbers[has_thing].flatten())
         characters = characters.unflatten(-1, (ACROSS, -1))
         written = labels.characters > 0
         blank = F.cross_entropy(characters[~written], labels.characters[~written])
@@ -520,17 +529,40 @@ def steer(results: Mapping[str, Sequence[bool]]) -> dict[str, float]:
     return {skill: min(MOST, max(LEAST, share / mean)) if mean else 1.0 for skill, share in wrong.items()}
 
 
+def make_optimizers(learner: TrainingModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks and the projector, AdamW for all else. Raises SettingError without Muon.
+
+    Muon (K. Jordan and others, 2024) turns the mean gradient of a matrix into the nearest orthogonal one, so that all
+    its directions are learned alike. Its steps are scaled to be as large as AdamW's (J. Liu and others,
+    arXiv:2502.16982), so both have one learning rate.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise SettingError(f"Training needs torch 2.9 or newer; this is {torch.__version__}. Try: pip install -U torch")
+    model = learner.model
+    vision, decoder = model.vision.embeddings, model.decoder
+    apart = {*vision.parameters(), *decoder.embed_tokens.parameters(), *decoder.lm_head.parameters()}
+    matrices = [p for p in model.parameters() if p.ndim == 2 and p not in apart]
+    tables = [p for p in model.parameters() if p.ndim >= 2 and p in apart]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    rate, decay = config.learning_rate, config.weight_decay
+    muon = torch.optim.Muon(
+        [{"params": matrices, "times": 1.0}], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+    )
+    groups = [
+        {"params": tables, "weight_decay": decay, "times": 1.0},
+        {"params": others, "weight_decay": 0.0, "times": 1.0},
+        {"params": [*learner.head.parameters()], "weight_decay": 0.0, "times": HEAD_RATE},
+    ]
+    return [muon, torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))]
+
+
 class Run:
-    """A training in a folder: the network, its mean over the last steps, the optimizer, and how far it has come."""
+    """A training in a folder: the network, its mean over the last steps, the optimizers, and how far it has come."""
 
     def __init__(self, out: Path, config: TrainConfig, device: torch.device, start: Path | None):
         self.out, self.config, self.device = out, config, device
         self.learner = TrainingModel(new_model(config.seed)).to(device)
-        groups = [
-            {"params": [p for p in self.learner.parameters() if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in self.learner.parameters() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+        self.optimizers = make_optimizers(self.learner, config)
         self.done, self.seconds, self.skipped = 0, 0.0, 0
         self.weights: dict[str, float] = {}
         state = self._state()
@@ -543,11 +575,13 @@ class Run:
             (out / "log.csv").unlink(missing_ok=True)
         else:
             self.learner.load_state_dict(state["learner"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, before in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(before)
             self.done, self.seconds, self.skipped = state["done"], state["seconds"], state["skipped"]
             self.weights = state["weights"]
             self.tokenizer = TextTokenizer(out)
             _forget(out / "log.csv", self.done)
+        self.opening = torch.tensor(self.tokenizer.encode_pieces(PHI2.open()), device=device)
         self.mean = AveragedModel(self.learner.model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
         if state is not None:
             self.mean.load_state_dict(state["mean"])
@@ -581,13 +615,51 @@ class Run:
             )
         return state
 
+    def kernels(self) -> AbstractContextManager:
+        """Attention's kernels while it learns: on a CPU two plain products in bf16 beat the fused kernel for such short
+        rows, most of all backwards.
+        """
+        plain_products = self.bf16 and self.device.type == "cpu"
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain_products)
+        return sdpa_kernel(SDPBackend.MATH) if plain_products else nullcontext()
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, list[tuple[str, bool]]]:
+        """The losses of a batch's answers and patches; each turn's column of the log, with whether its answer is right.
+
+        Without conversations the first is 0 and the last empty.
+        """
+        pixels, labels, tokens, names = batch
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            labels = Labels(*(part.to(self.device) for part in labels))
+            head_alone = self.done < self.config.head_alone
+            features, patch_loss = self.learner.encode(pixels.to(self.device), labels, head_alone)
+            if not self.config.has_conversations(self.done):
+                return torch.zeros(()), patch_loss, []
+            tokens = Tokens(*(part.to(self.device) for part in tokens))
+            answer_loss, answered = self.learner.answer_loss(features, labels, self.opening, tokens, names)
+        return answer_loss, patch_loss, answered
+
+    def update(self, loss: Tensor, rate: float) -> bool:
+        """One step at a learning rate; where the loss or its gradient is no number, none, and False."""
+        self.learner.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
+        if not torch.isfinite(norm + loss.detach()):
+            return False
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["times"] * rate
+            optimizer.step()
+        self.mean.update_parameters(self.learner.model)
+        return True
+
     def save(self) -> None:
         """The mean as a checkpoint, and the state to go on from; what was there before stays until both are written."""
         state = {
             "plan": asdict(self.config),
             "learner": self.learner.state_dict(),
             "mean": self.mean.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "done": self.done,
             "seconds": self.seconds,
             "skipped": self.skipped,
@@ -626,24 +698,19 @@ def train(
     chosen = choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
     run = Run(out, config, chosen, start)
-    opening = torch.tensor(run.tokenizer.encode_pieces(PHI2.open()), device=chosen)
-    # On a CPU two plain products in bf16 beat the fused kernel for such short rows, most of all backwards.
-    plain_products = run.bf16 and chosen.type == "cpu"
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain_products)
-    kernels = sdpa_kernel(SDPBackend.MATH) if plain_products else nullcontext()
-    with kernels, tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10) as bar:
+    with run.kernels(), tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10) as bar:
         while run.done < config.samples:
             stop = min((run.done // report_every + 1) * report_every, config.samples)
-            losses, results = _learn(run, stop, opening, bar)
+            losses, results = _learn(run, stop, bar)
             if config.steered and any(results.values()):
                 run.weights = steer(results)
             _report(out / "log.csv", run, losses, results)
             run.save()
 
 
-def _learn(run: Run, stop: int, opening: Tensor, bar: tqdm) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
+def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
     """Learn from the samples up to `stop`: the losses of answers and patches, and which answers were right by name."""
-    config, learner = run.config, run.learner
+    config = run.config
     losses: list[tuple[float, float]] = []
     results: dict[str, list[bool]] = defaultdict(list)
     bad_steps, begun = 0, time.perf_counter() - run.seconds
@@ -656,25 +723,11 @@ def _learn(run: Run, stop: int, opening: Tensor, bar: tqdm) -> tuple[list[tuple[
         prefetch_factor=8,
         multiprocessing_context="spawn",
     )
-    for pixels, labels, tokens, names in loader:
-        for group in run.optimizer.param_groups:
-            group["lr"] = config.rate(run.done)
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
-            pixels = pixels.to(run.device)
-            labels = Labels(*(part.to(run.device) for part in labels))
-            features, patch_loss = learner.encode(pixels, labels, head_alone=run.done < config.head_alone)
-            answer_loss, answered = torch.zeros(()), []
-            if config.has_conversations(run.done):
-                tokens = Tokens(*(part.to(run.device) for part in tokens))
-                answer_loss, answered = learner.answer_loss(features, labels, opening, tokens, names)
-        run.optimizer.zero_grad(set_to_none=True)
-        loss = answer_loss + patch_loss
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        run.done += len(names)
-        if torch.isfinite(norm + loss.detach()):
-            run.optimizer.step()
-            run.mean.update_parameters(learner.model)
+    for batch in loader:
+        rate = config.rate(run.done)
+        answer_loss, patch_loss, answered = run.losses(batch)
+        run.done += len(batch[0])
+        if run.update(answer_loss + patch_loss, rate):
             bad_steps = 0
             losses.append((answer_loss.item() if answered else math.nan, patch_loss.item()))
         else:
@@ -685,7 +738,7 @@ def _learn(run: Run, stop: int, opening: Tensor, bar: tqdm) -> tuple[list[tuple[
                 f"The loss was no number in {BAD_STEPS} steps in a row, after {run.done} samples. The last state in "
                 f"{run.out} is kept. Begin from its checkpoint in another folder (--start), with another seed."
             )
-        bar.update(len(names))
+        bar.update(len(batch[0]))
         for name, right in answered:
             results[name].append(right)
     run.seconds = time.perf_counter() - begun

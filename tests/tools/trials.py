@@ -1,0 +1,133 @@
+"""Which ways to train imp-nano are worth their lines: each learns for equally long from the same weights.
+
+    python tests/tools/trials.py [--start imp-nano] [--seconds 100] [--ways "as it is" "AdamW alone" ...]
+
+Every way has so many seconds of the CPU's time, a rate that falls to nothing over them, and its own new head, which
+learned alone before. Then all answer the same questions about the same new pictures; an answer is right if each of its
+tokens is the likeliest after the true ones before it. Prints a table as Markdown.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import torch
+from tqdm import tqdm
+
+from imp_kit.checkpoints.hub import NANO_FOLDER
+from imp_kit.nano.training import train
+from imp_kit.nano.training.train import CONFIGS, Batch, Lessons, Run, TrainConfig, collate
+
+SEED, EXAM_SEED = 100, 101  # of streams that no run has used
+HEAD_BATCHES, HEAD_RATE = 60, 4e-3
+EXAM = 320  # pictures
+AVERAGING = 0.95  # so few steps are averaged over fewer
+WARM_UP = 0.1  # share of the time
+
+
+@dataclass(frozen=True)
+class Way:
+    """A change of the trainer: of its plan, its optimizers, or its constants."""
+
+    config: Callable[[TrainConfig], TrainConfig] = lambda config: config
+    prepare: Callable[[Run], None] = lambda run: None
+    constants: dict[str, float] = field(default_factory=dict)  # of train.py, while it learns
+    averaged: bool = True  # whether the mean of the weights is examined, or the last ones
+
+
+def adamw_alone(run: Run) -> None:
+    one, two = run.optimizers
+    groups = [*one.param_groups, *two.param_groups]
+    plain = [{key: group[key] for key in ("params", "weight_decay", "times")} for group in groups]
+    run.optimizers = [torch.optim.AdamW(plain, lr=run.config.learning_rate, betas=(0.9, 0.98))]
+
+
+WAYS = {
+    "as it is": Way(),
+    "the last weights, not their mean": Way(averaged=False),
+    "AdamW alone": Way(prepare=adamw_alone),
+    "a rate twice as high": Way(lambda config: replace(config, learning_rate=2 * config.learning_rate)),
+    "one conversation about each picture": Way(constants={"BRANCHES": 1, "PAGE_BRANCHES": 1}),
+    "no labels of how many are alike": Way(constants={"NUMBERS_WEIGHT": 0.0}),
+    "batches of 8": Way(lambda config: replace(config, batch=8)),
+}
+
+
+def batches(run: Run, seed: int) -> Iterator[Batch]:
+    config = replace(run.config, seed=seed)
+    lessons = Lessons(config, run.out, 0, 10**9, {})
+    for start in count(0, config.batch):
+        yield collate([lessons[index] for index in range(start, start + config.batch)])
+
+
+def trial(way: Way, start: Path, seconds: float, folder: Path) -> tuple[int, float, float]:
+    """Learn for so long, then answer: samples seen, loss of the answers, share of right ones."""
+    # the head learns before the clock starts, so no sample of the trial is for it alone
+    plan = replace(CONFIGS["further"], seed=SEED, head_alone=0, steered=False, averaging=AVERAGING)
+    config = way.config(plan)
+    run = Run(folder, config, torch.device("cpu"), start)
+    with run.kernels():
+        teach_head(run)
+        way.prepare(run)
+        with patch.dict(vars(train), way.constants):
+            seen = learn(run, seconds)
+        if way.averaged:
+            run.learner.model.load_state_dict(run.mean.module.state_dict())
+        return seen, *examine(run)
+
+
+def learn(run: Run, seconds: float) -> int:
+    """How many samples fit into the time; they are drawn outside of it, as workers do."""
+    used, drawn = 0.0, batches(run, SEED)
+    while used < seconds:
+        batch, share = next(drawn), used / seconds
+        begun = time.process_time()
+        answer_loss, patch_loss, _ = run.losses(batch)
+        run.update(answer_loss + patch_loss, run.config.learning_rate * min(1.0, share / WARM_UP + 0.01, 1.0 - share))
+        used += time.process_time() - begun
+        run.done += run.config.batch
+    return run.done
+
+
+def teach_head(run: Run) -> None:
+    optimizer = torch.optim.AdamW(run.learner.head.parameters(), lr=HEAD_RATE)
+    rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, HEAD_BATCHES)
+    for _, (pixels, labels, _, _) in zip(range(HEAD_BATCHES), batches(run, EXAM_SEED + 1), strict=False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
+            _, loss = run.learner.encode(pixels, labels, head_alone=True)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.step()
+
+
+@torch.inference_mode()
+def examine(run: Run) -> tuple[float, float]:
+    losses, marks = [], []
+    for _, batch in zip(range(EXAM // run.config.batch), batches(run, EXAM_SEED), strict=False):
+        loss, _, answered = run.losses(batch)
+        losses.append(loss)
+        marks += [right for _, right in answered]
+    return float(torch.stack(losses).mean()), sum(marks) / len(marks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--start", type=Path, default=NANO_FOLDER, help="folder of the imp-nano to begin from")
+    parser.add_argument("--seconds", type=float, default=100)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    args = parser.parse_args()
+    print("| way | pictures seen | loss of answers | right answers |\n| --- | --- | --- | --- |")
+    for name in tqdm(args.ways):
+        with TemporaryDirectory() as folder:
+            seen, loss, right = trial(WAYS[name], args.start, args.seconds, Path(folder))
+        print(f"| {name} | {seen:,} | {loss:.4f} | {right:.1%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
