@@ -15,14 +15,14 @@ from typing import Any, cast
 import torch
 from tqdm.auto import tqdm
 
-from imp_kit.checkpoints.files import check_space
+from imp_kit.checkpoints.files import check_space, is_exported
 from imp_kit.checkpoints.hub import NANO, find
 from imp_kit.checkpoints.published import random_bytes, write_random
 from imp_kit.device import LONG_DTYPES, choose_dtype
 from imp_kit.errors import SettingError
 from imp_kit.imp import load
 from imp_kit.llama_cpp.export import check_type, export_gguf
-from imp_kit.llama_cpp.exported import Exported, is_exported
+from imp_kit.llama_cpp.exported import Exported
 from imp_kit.model.decoder import Block
 from imp_kit.system.cpu_meter import CpuMeter
 from imp_kit.system.extras import require
