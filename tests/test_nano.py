@@ -14,6 +14,7 @@ from math import sqrt
 import numpy as np
 import pytest
 import torch
+import trials
 from oracle import make_oracle, write_checkpoint
 from PIL import Image, ImageDraw
 from quick import quick
@@ -225,6 +226,7 @@ if sys.argv[1] == "small":
     training.CONFIG["vision_config"] |= {SMALL}
     training.CONFIG |= {SMALL}
     training.make_tokenizer = copied
+training.VOCABULARY_SCENES = 200
 training.bf16_is_faster = lambda: False  # as two processes may measure differently on a busy machine
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -263,7 +265,7 @@ if __name__ == "__main__":
 def test_training_goes_on_where_it_was_killed(tmp_path, size):
     """Killed with SIGKILL after its first report, then run again: the same weights as a run left in peace.
 
-    The small network has a tokenizer that is there already; else it is learned, which takes most of a minute.
+    The small network has a tokenizer that is there already; else it is learned, from fewer questions than in earnest.
     """
     script = tmp_path / "run.py"
     script.write_text(RUN)
@@ -295,6 +297,20 @@ def test_training_goes_on_where_it_was_killed(tmp_path, size):
 
     with pytest.raises(imp_kit.SettingError, match="another plan"):
         train(peace, dataclasses.replace(PLAN, batch=4))
+
+
+@pytest.mark.slow
+def test_a_trial_learns_in_its_way_and_is_examined_as_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "HEAD_BATCHES", 1)
+    monkeypatch.setattr(trials, "EXAM", 16)
+    examined = []
+    for name in ("as it is", "one conversation about each picture"):
+        seen, loss, right = trials.trial(trials.WAYS[name], NANO_FOLDER, 1e-9, tmp_path / name)
+        assert seen == 16, "one step is more than the time"
+        assert loss > 0
+        assert right > 0.5
+        examined.append(loss)
+    assert examined[0] != examined[1], "they learned from different conversations"
 
 
 def test_a_torch_without_the_optimizer_is_named(tmp_path, monkeypatch):
@@ -479,7 +495,7 @@ def test_the_exam_has_every_part():
 @pytest.mark.slow
 def test_the_card_tells_the_truth(nano):
     """A fresh, small exam agrees with the bundled figures: no cell further off than four standard errors."""
-    samples = 40
+    samples = 24
     card = json.loads((NANO_FOLDER / "evaluation.json").read_text("utf-8"))
     assert card["checkpoint"] == "imp-nano"
     figures = evaluate(nano, seed=99, samples=samples)

@@ -93,8 +93,8 @@ def compare(
         "exports": {},
         "rows": {},
     }
-    result["versions"]["llama-cpp-python"] = metadata.version("llama-cpp-python")
     with _files(folder, needed) as there, tqdm(total=len(named) + len(kit) + len(named), disable=not progress) as bar:
+        result["versions"]["llama-cpp-python"] = metadata.version("llama-cpp-python")
         if random:
             source = there / random
             _write_once(source, random, progress)

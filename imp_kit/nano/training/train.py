@@ -62,6 +62,7 @@ from imp_kit.nano.training.variety import sample_varied
 from imp_kit.prompts import PHI2, SYSTEM
 
 VOCABULARY = 896  # rows: just enough to leave common words whole; the memory saved goes to the tower and the decoder
+VOCABULARY_SCENES = 8_000  # whose questions it is learned from
 CONTROL = ("<|endoftext|>", "</s>", "<image>")  # after the learned vocabulary, as in Phi-2's tokenizer
 CONFIG = {
     "architectures": ["ImpForCausalLM"],
@@ -320,7 +321,7 @@ def make_tokenizer(folder: Path, seed: int) -> TextTokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     rng = np.random.default_rng([VOCABULARY_TEXT, seed])
     turns: list[Turn] = []
-    for _ in range(8_000):
+    for _ in range(VOCABULARY_SCENES):
         turns += chain.from_iterable(branches(sample_scene(rng), rng, BRANCHES))
         turns += chain.from_iterable(page_branches(sample_page(rng)[0], rng, PAGE_BRANCHES))
         turns += chain.from_iterable(outside_branches(rng, 1))
