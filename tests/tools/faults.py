@@ -503,7 +503,7 @@ EXPERIMENTS = (
           "same = (whole[:, None, :] == whole[:, :, None]) | (order < opening)", "same = torch.ones_like(order) > 0",
           "nano::a_conversation_in_a_row_is_asked_as_if_it_were_the_only_one"),
     fault("a step without numbers is taken", "nano/training/train.py",
-          "if torch.isfinite(norm + loss.detach()):", "if True:",
+          "if not torch.isfinite(norm + loss.detach()):", "if False:",
           "nano::a_run_whose_numbers_are_lost_stops_and_keeps_its_state"),
     fault("a half-written state stays", "nano/training/train.py", "new.unlink(missing_ok=True)\n            (", "(",
           "nano::a_full_disk_loses_no_state"),
