@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
 SHAPES = ("circle", "square", "triangle", "star")
 OBJECTS = ("bus", "house", "tree", "person", "cat", "cup", "box", "door")
+HELD = ("box", "cup")  # what a person may hold
 KINDS = SHAPES + OBJECTS
 TWO_COLORED = ("bus", "house", "cup", "box")  # kinds that may carry a second colour
 
@@ -108,7 +109,7 @@ def _sample_colors(kind, rng):
 
 
 def _sample_held(rng):
-    return str(rng.choice(COLORS)), str(rng.choice(("box", "cup")))
+    return str(rng.choice(COLORS)), str(rng.choice(HELD))
 
 
 def sample_canvas(rng):

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from imp_kit.checkpoints.tokenizer import TextTokenizer
-from imp_kit.experiments.drawings import COLORS, KINDS, Scene
+from imp_kit.experiments.drawings import COLORS, HELD, KINDS, Scene
 from imp_kit.nano.training.lessons import Turn, spans_of_things
 from imp_kit.nano.training.text import Line, Page
 
 THING = 1000  # content ids from here on are things, those below are characters
 IGNORED = -100  # the label that torch's cross-entropy ignores
 PLACES = tuple(f"{line} {third}" for line in ("column", "row") for third in range(3))
-HELD = ("box", "cup")
 THING_LABELS = (*KINDS, *COLORS, *PLACES, *(f"holding {kind}" for kind in HELD), *(f"held {name}" for name in COLORS))
 NUMBERS = 4  # that a patch's thing has, each below MOST_COUNTED, see `thing_numbers`
 MOST_COUNTED = 10

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from imp_kit.errors import SettingError
-from imp_kit.experiments.drawings import COLORS, KINDS, Scene, Thing, sample_scene
+from imp_kit.experiments.drawings import COLORS, HELD, KINDS, Scene, Thing, sample_scene
 from imp_kit.nano.training.text import Page
 
 SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
@@ -371,7 +371,7 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
     ):
         # an empty hand can only give a "no", so it is asked about less often than a full one
         true = person.holding[1] if person.holding else None
-        asked = true if true and rng.random() < 0.6 else _pick(rng, [k for k in ("box", "cup") if k != true])
+        asked = true if true and rng.random() < 0.6 else _pick(rng, [k for k in HELD if k != true])
         if true or rng.random() < 0.2:
             says = f"the person is holding {_a(true) if true else 'nothing'}"
             asks.append(ask("is_holding", asked == true, says, a=_a(asked)))
