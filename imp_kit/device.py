@@ -1,5 +1,6 @@
 """What a checkpoint computes with on this machine: its device, the dtype that suits it, and how many threads."""
 
+import math
 import os
 import re
 import time
@@ -109,15 +110,17 @@ def bf16_is_faster() -> bool:
     faster in the first, as it reads fewer bytes, and be much slower in the second.
     """
     for columns in (1, 64):
-        best = {}
-        for dtype in (torch.float32, torch.bfloat16):
-            matrix, vectors = torch.ones(8192, 2560, dtype=dtype), torch.ones(2560, columns, dtype=dtype)
-            times = []
-            for _ in range(5):
+        products = {
+            dtype: (torch.ones(8192, 2560, dtype=dtype), torch.ones(2560, columns, dtype=dtype))
+            for dtype in (torch.float32, torch.bfloat16)
+        }
+        best = dict.fromkeys(products, math.inf)
+        for _ in range(5):
+            # In turns: another program that slows one of them down for a while slows down the other, too.
+            for dtype, (matrix, vectors) in products.items():
                 start = time.perf_counter()
                 matrix @ vectors
-                times.append(time.perf_counter() - start)
-            best[dtype] = min(times)
+                best[dtype] = min(best[dtype], time.perf_counter() - start)
         if best[torch.bfloat16] > best[torch.float32]:
             return False
     return True

@@ -24,7 +24,7 @@ import imp_kit
 from imp_kit.checkpoints.hub import NANO_FOLDER
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.experiments import drawings as drawing
-from imp_kit.experiments.drawings import COLORS, KINDS, TWO_COLORED, Scene, Thing, draw, sample_scene
+from imp_kit.experiments.drawings import COLORS, HELD, KINDS, TWO_COLORED, Scene, Thing, draw, sample_scene
 from imp_kit.images import to_pixels
 from imp_kit.model.decoder import rope_at
 from imp_kit.nano.training.card import check_target, plot, write
@@ -36,7 +36,6 @@ from imp_kit.nano.training.labels import (
     NUMBERS,
     ORDINALS,
     THING,
-    THING_LABELS,
     Labels,
     attention_targets,
     patch_labels,
@@ -138,14 +137,16 @@ def test_patch_labels_lie_where_the_things_are():
     for seed in range(100):
         scene = sample_scene(np.random.default_rng(seed))
         labels = patch_labels(Page((), scene), 10)
-        things = labels.things.view(10, 10, -1)
+        looks = labels.looks.view(10, 10, -1)
         for thing in scene.things:
             x, y = (int((thing.box[i] + thing.box[i + 2]) / 2 * 10) for i in range(2))
-            names = {THING_LABELS[i] for i in things[y, x].nonzero().flatten()}
-            held = {f"held {thing.holding[0]}", f"holding {thing.holding[1]}"} if thing.holding else set()
-            assert names == {thing.kind, *thing.colors, f"column {thing.column}", f"row {thing.row}"} | held
+            kind, first, second, column, row, held, held_color = looks[y, x].tolist()
+            assert (KINDS[kind - 1], (column, row)) == (thing.kind, (thing.column, thing.row))
+            assert (COLORS[first], *([COLORS[second - 1]] if second else [])) == thing.colors
+            assert ((COLORS[held_color - 1], HELD[held - 1]) if held or held_color else None) == thing.holding
             assert labels.boxes.view(10, 10, 4)[y, x].tolist() == pytest.approx(thing.box)
-        assert things[:, :, : len(KINDS)].sum(-1).max() == 1
+        bare = looks[..., 0] == 0
+        assert bare.any() and (looks[bare][:, 1:] == IGNORED).all() and (looks[~bare] >= 0).all()
         assert labels.characters.max() == 0
         assert set(labels.content_ids.flatten().tolist()) <= {IGNORED, *(THING + i for i in range(len(scene.things)))}
 
@@ -158,7 +159,7 @@ def test_numbers_of_things_for_who_counts_them_or_goes_through_them():
     assert thing_numbers(stars) == [(0, 0, 2, 3), (1, 1, 1, 3), (2, 0, 2, 3)]
     labels = patch_labels(Page((), stars), 12)
     assert labels.numbers.view(12, 12, NUMBERS)[6, [1, 5, 9]].tolist() == [[0, 0, 2, 3], [1, 1, 1, 3], [2, 0, 2, 3]]
-    assert (labels.numbers[~labels.things.any(dim=-1)] == IGNORED).all()
+    assert (labels.numbers[labels.looks[:, 0] == 0] == IGNORED).all()
     held = Scene((thing("person", "red", 0), thing("person", "red", 1, ("red", "cup"))), (192, 192))
     assert thing_numbers(held) == [(0, 0, 1, 2), (1, 1, 1, 2)]
 

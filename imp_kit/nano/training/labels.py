@@ -8,14 +8,21 @@ import torch
 from torch import Tensor
 
 from imp_kit.checkpoints.tokenizer import TextTokenizer
-from imp_kit.experiments.drawings import COLORS, HELD, KINDS, Scene
+from imp_kit.experiments.drawings import COLORS, HELD, KINDS, Scene, Thing
 from imp_kit.nano.training.lessons import Turn, spans_of_things
 from imp_kit.nano.training.text import Line, Page
 
 THING = 1000  # content ids from here on are things, those below are characters
 IGNORED = -100  # the label that torch's cross-entropy ignores
-PLACES = tuple(f"{line} {third}" for line in ("column", "row") for third in range(3))
-THING_LABELS = (*KINDS, *COLORS, *PLACES, *(f"holding {kind}" for kind in HELD), *(f"held {name}" for name in COLORS))
+LOOKS = {  # what is known of the thing that a patch shows, and how many values it has; see `thing_looks`
+    "kind": 1 + len(KINDS),
+    "color": len(COLORS),
+    "second color": 1 + len(COLORS),
+    "column": 3,
+    "row": 3,
+    "held kind": 1 + len(HELD),
+    "held color": 1 + len(COLORS),
+}
 NUMBERS = 4  # that a patch's thing has, each below MOST_COUNTED, see `thing_numbers`
 MOST_COUNTED = 10
 CHARACTERS = ascii_letters + digits + ".,?:"
@@ -27,7 +34,7 @@ COVERED = 0.3  # share of a patch from which it shows a thing
 class Labels(NamedTuple):
     """What each of n patches shows, known from the scene; the tower learns to predict it."""
 
-    things: Tensor  # float (n, THING_LABELS): 0 or 1; all 0 where no thing is
+    looks: Tensor  # int (n, LOOKS): those of `thing_looks`; where no thing is, kind 0 and else IGNORED
     boxes: Tensor  # float (n, 4): the corners of the thing's box as fractions of the image
     numbers: Tensor  # int (n, NUMBERS): those of `thing_numbers`; IGNORED where no thing is
     characters: Tensor  # int (n, ACROSS): 1 + index in CHARACTERS, 0 where there is none
@@ -47,13 +54,24 @@ def thing_numbers(scene: Scene) -> list[tuple[int, ...]]:
     return [(index, groups.index(look), looks.count(look), kinds.count(look[0])) for index, look in enumerate(looks)]
 
 
+def thing_looks(thing: Thing) -> list[int]:
+    """The values of LOOKS: indices, but for the kind and what may be missing counted from 1, with 0 for none."""
+    first, second = [COLORS.index(name) for name in thing.colors] + [-1] * (2 - len(thing.colors))
+    held = [0, 0]
+    if thing.holding:
+        color, kind = thing.holding
+        held = [1 + HELD.index(kind), 1 + COLORS.index(color)]
+    return [1 + KINDS.index(thing.kind), first, 1 + second, thing.column, thing.row, *held]
+
+
 def patch_labels(page: Page, side: int) -> Labels:
     """The labels of side x side patches.
 
     A patch shows a thing if the thing's box covers at least COVERED of it, and the characters at the middles of its
     ACROSS columns.
     """
-    things, boxes = torch.zeros(side, side, len(THING_LABELS)), torch.zeros(side, side, 4)
+    looks, boxes = torch.full((side, side, len(LOOKS)), IGNORED), torch.zeros(side, side, 4)
+    looks[..., 0] = 0
     numbers, numbered = torch.full((side, side, NUMBERS), IGNORED), thing_numbers(page.scene)
     characters = torch.zeros(side, side, ACROSS, dtype=torch.long)
     content_ids = torch.full((side, side, ACROSS), IGNORED)
@@ -63,10 +81,7 @@ def patch_labels(page: Page, side: int) -> Labels:
         across = np.clip(np.minimum(edges[1:], x1) - np.maximum(edges[:-1], x0), 0, None) * side
         down = np.clip(np.minimum(edges[1:], y1) - np.maximum(edges[:-1], y0), 0, None) * side
         covered = torch.from_numpy(np.outer(down, across) >= COVERED)
-        names = [thing.kind, *thing.colors, f"column {thing.column}", f"row {thing.row}"]
-        if thing.holding:
-            names += [f"held {thing.holding[0]}", f"holding {thing.holding[1]}"]
-        things[covered] = torch.tensor([float(label in names) for label in THING_LABELS])
+        looks[covered] = torch.tensor(thing_looks(thing))
         boxes[covered] = torch.tensor(thing.box)
         numbers[covered] = torch.tensor(numbered[number])
         content_ids[covered] = THING + number
@@ -82,7 +97,7 @@ def patch_labels(page: Page, side: int) -> Labels:
             cell = (rows, column // ACROSS, column % ACROSS)
             characters[cell] = 1 + CHARACTERS.index(line.text[index])
             content_ids[cell] = number * ORDINALS + ordinal(line, index)
-    return Labels(*(part.flatten(0, 1) for part in (things, boxes, numbers, characters, content_ids)))
+    return Labels(*(part.flatten(0, 1) for part in (looks, boxes, numbers, characters, content_ids)))
 
 
 def ordinal(line: Line, index: int) -> int:

@@ -28,6 +28,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 PLURALS = {"bus": "buses", "box": "boxes", "person": "people"}
 BRITISH = {"gray": "grey", "center": "centre"}
 MOST_SHOUTED = 60  # characters of a question all in capitals, each of which is a token
+SHOUTED_SHARE = 0.1  # of the questions of `branches`, besides those that are typed so: the hardest to read
 SIDES = {  # where a thing is, by (column, row)
     (0, 0): "at the top left", (1, 0): "at the top", (2, 0): "at the top right",
     (0, 1): "on the left", (1, 1): "in the center", (2, 1): "on the right",
@@ -518,6 +519,18 @@ def _as_typed(text: str, rng: np.random.Generator) -> str:
     return text
 
 
+def _shout_more(conversations: list[list[Turn]], rng: np.random.Generator) -> list[list[Turn]]:
+    """With SHOUTED_SHARE of the short questions all in capitals; what asks for a short answer stays as it is."""
+
+    def shout(turn: Turn) -> Turn:
+        question, suffix = turn.question.removesuffix(SHORT_SUFFIX), SHORT_SUFFIX in turn.question
+        if len(question) > MOST_SHOUTED or rng.random() >= SHOUTED_SHARE:
+            return turn
+        return replace(turn, question=question.upper() + SHORT_SUFFIX * suffix)
+
+    return [[shout(turn) for turn in turns] for turns in conversations]
+
+
 def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str) -> Turn:
     core = _pick(rng, WORDINGS[ask.meaning][wording])
     slots = {**ask.slots, "in": _pick(rng, INSIDE), "pic": _pick(rng, PICTURES)}
@@ -587,7 +600,7 @@ def branches(
                 follow_up = _choose(_second_turn(scene, ask), rng)
                 chosen[-1].append(_worded("second_turn", follow_up, rng, wording))
             break
-    return chosen
+    return _shout_more(chosen, rng)
 
 
 def page_branches(
@@ -613,7 +626,7 @@ def page_branches(
         if ask is not None:
             asked.add(ask.answer)
             chosen.append([_worded(skill, ask, rng, wording)])
-    return chosen
+    return _shout_more(chosen, rng)
 
 
 def outside_branches(rng: np.random.Generator, count: int, wording: str = "trained") -> list[list[Turn]]:
