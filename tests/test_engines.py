@@ -86,7 +86,7 @@ def test_the_table_says_what_was_measured():
         "| llama.cpp, q8_0 | 200.0 ms (100.0–300.0) | 5.0 | 50% | 200 tokens/s | 2.00 s | 18.30 s (8.40–21.20) "
         in shown
     )
-    assert "| llama.cpp, q8_0 | 2.00 GB | 3.00 GB | unknown | 3.0 s |" in shown
+    assert "| llama.cpp, q8_0 | 2.0 GB | 3.0 GB | unknown | 3.0 s |" in shown
     assert "sum 20.0 GB/s" in shown
     assert "Export to q8_0: 53 s, peak of memory 450 MB." in shown
     assert shown.endswith("This machine is busy.")

@@ -34,11 +34,12 @@ def check_space(target: Path, needed: float, what: str, name: str = "out") -> No
     there = next(folder for folder in (target, *target.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
-        sizes = f"{_size(free)} are free; {what} takes {_size(needed)}"
+        sizes = f"{format_size(free)} are free; {what} takes {format_size(needed)}"
         raise SettingError(f"{name} is {str(target)!r}, where {sizes}. Free some, or choose another disk.")
 
 
-def _size(nbytes: float) -> str:
+def format_size(nbytes: float) -> str:
+    """Bytes in words: "2.9 GB", or "71 MB" below one GB."""
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 

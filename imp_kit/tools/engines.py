@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from tqdm.auto import tqdm
 
-from imp_kit.checkpoints.files import check_space, is_exported
+from imp_kit.checkpoints.files import check_space, format_size, is_exported
 from imp_kit.checkpoints.hub import NANO, find
 from imp_kit.checkpoints.published import random_bytes, write_random
 from imp_kit.device import LONG_DTYPES, choose_dtype
@@ -280,23 +280,18 @@ def table(result: dict) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| | weights read for a token | files | peak of memory | load |", "| --- | --- | --- | --- | --- |"]
     for name, row in result["rows"].items():
-        peak = _format_bytes(row["peak_bytes"])
-        sizes = f"{_format_bytes(row['weight_bytes'])} | {_format_bytes(row['file_bytes'])} | {peak}"
+        sizes = f"{format_size(row['weight_bytes'])} | {format_size(row['file_bytes'])} | {_peak(row)}"
         lines.append(f"| {name} | {sizes} | {row['load_seconds']:.1f} s |")
     found = ", ".join(f"{name} {each['median'] / 1e9:.1f} GB/s" for name, each in result["bandwidths"].items())
     lines += [
         "",
-        f"Bandwidth, as all threads read {_format_bytes(STREAM)} in order: {found}; the shares are of the larger.",
+        f"Bandwidth, as all threads read {format_size(STREAM)} in order: {found}; the shares are of the larger.",
     ]
     for type, export in result["exports"].items():
-        lines.append(
-            f"Export to {type}: {export['seconds']:.0f} s, peak of memory {_format_bytes(export['peak_bytes'])}."
-        )
+        lines.append(f"Export to {type}: {export['seconds']:.0f} s, peak of memory {_peak(export)}.")
     lines += [result["busy"]] if result["busy"] else []
     return "\n".join(lines)
 
 
-def _format_bytes(size: float | None) -> str:
-    if size is None:
-        return "unknown"
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+def _peak(found: dict) -> str:
+    return "unknown" if found["peak_bytes"] is None else format_size(found["peak_bytes"])
