@@ -86,7 +86,7 @@ class LlamaCppEngine(Engine):
         """Look at an image, and read it with what stands before it."""
         if image is None:
             return Prefix(0, 0)
-        self._read(image, [], HEADROOM)
+        self._read(self._embed(image), [], HEADROOM)
         length, wide = self.prefix_length(image), self.dtype == "f32"
         return Prefix(length, length * self.model.config.decoder.kv_values_per_token * (4 if wide else 2))
 
@@ -108,8 +108,9 @@ class LlamaCppEngine(Engine):
         looked, paused, first = time.perf_counter(), 0.0, None
         sampler = Sampler.of([sampling], torch.device("cpu"), [index])
         limit = min(sampling.max_new_tokens, self._room(turn) + 1)  # the last token is not read
+        seen = self._embed(image)
         while not turn.done:
-            scores = torch.from_numpy(self._read(image, ids, limit))
+            scores = torch.from_numpy(self._read(seen, ids, limit))
             check_scores(scores, scores.dtype)
             chosen = sampler.pick(scores)
             turn.watch(scores[0], chosen[0])
@@ -128,14 +129,15 @@ class LlamaCppEngine(Engine):
         return True
 
     def _next_scores(self, turn: Turn, ids: Sequence[int]) -> Tensor:
-        scores = torch.from_numpy(self._read(turn.conversation.image, ids, 1)[0])
+        scores = torch.from_numpy(self._read(self._embed(turn.conversation.image), ids, 1)[0])
         check_scores(scores, scores.dtype)
         return scores
 
     def _log_likelihoods(self, turns: Sequence[Turn], encoded: Sequence[list[int]]) -> Tensor:
         rows, stops = [], sorted(self.stop_ids)
         for turn in turns:
-            first = torch.from_numpy(self._read(turn.conversation.image, turn.ids, max(map(len, encoded))))
+            seen = self._embed(turn.conversation.image)
+            first = torch.from_numpy(self._read(seen, turn.ids, max(map(len, encoded))))
             check_scores(first, first.dtype)
             found = []
             for ids in encoded:
@@ -146,13 +148,13 @@ class LlamaCppEngine(Engine):
             rows.append(torch.stack(found))
         return torch.stack(rows)
 
-    def _read(self, image: Image.Image | None, ids: Sequence[int], room: int) -> np.ndarray:
+    def _read(self, seen: tuple[bytes, np.ndarray], ids: Sequence[int], room: int) -> np.ndarray:
         """The scores after a prompt, float32 (1, vocab_size), with room for so many tokens after it; no ids, no scores.
 
-        What the memory holds of the prompt's beginning is not read again.
+        `seen` is an image as `_embed` gives it. What the memory holds of the prompt's beginning is not read again.
         """
-        key, embeddings = (b"", np.empty((0, self.language.width), np.float32)) if image is None else self._embed(image)
-        opening = [] if image is None else self._opening
+        key, embeddings = seen
+        opening = self._opening if len(embeddings) else []
         before, patches = len(opening), len(embeddings)
         pieces = [*((b"", id) for id in opening), *((key, n) for n in range(patches)), *((b"", id) for id in ids)]
         if len(pieces) + room > self.language.capacity:
@@ -172,8 +174,10 @@ class LlamaCppEngine(Engine):
         self._held = pieces
         return scores
 
-    def _embed(self, image: Image.Image) -> tuple[bytes, np.ndarray]:
+    def _embed(self, image: Image.Image | None) -> tuple[bytes, np.ndarray]:
         """An image as the tower sees it: a key that tells it from others, and its embeddings (patches, width)."""
+        if image is None:
+            return b"", np.empty((0, self.language.width), np.float32)
         config = self.model.config
         square = squash(image, config.vision.image_size, config.pad)
         key = hashlib.sha256(square.tobytes()).digest()
