@@ -22,6 +22,7 @@ from imp_kit.errors import CheckpointError, PromptError, SettingError
 from imp_kit.experiments.drawings import draw, sample_scene
 from imp_kit.images import to_pixels
 from imp_kit.llama_cpp import engine as llama_engine
+from imp_kit.llama_cpp import library
 from imp_kit.llama_cpp.export import export_gguf
 from imp_kit.llama_cpp.exported import Exported
 from imp_kit.llama_cpp.library import LanguageModel
@@ -115,6 +116,27 @@ def test_tokens_are_those_of_transformers(pair):
                 word = oracle.language.get_input_embeddings()(torch.tensor([[id]]))
                 embedded = torch.cat((embedded, word), dim=1)
     assert compared > 3 * STEPS
+
+
+def test_flash_attention_where_it_is_exact_and_fast(pair, nano, tmp_path, monkeypatch):
+    """Not in f32, nor for heads that are no multiple of what llama.cpp multiplies at once."""
+    llama, _ = library.modules()
+    init, seen = llama.llama_init_from_model, []
+
+    def watched(model, params):
+        seen.append(params.flash_attn_type)
+        return init(model, params)
+
+    monkeypatch.setattr(llama, "llama_init_from_model", watched)
+    _, imp, folder = pair
+    assert imp.model.config.decoder.head_dim % 64
+    export_gguf(folder, tmp_path, "f16", progress=False)
+    files = [imp.engine.language.file, Exported.read(tmp_path).decoder("f16")]
+    files += [nano[type].engine.language.file for type in ("f32", "q8_0")]
+    for file in files:
+        library.LanguageModel(file, 1).reserve(8)
+    off = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    assert [type == off for type in seen] == [True, True, True, False]
 
 
 def test_imp_nano_answers_as_by_torch(nano):

@@ -174,7 +174,8 @@ def _cpu() -> Finding:
     from imp_kit.system.extras import EXTRAS, has
 
     if bf16_is_faster():
-        fix = f'Large checkpoints: imp_kit.load("{DEFAULT}", dtype="bf16"); quantize="int8" halves their memory.'
+        quick = f'imp_kit.load("{DEFAULT}", dtype="bf16", quantize="int8")'
+        fix = f'Large checkpoints: {quick}; for many questions about one picture, engine="llama.cpp".'
         return Finding("OK", "This CPU is quick in bf16", fix)
     missing = [package for package, module in EXTRAS["llama-cpp"].items() if not has(module)]
     first = f"pip install {' '.join(missing)}, then " if missing else ""
