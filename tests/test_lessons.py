@@ -532,7 +532,7 @@ def test_questions_are_typed_as_people_type():
     assert lessons._misspelled("[0.10, 0.20, 0.30, 0.40]: red box?", rng) == "[0.10, 0.20, 0.30, 0.40]: red box?"
     questions = [turn.question.removesuffix(SHORT_SUFFIX) for turn in sampled(1200)]
     for share, is_so in (
-        (0.02, str.isupper),
+        (0.12, str.isupper),
         (0.1, str.islower),
         (0.01, lambda text: text.endswith("??")),
         (0.15, lambda text: text[-1] not in "?.]"),
