@@ -600,7 +600,7 @@ def branches(
                 follow_up = _choose(_second_turn(scene, ask), rng)
                 chosen[-1].append(_worded("second_turn", follow_up, rng, wording))
             break
-    return _shout_more(chosen, rng)
+    return _shout_more(chosen, rng) if wording == "trained" else chosen
 
 
 def page_branches(
@@ -626,7 +626,7 @@ def page_branches(
         if ask is not None:
             asked.add(ask.answer)
             chosen.append([_worded(skill, ask, rng, wording)])
-    return _shout_more(chosen, rng)
+    return _shout_more(chosen, rng) if wording == "trained" else chosen
 
 
 def outside_branches(rng: np.random.Generator, count: int, wording: str = "trained") -> list[list[Turn]]:
