@@ -300,4 +300,4 @@ def test_the_doctor_names_engine_and_command_for_a_cpu_that_is_slow_in_bf16(inst
     assert 'imp_kit.load("imp-v1-3b", engine="llama.cpp", quantize="q4_k_m")' in found.fix
     assert ("pip install gguf llama-cpp-python, then" in found.fix) == (not installed)
     monkeypatch.setattr("imp_kit.device.bf16_is_faster", lambda: True)
-    assert 'imp_kit.load("imp-v1-3b", dtype="bf16")' in doctor._cpu().fix
+    assert 'imp_kit.load("imp-v1-3b", dtype="bf16", quantize="int8")' in doctor._cpu().fix
