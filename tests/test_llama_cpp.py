@@ -139,6 +139,16 @@ def test_flash_attention_where_it_is_exact_and_fast(pair, nano, tmp_path, monkey
     assert [type == off for type in seen] == [True, True, True, False]
 
 
+def test_torch_may_compute_in_bf16_between_two_answers(nano):
+    """Both use a CPU's matrix tiles, where it has any; in one thread this would end Python."""
+    imp, matrix = nano["q8_0"], torch.ones(512, 512, dtype=torch.bfloat16)
+    first = imp.ask(DOOR, "Describe the image in detail.")
+    torch.matmul(matrix, matrix)
+    image = Image.open(DOOR).rotate(90)  # which is read anew, as many tokens at once
+    imp.ask(image, "Describe the image in detail.")
+    assert imp.ask(DOOR, "Describe the image in detail.").token_ids == first.token_ids
+
+
 def test_imp_nano_answers_as_by_torch(nano):
     kit, other = nano["kit"], nano["f32"]
     for image in pictures(3):

@@ -5,6 +5,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ FLASH_STEP = 64  # numbers that llama.cpp's flash attention multiplies at once; 
 KEPT_LINES = 4  # of llama.cpp's log, for an error
 WARNING = 3  # a level of its log
 
+# llama.cpp computes in a thread of its own: it sets up a CPU's matrix tiles (AMX) once in a thread, and where torch used them
+# there since, its next product ends Python with "Illegal instruction".
+_worker = ThreadPoolExecutor(1, "llama.cpp")
 _lines: deque[str] = deque(maxlen=KEPT_LINES)
 _listener: Any = None  # kept, since llama.cpp calls it
 
@@ -152,7 +156,7 @@ class LanguageModel:
                 batch.seq_id[index][0] = 0
                 batch.logits[index] = start + index >= len(values) - scored
                 wanted += [index] if batch.logits[index] else []
-            if self._llama.llama_decode(self._context, batch):
+            if _worker.submit(self._llama.llama_decode, self._context, batch).result():
                 raise MemoryLimitError(f"llama.cpp could not read {len(values)} tokens ({' '.join(_lines)}).")
             self.length += len(part)
             for index in wanted:
@@ -201,7 +205,7 @@ class Tower:
             count = mtmd.mtmd_input_chunks_size(chunks)
             found = [mtmd.mtmd_input_chunks_get(chunks, index) for index in range(count)]
             (chunk,) = (c for c in found if mtmd.mtmd_input_chunk_get_type(c) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE)
-            if mtmd.mtmd_encode_chunk(self._context, chunk):
+            if _worker.submit(mtmd.mtmd_encode_chunk, self._context, chunk).result():
                 raise CheckpointError(f"llama.cpp cannot look at this picture ({' '.join(_lines)}).")
             shape = (mtmd.mtmd_input_chunk_get_n_tokens(chunk), self._width)
             return np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self._context), shape).copy()
