@@ -20,8 +20,8 @@ FLASH_STEP = 64  # numbers that llama.cpp's flash attention multiplies at once; 
 KEPT_LINES = 4  # of llama.cpp's log, for an error
 WARNING = 3  # a level of its log
 
-# llama.cpp computes in a thread of its own: it sets up a CPU's matrix tiles (AMX) once in a thread, and where torch used
-# them there since, its next product ends Python with "Illegal instruction".
+# llama.cpp computes in a thread of its own: it sets up a CPU's matrix tiles (AMX) once in a thread, and where torch has
+# used them there since, its next product ends Python with "Illegal instruction".
 _worker = ThreadPoolExecutor(1, "llama.cpp")
 _lines: deque[str] = deque(maxlen=KEPT_LINES)
 _listener: Any = None  # kept, since llama.cpp calls it
