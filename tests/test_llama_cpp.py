@@ -149,6 +149,24 @@ def test_torch_may_compute_in_bf16_between_two_answers(nano):
     assert imp.ask(DOOR, "Describe the image in detail.").token_ids == first.token_ids
 
 
+def test_after_a_stopped_answer_the_next_one_is_whole(nano, monkeypatch):
+    imp, question = nano["q8_0"], "Describe the image in detail."
+    expected = imp.ask(DOOR, question).token_ids
+    imp.ask(None, "Hello")  # so that nothing of the picture is held
+    llama = imp.engine.language._llama
+    decode = llama.llama_decode
+
+    def stopped(*values):
+        decode(*values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llama, "llama_decode", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        imp.ask(DOOR, question)
+    monkeypatch.setattr(llama, "llama_decode", decode)
+    assert imp.ask(DOOR, question).token_ids == expected
+
+
 def test_imp_nano_answers_as_by_torch(nano):
     kit, other = nano["kit"], nano["f32"]
     for image in pictures(3):

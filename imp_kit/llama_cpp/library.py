@@ -5,7 +5,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,15 @@ def modules() -> tuple[Any, Any]:
     llama_cpp.llama_log_set(_listener, ctypes.c_void_p(0))
     mtmd_cpp.mtmd_log_set(_listener, ctypes.c_void_p(0))
     return llama_cpp, mtmd_cpp
+
+
+def _compute(function: Any, *values: Any) -> int:
+    """Call a function of llama.cpp in its thread; also where Ctrl-C comes, it has ended afterwards."""
+    job = _worker.submit(function, *values)
+    try:
+        return job.result()
+    finally:
+        wait([job])
 
 
 def _failure(file: Path) -> CheckpointError:
@@ -130,10 +139,10 @@ class LanguageModel:
 
     def truncate(self, length: int) -> None:
         """Forget the positions after `length`."""
-        if length < self.length:
+        if self._context:  # always: where Ctrl-C came, llama.cpp has read more than was counted
             memory = self._llama.llama_get_memory(self._context)
             self._llama.llama_memory_seq_rm(memory, 0, length, -1)
-            self.length = length
+            self.length = min(self.length, length)
 
     def read(self, values: Sequence[int] | np.ndarray, scored: int = 1) -> np.ndarray:
         """Read token ids, or embeddings (n, width) in float32, after what is filled; `reserve` made the room.
@@ -156,7 +165,7 @@ class LanguageModel:
                 batch.seq_id[index][0] = 0
                 batch.logits[index] = start + index >= len(values) - scored
                 wanted += [index] if batch.logits[index] else []
-            if _worker.submit(self._llama.llama_decode, self._context, batch).result():
+            if _compute(self._llama.llama_decode, self._context, batch):
                 raise MemoryLimitError(f"llama.cpp could not read {len(values)} tokens ({' '.join(_lines)}).")
             self.length += len(part)
             for index in wanted:
@@ -205,7 +214,7 @@ class Tower:
             count = mtmd.mtmd_input_chunks_size(chunks)
             found = [mtmd.mtmd_input_chunks_get(chunks, index) for index in range(count)]
             (chunk,) = (c for c in found if mtmd.mtmd_input_chunk_get_type(c) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE)
-            if _worker.submit(mtmd.mtmd_encode_chunk, self._context, chunk).result():
+            if _compute(mtmd.mtmd_encode_chunk, self._context, chunk):
                 raise CheckpointError(f"llama.cpp cannot look at this picture ({' '.join(_lines)}).")
             shape = (mtmd.mtmd_input_chunk_get_n_tokens(chunk), self._width)
             return np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self._context), shape).copy()
