@@ -16,7 +16,7 @@ from imp_kit.errors import CheckpointError, MemoryLimitError, SettingError
 
 QUANTIZER_BYTES = 300_000_000  # of a tensor's rows that its quantizer has in memory at once
 BATCH = 512  # positions that are computed together
-FLASH_STEP = 64  # numbers that llama.cpp's flash attention multiplies at once; what is left of a head goes one by one
+FLASH_STEP = 64  # llama.cpp's flash attention is quick for heads of a multiple of so many numbers
 KEPT_LINES = 4  # of llama.cpp's log, for an error
 WARNING = 3  # a level of its log
 
@@ -90,9 +90,8 @@ class LanguageModel:
 
     In fp32 keys, values and attention are in fp32, too, else in fp16. Raises CheckpointError.
 
-    Flash attention is left on where it is exact enough, and fast. A token after 800 others, in q8_0 on one core with
-    AVX-512: with it 644 ms and without 325 for the 3B on Phi-2, whose heads are of 80 numbers; 161 and 196 ms for the
-    2B on Qwen1.5, with heads of 128.
+    Flash attention adds values up in fp16, and is slow for heads such as the 80 numbers of Phi-2's; docs/llama_cpp.md has
+    the figures.
     """
 
     def __init__(self, file: Path, threads: int):
@@ -126,7 +125,7 @@ class LanguageModel:
         exact = self.metadata("general.file_type") == "0"
         if exact:
             params.type_k = params.type_v = self._llama.GGML_TYPE_F32
-        if exact or self.head % FLASH_STEP:  # it adds values up in fp16
+        if exact or self.head % FLASH_STEP:
             params.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         _lines.clear()
         self._context = self._llama.llama_init_from_model(self.model, params)
