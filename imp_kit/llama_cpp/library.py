@@ -90,8 +90,7 @@ class LanguageModel:
 
     In fp32 keys, values and attention are in fp32, too, else in fp16. Raises CheckpointError.
 
-    Flash attention adds values up in fp16, and is slow for heads such as the 80 numbers of Phi-2's; docs/llama_cpp.md has
-    the figures.
+    Flash attention adds values up in fp16, and is slow for heads such as Phi-2's of 80 numbers: docs/llama_cpp.md.
     """
 
     def __init__(self, file: Path, threads: int):

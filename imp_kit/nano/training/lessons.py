@@ -520,7 +520,7 @@ def _as_typed(text: str, rng: np.random.Generator) -> str:
 
 
 def _shout_more(conversations: list[list[Turn]], rng: np.random.Generator) -> list[list[Turn]]:
-    """With SHOUTED_SHARE of the short questions all in capitals; what asks for a short answer stays as it is."""
+    """With SHOUTED_SHARE of the questions of at most MOST_SHOUTED characters all in capitals, SHORT_SUFFIX excepted."""
 
     def shout(turn: Turn) -> Turn:
         question, suffix = turn.question.removesuffix(SHORT_SUFFIX), SHORT_SUFFIX in turn.question
