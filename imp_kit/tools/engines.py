@@ -43,7 +43,7 @@ STREAM = 2_000_000_000  # bytes that are read to measure the bandwidth; a server
 COLUMNS = 2500  # of the matrix that they are
 TOKENS = 50  # of an answer
 KIT = (("fp32", None), ("bf16", None), ("bf16", "int8"))
-TYPES = "q8_0,q4_k_m"
+TYPES = "q8_0,q4_0,q4_k_m"
 FILES = 3  # times the bytes of random weights: they, and what is made of them
 CPU = torch.device("cpu")
 
