@@ -193,7 +193,6 @@ def test_both_engines_side_by_side(tmp_path, monkeypatch, capsys, llama_cpp):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "onnx"}, "engine is 'onnx'; choose torch or llama.cpp"),
         ({"types": "q8_0,int3"}, "type is 'int3'; choose from f32"),
         ({"repeats": 0}, "repeats is 0"),
         ({"dtype": "fp8"}, "dtype 'fp8' is unknown"),
@@ -239,6 +238,7 @@ def test_without_llama_cpp_the_package_is_named(monkeypatch, capsys):
     [
         ("--engine llama.cpp --against transformers", "without --against"),
         ("--engine llama.cpp --device cuda", "compares on the CPU"),
+        ("--engine onnx", "engine is 'onnx'; choose torch or llama.cpp"),
         ("--folder somewhere", "--folder is for --engine llama.cpp"),
     ],
 )
@@ -297,7 +297,7 @@ def test_the_doctor_names_engine_and_command_for_a_cpu_that_is_slow_in_bf16(inst
     monkeypatch.setattr("imp_kit.device.bf16_is_faster", lambda: False)
     monkeypatch.setattr("imp_kit.system.extras.has", lambda module: installed)
     found = doctor._cpu()
-    assert 'imp_kit.load("imp-v1-3b", engine="llama.cpp", quantize="q4_k_m")' in found.fix
+    assert 'imp_kit.load("imp-v1-3b", engine="llama.cpp", quantize="q4_0")' in found.fix
     assert ("pip install gguf llama-cpp-python, then" in found.fix) == (not installed)
     monkeypatch.setattr("imp_kit.device.bf16_is_faster", lambda: True)
     assert 'imp_kit.load("imp-v1-3b", dtype="bf16", quantize="int8")' in doctor._cpu().fix

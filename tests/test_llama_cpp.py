@@ -72,6 +72,13 @@ def prompt(oracle, imp, image, question) -> torch.Tensor:
     return oracle.embed(before, to_pixels(image, oracle.tower["image_size"]), after)
 
 
+def difference(scores: torch.Tensor, expected: torch.Tensor, of: str) -> float:
+    """The largest, in standard deviations of the scores; printed, for `pytest -rP`."""
+    worst = ((scores - expected).abs().max() / expected.std()).item()
+    print(f"{of}: scores differ by up to {worst:.6f}")
+    return worst
+
+
 def test_scores_are_those_of_transformers(pair):
     """But for GELU: llama.cpp looks its values up in a table of fp16, and takes its tanh form in the projector."""
     oracle, imp, _ = pair
@@ -80,8 +87,7 @@ def test_scores_are_those_of_transformers(pair):
             expected = oracle.logits(prompt(oracle, imp, image, question))[0, -1]
             turn = Conversation(imp.engine, image).ask(question)
             scores = imp.engine._next_scores(turn, turn.ids)
-            worst = ((scores - expected).abs().max() / expected.std()).item()
-            assert worst < TOLERANCE
+            assert difference(scores, expected, f"{oracle.family}, with the picture") < TOLERANCE
 
 
 def test_the_decoder_alone_is_exact_to_rounding(pair):
@@ -95,8 +101,7 @@ def test_the_decoder_alone_is_exact_to_rounding(pair):
     imp.engine._held = []
     scores = torch.from_numpy(language.read(embedded.numpy(), len(embedded)))
     language.truncate(0)
-    worst = ((scores - expected).abs().max() / expected.std()).item()
-    assert worst < (0.005 if oracle.family == "imp" else 5e-5)
+    assert difference(scores, expected, f"{oracle.family}, decoder alone") < (0.005 if oracle.family == "imp" else 5e-5)
 
 
 def test_tokens_are_those_of_transformers(pair):

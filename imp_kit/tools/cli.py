@@ -463,11 +463,13 @@ def _compare_engines(args: argparse.Namespace) -> None:
 
     from imp_kit.tools.engines import compare, table
 
+    if args.engine != "llama.cpp":
+        raise SettingError(f"engine is {args.engine!r}; choose torch or llama.cpp.")
     if args.against or args.plot or args.growth or args.device not in ("auto", "cpu"):
         raise SettingError(
             "--engine llama.cpp compares on the CPU, without --against, --plot, --growth and a --device."
         )
-    names = ("engine", "random", "revision", "dtype", "repeats", "folder")
+    names = ("random", "revision", "dtype", "repeats", "folder")
     result = compare(args.checkpoint, types=args.quantize, **{name: getattr(args, name) for name in names})
     print(table(result))
     if args.json:

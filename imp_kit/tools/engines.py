@@ -51,7 +51,6 @@ CPU = torch.device("cpu")
 def compare(
     checkpoint: str | os.PathLike | None = None,
     *,
-    engine: str = "llama.cpp",
     random: str | None = None,
     revision: str | None = None,
     dtype: str | torch.dtype = "auto",
@@ -63,13 +62,11 @@ def compare(
     """Measure a checkpoint (imp-nano), or a published size with `random` weights, by the kit and by llama.cpp.
 
     The kit computes in fp32, in bf16, and in bf16 with int8, or in one `dtype` alone; llama.cpp with each of `types`,
-    such as "q8_0,q4_k_m". The files for llama.cpp, and those of random weights, go into a temporary folder below the
+    such as "q8_0,q4_0". The files for llama.cpp, and those of random weights, go into a temporary folder below the
     home folder; or into `folder`, where they stay and are not written again. Times are medians of `repeats` with the
     smallest and the largest, in seconds. The result can be held by JSON; `table` shows it.
     Raises SettingError before anything is written, CheckpointError or MemoryLimitError.
     """
-    if engine != "llama.cpp":
-        raise SettingError(f"engine is {engine!r}; choose torch or llama.cpp.")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise SettingError(f"repeats is {repeats!r}; give a whole number from 1.")
     if random is not None and (checkpoint is not None or revision is not None):
