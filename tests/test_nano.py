@@ -420,6 +420,14 @@ def test_a_run_whose_numbers_are_lost_stops_and_keeps_its_state(tmp_path):
     with pytest.raises(imp_kit.SettingError, match="learning_rate 0.0012 instead of 1e\\+30"):
         train(tmp_path, wild)
     assert (tmp_path / "state.pt").read_bytes() == before
+    other = tmp_path / "other"
+    shutil.copytree(NANO_FOLDER, other)
+    with (other / "config.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(imp_kit.SettingError, match="began from other weights"):
+        train(tmp_path, small, start=other)
+    train(tmp_path, small, start=NANO_FOLDER)
+    assert (tmp_path / "state.pt").read_bytes() == before
     with pytest.raises(imp_kit.RunError, match="no number in 3 steps in a row"):
         train(tmp_path / "wild", wild, start=NANO_FOLDER)
     assert not (tmp_path / "wild" / "state.pt").exists()

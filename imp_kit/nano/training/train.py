@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from imp_kit.checkpoints.config import parse_config
+from imp_kit.checkpoints.hub import digest, loaded_files
 from imp_kit.checkpoints.key_maps import NEW_PHI
 from imp_kit.checkpoints.load import load_weights
 from imp_kit.checkpoints.plan import slots
@@ -116,7 +117,7 @@ ROW = 160  # tokens after the image
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 LEAST, MOST = 0.5, 2.0  # how much less, and more often than the mean a skill is asked about
-STATE = {"plan", "learner", "mean", "optimizers", "done", "seconds", "skipped", "weights", "bf16"}
+STATE = {"plan", "start", "learner", "mean", "optimizers", "done", "seconds", "skipped", "weights", "bf16"}
 BAD_STEPS = 3  # without numbers, one after the other, that stop a run
 
 
@@ -574,6 +575,8 @@ class Run:
         self.optimizers = make_optimizers(self.learner, config)
         self.done, self.seconds, self.skipped = 0, 0.0, 0
         self.weights: dict[str, float] = {}
+        # Without `start` an earlier run goes on, whatever it began from.
+        self.start = digest(start, loaded_files(start)) if start else None
         state = self._state()
         # A CPU without instructions for bf16 takes twenty times as long in it as in fp32. Measured once: on a busy
         # machine the same measurement may come out differently, and a resumed run would be another one.
@@ -587,7 +590,7 @@ class Run:
             for optimizer, before in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(before)
             self.done, self.seconds, self.skipped = state["done"], state["seconds"], state["skipped"]
-            self.weights = state["weights"]
+            self.weights, self.start = state["weights"], state["start"]
             self.tokenizer = TextTokenizer(out)
             _forget(out / "log.csv", self.done)
         self.opening = torch.tensor(self.tokenizer.encode_pieces(PHI2.open()), device=device)
@@ -622,6 +625,8 @@ class Run:
                 f"{self.out} holds a run of another plan ({'; '.join(differing)}); choose another folder, or go on "
                 "with the plan that it has."
             )
+        if self.start not in (None, state["start"]):
+            raise SettingError(f"{self.out} holds a run that began from other weights; choose another folder.")
         return state
 
     def kernels(self) -> AbstractContextManager:
@@ -666,6 +671,7 @@ class Run:
         """The mean as a checkpoint, and the state to go on from; what was there before stays until both are written."""
         state = {
             "plan": asdict(self.config),
+            "start": self.start,
             "learner": self.learner.state_dict(),
             "mean": self.mean.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
