@@ -411,7 +411,7 @@ def test_a_folder_that_is_no_whole_export(tmp_path):
     folder = write_checkpoint(make_oracle(), tmp_path / "tiny")
     decoder, tower, *_ = export(folder, tmp_path / "out")
     found = Exported.read(decoder.parent)
-    with pytest.raises(SettingError, match="quantize is 'q4_0'; .*out has f32"):
+    with pytest.raises(SettingError, match="quantize is 'q4_0', and .*out has f32"):
         found.decoder("q4_0")
     with pytest.raises(CheckpointError, match=r"tiny-F32.gguf was not made of tiny, the checkpoint that"):
         found.check(decoder, {}.get, tower)

@@ -296,11 +296,11 @@ def test_settings_that_make_no_sense(nano, monkeypatch):
     for settings in ({"dtype": "fp16"}, {"device": "cuda"}):
         with pytest.raises(SettingError, match="computes on the CPU"):
             imp_kit.load("imp-nano", engine="llama.cpp", **settings)
-    with pytest.raises(SettingError, match="type is 'int8'; choose from f32"):
+    with pytest.raises(SettingError, match="quantize is 'int8'; choose from f32"):
         imp_kit.load("imp-nano", engine="llama.cpp", quantize="int8")
-    with pytest.raises(SettingError, match="quantize is None; .* has f32, q8_0"):
+    with pytest.raises(SettingError, match="quantize is None, and .* has f32 and q8_0"):
         imp_kit.load(nano["folder"], engine="llama.cpp")
-    with pytest.raises(SettingError, match="quantize is 'q4_0'; .* has f32, q8_0"):
+    with pytest.raises(SettingError, match="quantize is 'q4_0', and .* has f32 and q8_0"):
         imp_kit.load(nano["folder"], engine="llama.cpp", quantize="q4_0")
 
 

@@ -53,7 +53,7 @@ def open_engine(snapshot: Snapshot, type: str | None = None) -> "LlamaCppEngine"
     if is_exported(snapshot.folder):
         return LlamaCppEngine(Exported.read(snapshot.folder), type)
     type = "q8_0" if type is None else type
-    check_type(type)
+    check_type(type, "quantize")
     folder = CACHE / f"{snapshot.name.replace('/', '--')}-{snapshot.revision or snapshot.digest()}"
     if not is_exported(folder) or type not in Exported.read(folder).types():
         print(f"imp-kit: {snapshot.name} is written for llama.cpp once, into {folder}.")

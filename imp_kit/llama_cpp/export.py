@@ -59,10 +59,10 @@ def export_gguf(
     return export_snapshot(find(checkpoint, revision), out, type, progress=progress)
 
 
-def check_type(type: str) -> None:
-    """Raise SettingError for an unknown type, or a package that it needs."""
+def check_type(type: str, option: str = "type") -> None:
+    """Raise SettingError for an unknown type, or a package that it needs. `option` is what the user calls it."""
     if type not in TYPES:
-        raise SettingError(f"type is {type!r}; choose from {', '.join(TYPES)}.")
+        raise SettingError(f"{option} is {type!r}; choose from {', '.join(TYPES)}.")
     require("gguf", what="The export")
     if type in MIXED_BITS:
         require("llama-cpp", what=f"The type {type} is made by llama.cpp's own quantizer and")

@@ -66,7 +66,9 @@ class Exported:
         if type is None and len(types) == 1:
             (type,) = types
         if type not in types:
-            raise SettingError(f"quantize is {type!r}; {self.folder} has {', '.join(types)}; choose one of them.")
+            raise SettingError(
+                f"quantize is {type!r}, and {self.folder} has {' and '.join(types)}; give one of these as quantize."
+            )
         return types[type]
 
     def tower(self, type: str) -> Path:

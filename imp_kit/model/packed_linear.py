@@ -149,7 +149,8 @@ def check_quantize(quantize: str | None) -> None:
     """Raise SettingError unless `quantize` is None or one of QUANTIZED."""
     if quantize is not None and quantize not in QUANTIZED:
         raise SettingError(
-            f"quantize is {quantize!r}; give {' or '.join(map(repr, QUANTIZED))}, or leave it out for 16 or 32 bit."
+            f"quantize is {quantize!r}; give {' or '.join(map(repr, QUANTIZED))}, or leave it out for 16 or 32 bit. "
+            "Types of llama.cpp need engine='llama.cpp'."
         )
 
 

@@ -175,7 +175,7 @@ def _cpu() -> Finding:
 
     if bf16_is_faster():
         quick = f'imp_kit.load("{DEFAULT}", dtype="bf16", quantize="int8")'
-        fix = f'Large checkpoints: {quick}; for many questions about one picture, engine="llama.cpp", quantize="q4_0".'
+        fix = f'Large checkpoints: {quick}; for a conversation about one picture, engine="llama.cpp", quantize="q4_0".'
         return Finding("OK", "This CPU is quick in bf16", fix)
     missing = [package for package, module in EXTRAS["llama-cpp"].items() if not has(module)]
     first = f"pip install {' '.join(missing)}, then " if missing else ""
