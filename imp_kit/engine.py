@@ -36,7 +36,7 @@ from imp_kit.model.imp import ImpModel
 from imp_kit.model.likelihood import log_likelihoods
 from imp_kit.model.memory import free_memory, out_of_memory_errors, peak_memory
 from imp_kit.model.sampling import Sampling
-from imp_kit.prompts import TEMPLATES, check_question
+from imp_kit.prompts import TEMPLATES, check_question, check_text
 from imp_kit.settings import read_batch_size
 
 PREFIX_HEADROOM = 256  # positions after a prefix: as long as question and answer fit in there, nothing is copied
@@ -392,6 +392,7 @@ class Engine:
         if not isinstance(begun, str):
             raise SettingError(f"begun is {begun!r:.80}; give the text that the answer begins with.")
         sampling = Sampling(temperature=temperature)
+        check_text("begun answer", begun)
         text = begun.lstrip()
         ids = [*turn.ids, *(self.tokenizer.encode(self.template.answer + text, begins=False) if text else [])]
         end, limit = turn.prefix_length + len(ids), self.model.config.decoder.max_positions

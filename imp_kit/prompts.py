@@ -40,12 +40,17 @@ def check_question(question: str) -> None:
         raise PromptError(f"A question is text, not {type(question).__name__}.")
     if is_blank(question):
         raise PromptError("The question is empty; ask something about the picture.")
-    try:
-        question.encode()
-    except UnicodeEncodeError:  # how Python gives bytes of a command line that are no UTF-8
-        raise PromptError(f"The question {question!r} holds bytes that are no text; type it in UTF-8.") from None
+    check_text("question", question)
     if IMAGE in question:
         raise PromptError(f"The question contains {IMAGE}, which marks the picture's place; the kit sets it itself.")
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise PromptError for what UTF-8 cannot write: how Python gives bytes of a command line that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"The {name} {text!r:.80} holds bytes that are no text; type it in UTF-8.") from None
 
 
 def check_phrase(phrase: str) -> str:
@@ -67,6 +72,7 @@ def check_answers(answers: Iterable[str], name: str = "answer") -> list[str]:
         text = answer.strip()
         if is_blank(text):
             raise PromptError(f"The {name} {answer!r} is empty; leave it out, or name something.")
+        check_text(name, text)
         if text in checked:
             raise PromptError(f"The {name} {text[:80]!r} is given twice; give each once.")
         checked.append(text)

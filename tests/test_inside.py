@@ -312,6 +312,8 @@ def test_what_cannot_be_asked_is_refused(nano):
         steps.prompt_ids(nano, "What is it? " * 400)
     with pytest.raises(SettingError, match="^begun is 3; give the text"):
         steps.prompt_ids(nano, "What is it?", 3)
+    with pytest.raises(PromptError, match="^The begun answer .* holds bytes that are no text"):
+        steps.prompt_ids(nano, "What is it?", "\ud800")
 
 
 # Towers -----------------------------------------------------------------------------------------------------

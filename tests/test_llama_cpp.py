@@ -5,6 +5,9 @@ The index has its source only: `pip install llama-cpp-python` builds it in 5 to 
 
 import json
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +186,32 @@ def test_imp_nano_answers_as_by_torch(nano):
     assert (answer.checkpoint, answer.dtype, answer.device) == ("imp-nano", "q8_0", "cpu, by llama.cpp")
 
 
+def test_threads_that_ask_at_once(nano):
+    """Without turns they would spoil llama.cpp's memory, or end Python."""
+    imp, shown = nano["q8_0"], pictures(6)
+    asked = [(picture, question) for picture in shown for question in ("Describe the image.", "What color is it?")]
+    expected = [imp.ask(*each).token_ids for each in asked]
+    with ThreadPoolExecutor(3) as pool:
+        assert [answer.token_ids for answer in pool.map(lambda each: imp.ask(*each), asked)] == expected
+        ranked = list(pool.map(lambda picture: imp.rank(picture, "What color is it?", ("red", "blue")), shown))
+    assert ranked == [imp.rank(picture, "What color is it?", ("red", "blue")) for picture in shown]
+
+
+def test_two_processes_that_need_the_same_files_first(tmp_path):
+    """One writes them, the other waits for it."""
+    code = f"""
+from pathlib import Path
+import imp_kit
+from imp_kit.llama_cpp import engine
+engine.CACHE = Path({str(tmp_path)!r}) / "cache"
+print(imp_kit.load("imp-nano", engine="llama.cpp", quantize="f32").ask(None, "What is a bus?"))
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    shown = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum("is written for llama.cpp once" in each for each in shown) == 1
+
+
 def test_chats_streams_and_batches(nano):
     kit, other = nano["kit"], nano["f32"]
     first, second = kit.chat(DOOR), other.chat(DOOR)
@@ -284,7 +313,7 @@ def test_a_checkpoint_is_exported_once(tmp_path, monkeypatch, capsys):
     assert imp.dtype == "q8_0"
     change_json(folder, lambda config: config.update(rope_theta=999.0))
     imp_kit.load(folder, engine="llama.cpp")
-    assert len(list((tmp_path / "cache").iterdir())) == 2, "another checkpoint now"
+    assert len(list((tmp_path / "cache").glob("*/"))) == 2, "another checkpoint now"
 
 
 # What cannot be loaded --------------------------------------------------------------------------------------
@@ -298,6 +327,8 @@ def test_settings_that_make_no_sense(nano, monkeypatch):
             imp_kit.load("imp-nano", engine="llama.cpp", **settings)
     with pytest.raises(SettingError, match="quantize is 'int8'; choose from f32"):
         imp_kit.load("imp-nano", engine="llama.cpp", quantize="int8")
+    with pytest.raises(SettingError, match=r"quantize is \['q8_0'\], and"):
+        imp_kit.load(nano["folder"], engine="llama.cpp", quantize=["q8_0"])
     with pytest.raises(SettingError, match="quantize is None, and .* has f32 and q8_0"):
         imp_kit.load(nano["folder"], engine="llama.cpp")
     with pytest.raises(SettingError, match="quantize is 'q4_0', and .* has f32 and q8_0"):
@@ -315,6 +346,17 @@ def test_files_that_do_not_belong_together(nano, tmp_path):
     shutil.copy(other / "tiny-F32.gguf", here / "imp-nano-F32.gguf")
     with pytest.raises(CheckpointError, match="imp-nano-F32.gguf was not made of imp-nano"):
         imp_kit.load(here, engine="llama.cpp", quantize="f32")
+
+
+@pytest.mark.parametrize("ends", [[99_999], [-1], ["a"], "abc"])
+def test_a_description_with_ends_that_are_no_tokens(nano, tmp_path, ends):
+    here = shutil.copytree(nano["folder"], tmp_path / "edited")
+    file = here / "imp-kit.json"
+    found = json.loads(file.read_text("utf-8"))
+    found["config"]["eos_token_ids"] = ends
+    file.write_text(json.dumps(found), "utf-8")
+    with pytest.raises(CheckpointError, match="is no description of an export ..eos_token_ids is"):
+        imp_kit.load(here, engine="llama.cpp", quantize="q8_0")
 
 
 def test_damaged_files_and_unknown_architectures(nano, tmp_path):

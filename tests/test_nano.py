@@ -50,6 +50,7 @@ from imp_kit.nano.training.train import (
     TRAINING,
     VOCABULARY_TEXT,
     Row,
+    Run,
     TrainConfig,
     TrainingModel,
     branch_mask,
@@ -434,20 +435,44 @@ def test_a_run_whose_numbers_are_lost_stops_and_keeps_its_state(tmp_path):
 
 
 def test_a_run_that_cannot_go_on_loses_nothing(tmp_path):
-    train(tmp_path / "run", dataclasses.replace(PLAN, samples=8, seeing=0), start=NANO_FOLDER)
+    plan = dataclasses.replace(PLAN, samples=8, seeing=0)
+    train(tmp_path / "run", plan, start=NANO_FOLDER)
     state, log = tmp_path / "run" / "state.pt", tmp_path / "run" / "log.csv"
     written = log.read_bytes()
-    for damaged in ({"done": 8}, {"plan": dataclasses.asdict(PLAN)}):
+    whole = torch.load(state, weights_only=True)
+    whole["learner"].popitem()
+    for damaged in ({"done": 8}, {"plan": dataclasses.asdict(PLAN)}, [1], whole):
         torch.save(damaged, state)
         with pytest.raises(imp_kit.SettingError, match="of another version of the kit"):
-            train(tmp_path / "run", PLAN)
+            train(tmp_path / "run", plan)
     state.write_bytes(b"no archive")
     with pytest.raises(imp_kit.SettingError, match="state.pt is damaged"):
         train(tmp_path / "run", PLAN)
     state.unlink()
-    with pytest.raises(imp_kit.SettingError, match="cannot begin from itself"):
+    with pytest.raises(imp_kit.SettingError, match="holds a checkpoint, and no state of a run"):
         train(tmp_path / "run", PLAN, start=tmp_path / "run")
     assert log.read_bytes() == written
+    with pytest.raises(imp_kit.SettingError, match="seed 9223372036854775808; .* a seed from 0 to 9223372036854775807"):
+        dataclasses.replace(PLAN, seed=2**63)
+
+
+@pytest.mark.parametrize("left", ["empty", "missing"])
+def test_a_run_whose_log_is_lost_goes_on(tmp_path, monkeypatch, left):
+    plan = dataclasses.replace(PLAN, samples=16, seeing=0)
+    log, save = tmp_path / "log.csv", Run.save
+
+    def stopped(run):
+        save(run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, plan, start=NANO_FOLDER, report_every=8)
+    monkeypatch.setattr(Run, "save", save)
+    log.write_bytes(b"") if left == "empty" else log.unlink()
+    train(tmp_path, plan)
+    with log.open() as file:
+        assert [row["samples"] for row in csv.DictReader(file)] == ["16"]
 
 
 def test_a_full_disk_loses_no_state(tmp_path):

@@ -177,6 +177,7 @@ def test_more_tokens_than_are_read_at_once(imp):
     ("answers", "message"),
     [
         ([], "^There are no answers; give at least one.$"),
+        (["a bus", "\ud800"], "^The answer .* holds bytes that are no text"),
         (["a bus", " "], "^The answer ' ' is empty; "),
         (["a bus", "a cat", " a bus "], "^The answer 'a bus' is given twice; give each once.$"),
         (["a bus", 3], "^Each answer is text, not int: 3.$"),

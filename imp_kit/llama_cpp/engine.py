@@ -10,9 +10,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
@@ -55,14 +57,16 @@ def open_engine(snapshot: Snapshot, type: str | None = None) -> "LlamaCppEngine"
     type = "q8_0" if type is None else type
     check_type(type, "quantize")
     folder = CACHE / f"{snapshot.name.replace('/', '--')}-{snapshot.revision or snapshot.digest()}"
-    if not is_exported(folder) or type not in Exported.read(folder).types():
-        print(f"imp-kit: {snapshot.name} is written for llama.cpp once, into {folder}.")
-        export_snapshot(snapshot, folder, type)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # a second notebook waits, and then finds the files
+        if not is_exported(folder) or type not in Exported.read(folder).types():
+            print(f"imp-kit: {snapshot.name} is written for llama.cpp once, into {folder}.")
+            export_snapshot(snapshot, folder, type)
     return LlamaCppEngine(Exported.read(folder), type)
 
 
 class LlamaCppEngine(Engine):
-    """Answers turns with the two files of an export, for one thread at a time.
+    """Answers turns with the two files of an export. Threads take turns from token to token.
 
     One turn after the other, also those of a batch. Raises CheckpointError for files that do not belong together.
     """
@@ -79,6 +83,7 @@ class LlamaCppEngine(Engine):
         self.language = LanguageModel(decoder, threads)
         exported.check(decoder, self.language.metadata, tower)
         self.tower = Tower(tower, self.language, threads)
+        self._lock = RLock()  # around all that uses the memory, the tower or what is said to be in them
         self._held: list[tuple[bytes, int]] = []  # what the filled positions are: of an image, or a token
         self._images: OrderedDict[bytes, np.ndarray] = OrderedDict()
 
@@ -136,15 +141,15 @@ class LlamaCppEngine(Engine):
     def _log_likelihoods(self, turns: Sequence[Turn], encoded: Sequence[list[int]]) -> Tensor:
         rows, stops = [], sorted(self.stop_ids)
         for turn in turns:
-            seen = self._embed(turn.conversation.image)
-            first = torch.from_numpy(self._read(seen, turn.ids, max(map(len, encoded))))
-            check_scores(first, first.dtype)
-            found = []
-            for ids in encoded:
-                logs = torch.cat((first, torch.from_numpy(self.language.read(ids, len(ids))))).log_softmax(dim=-1)
-                self.language.truncate(len(self._held))
-                ends = logs[-1, stops].logsumexp(dim=-1) if stops else 0.0
-                found.append(logs[range(len(ids)), ids].sum() + ends)
+            seen, found = self._embed(turn.conversation.image), []
+            with self._lock:
+                first = torch.from_numpy(self._read(seen, turn.ids, max(map(len, encoded))))
+                check_scores(first, first.dtype)
+                for ids in encoded:
+                    logs = torch.cat((first, torch.from_numpy(self.language.read(ids, len(ids))))).log_softmax(dim=-1)
+                    self.language.truncate(len(self._held))
+                    ends = logs[-1, stops].logsumexp(dim=-1) if stops else 0.0
+                    found.append(logs[range(len(ids)), ids].sum() + ends)
             rows.append(torch.stack(found))
         return torch.stack(rows)
 
@@ -157,21 +162,22 @@ class LlamaCppEngine(Engine):
         opening = self._opening if len(embeddings) else []
         before, patches = len(opening), len(embeddings)
         pieces = [*((b"", id) for id in opening), *((key, n) for n in range(patches)), *((b"", id) for id in ids)]
-        if len(pieces) + room > self.language.capacity:
-            most = self.model.config.decoder.max_positions
-            self.language.reserve(min(most, len(pieces) + room + HEADROOM))
-            self._held = []
-        pairs = enumerate(zip(pieces, self._held, strict=False))
-        same = next((place for place, (new, old) in pairs if new != old), min(len(pieces), len(self._held)))
-        same = min(same, len(pieces) - 1) if ids else same  # the scores after the last are wanted
-        self._held = []  # until all is read
-        self.language.truncate(same)
-        if same < before:
-            self.language.read(opening[same:], 0)
-        if same < before + patches:
-            self.language.read(embeddings[max(0, same - before) :], 0)
-        scores = self.language.read(list(ids[max(0, same - before - patches) :]), min(1, len(ids)))
-        self._held = pieces
+        with self._lock:
+            if len(pieces) + room > self.language.capacity:
+                most = self.model.config.decoder.max_positions
+                self.language.reserve(min(most, len(pieces) + room + HEADROOM))
+                self._held = []
+            pairs = enumerate(zip(pieces, self._held, strict=False))
+            same = next((place for place, (new, old) in pairs if new != old), min(len(pieces), len(self._held)))
+            same = min(same, len(pieces) - 1) if ids else same  # the scores after the last are wanted
+            self._held = []  # until all is read
+            self.language.truncate(same)
+            if same < before:
+                self.language.read(opening[same:], 0)
+            if same < before + patches:
+                self.language.read(embeddings[max(0, same - before) :], 0)
+            scores = self.language.read(list(ids[max(0, same - before - patches) :]), min(1, len(ids)))
+            self._held = pieces
         return scores
 
     def _embed(self, image: Image.Image | None) -> tuple[bytes, np.ndarray]:
@@ -181,9 +187,10 @@ class LlamaCppEngine(Engine):
         config = self.model.config
         square = squash(image, config.vision.image_size, config.pad)
         key = hashlib.sha256(square.tobytes()).digest()
-        if key not in self._images:
-            self._images[key] = self.tower.encode(square)
-            while len(self._images) > KEPT_IMAGES:
-                self._images.popitem(last=False)
-        self._images.move_to_end(key)
-        return key, self._images[key]
+        with self._lock:
+            if key not in self._images:
+                self._images[key] = self.tower.encode(square)
+                while len(self._images) > KEPT_IMAGES:
+                    self._images.popitem(last=False)
+            self._images.move_to_end(key)
+            return key, self._images[key]

@@ -40,6 +40,8 @@ class Exported:
             decoder, vision = DecoderConfig(**config["decoder"]), VisionConfig(**config["vision"])
             ends = tuple(config["eos_token_ids"])
             whole = ImpConfig(**{**config, "decoder": decoder, "vision": vision, "eos_token_ids": ends})
+            if not all(type(end) is int and 0 <= end < decoder.vocab_size for end in ends):
+                raise ValueError(f"eos_token_ids is {ends}")
             name, digest = str(found["name"]), str(found["digest"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file} is no description of an export ({quote(str(error))}). {AGAIN}") from None
@@ -65,7 +67,7 @@ class Exported:
             raise CheckpointError(f"{self.folder} holds no language model in GGUF. {AGAIN}")
         if type is None and len(types) == 1:
             (type,) = types
-        if type not in types:
+        if type not in list(types):  # also what is no text
             raise SettingError(
                 f"quantize is {type!r}, and {self.folder} has {' and '.join(types)}; give one of these as quantize."
             )

@@ -40,7 +40,7 @@ class Sampling:
             object.__setattr__(self, name, int(value) if whole else float(value))
         whole = isinstance(self.seed, Integral) and not isinstance(self.seed, bool)
         if self.seed is not None and not (whole and 0 <= self.seed < 2**63):
-            raise SettingError(f"seed is {self.seed!r}; give a whole number from 0, or None.")
+            raise SettingError(f"seed is {self.seed!r}; give a whole number from 0 to {2**63 - 1}, or None.")
 
     def generators(self, device: torch.device, indices: Sequence[int]) -> list[torch.Generator] | None:
         """A random generator for each answer, from the seed and the answer's index; None where nothing is drawn."""

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from imp_kit.errors import PromptError, SettingError
 from imp_kit.model.decoder import Attention, rotate
 from imp_kit.model.imp import ImpModel
+from imp_kit.prompts import check_text
 from imp_kit.system.extras import require
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def prompt_ids(imp: "Imp", question: str, begun: str = "") -> tuple[list[int], l
     tokenizer, template, config = imp.tokenizer, imp.template, imp.model.config
     before = tokenizer.encode_pieces(template.open(), begins=True)
     after = [*tokenizer.encode_pieces(template.ask(question, first=True)), *tokenizer.suffix]
+    check_text("begun answer", begun)
     text = begun.lstrip()
     after += tokenizer.encode(template.answer + text, begins=False) if text else []
     length, limit = len(before) + config.vision.num_patches + len(after), config.decoder.max_positions

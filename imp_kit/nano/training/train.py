@@ -97,6 +97,7 @@ CONFIG = {
     },
 }
 LOGGED = (*SKILLS, *(f"read_{length}" for length in range(1, LONGEST + 1)))  # "read" itself: two lines at once
+LOG = ("samples", "seconds", "skipped", "loss", "patch_loss", *LOGGED)
 LABEL_SIZES = (*LOOKS.values(), 4, NUMBERS * MOST_COUNTED, ACROSS * (len(CHARACTERS) + 1), ACROSS * ORDINALS)
 GUIDED_LAYER = 2  # of the decoder; its first head is trained to attend to the text that an answer spells, its second
 # one to the thing that an answer is about
@@ -118,6 +119,7 @@ FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 LEAST, MOST = 0.5, 2.0  # how much less, and more often than the mean a skill is asked about
 STATE = {"plan", "start", "learner", "mean", "optimizers", "done", "seconds", "skipped", "weights", "bf16"}
+OTHER_STATE = "{}/state.pt is damaged, or of another version of the kit; choose another folder."
 BAD_STEPS = 3  # without numbers, one after the other, that stop a run
 
 
@@ -149,9 +151,11 @@ class TrainConfig:
     averaging: float = 0.998  # the checkpoint is the mean of the last steps' weights, each counting so much of the next
 
     def __post_init__(self):
-        if self.samples < 1 or self.batch < 1 or self.seed < 0:
+        if self.samples < 1 or self.batch < 1 or not 0 <= self.seed < 2**63:
             given = f"samples is {self.samples}, batch {self.batch} and seed {self.seed}"
-            raise SettingError(f"{given}; give at least one sample, a batch of at least one, and a seed from 0.")
+            raise SettingError(
+                f"{given}; give at least one sample, a batch of at least one, and a seed from 0 to {2**63 - 1}."
+            )
 
     def has_conversations(self, done: int) -> bool:
         """Whether the batch after `done` samples has conversations."""
@@ -512,8 +516,6 @@ def branch_mask(branches: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 def init_from(folder: Path, model: ImpModel, out: Path) -> TextTokenizer:
     """Copy an earlier imp-nano's weights into a new model and its tokenizer into `out`. Raises SettingError."""
-    if folder.resolve() == out.resolve():
-        raise SettingError(f"A run in {out} cannot begin from itself; choose another folder for it.")
     TextTokenizer(folder)  # raises for a folder without one
     before, _ = load_weights(folder, torch.device("cpu"), torch.float32)
     old, new = dict(before.named_parameters()), dict(model.named_parameters())
@@ -582,13 +584,12 @@ class Run:
         # machine the same measurement may come out differently, and a resumed run would be another one.
         self.bf16 = state["bf16"] if state else device.type == "cuda" or bf16_is_faster()
         if state is None:
+            if (out / "model.safetensors").exists():
+                raise SettingError(f"{out} holds a checkpoint, and no state of a run; choose another folder.")
             model = self.learner.model
             self.tokenizer = init_from(start, model, out) if start else make_tokenizer(out, config.seed)
             (out / "log.csv").unlink(missing_ok=True)
         else:
-            self.learner.load_state_dict(state["learner"])
-            for optimizer, before in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(before)
             self.done, self.seconds, self.skipped = state["done"], state["seconds"], state["skipped"]
             self.weights, self.start = state["weights"], state["start"]
             self.tokenizer = TextTokenizer(out)
@@ -596,19 +597,29 @@ class Run:
         self.opening = torch.tensor(self.tokenizer.encode_pieces(PHI2.open()), device=device)
         self.mean = AveragedModel(self.learner.model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
         if state is not None:
+            self._load(state)
+
+    def _load(self, state: dict) -> None:
+        """Take over the networks and the optimizers of a state. Raises SettingError for others than this version's."""
+        try:
+            self.learner.load_state_dict(state["learner"])
             self.mean.load_state_dict(state["mean"])
+            for optimizer, before in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(before)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SettingError(f"{OTHER_STATE.format(self.out)} ({str(error).splitlines()[0]:.80})") from None
 
     def _state(self) -> dict | None:
         """What an earlier run in this folder left, if it was of this plan. Raises SettingError if it was not."""
         file = self.out / "state.pt"
         if not file.exists():
             return None
-        other = f"{file} is damaged, or of another version of the kit; choose another folder."
+        other = OTHER_STATE.format(self.out)
         try:
             state = torch.load(file, map_location=self.device, weights_only=True)
         except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
             raise SettingError(f"{other} ({str(error).splitlines()[0]:.80})") from None
-        before = state.get("plan", {})
+        before = state.get("plan", {}) if isinstance(state, dict) else {}
         if before.keys() != asdict(self.config).keys() or not state.keys() >= STATE:
             raise SettingError(other)
         now = asdict(self.config)
@@ -763,10 +774,17 @@ def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], d
 
 def _forget(log_file: Path, done: int) -> None:
     """Take out lines of the log that were written after the last state was."""
+    if not log_file.exists():
+        return
     with log_file.open(newline="") as file:
-        head, *rows = csv.reader(file)
-    with log_file.open("w", newline="") as file:
-        csv.writer(file).writerows([head, *(row for row in rows if int(row[0]) <= done)])
+        rows = list(csv.DictReader(file))
+    kept = [row for row in rows if int(row["samples"]) <= done]
+    new = log_file.with_suffix(".new")
+    with new.open("w", newline="") as file:
+        writer = csv.DictWriter(file, LOG)
+        writer.writeheader()
+        writer.writerows(kept)
+    new.replace(log_file)
 
 
 def _report(log_file: Path, run: Run, losses: list[tuple[float, float]], results: dict[str, list[bool]]) -> None:
@@ -775,7 +793,7 @@ def _report(log_file: Path, run: Run, losses: list[tuple[float, float]], results
     with log_file.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(["samples", "seconds", "skipped", "loss", "patch_loss", *LOGGED])
+            writer.writerow(LOG)
         # A batch without conversations has no loss of answers.
         means = (
             f"{np.mean(kind):.4f}" if len(kind) else ""
