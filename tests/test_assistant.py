@@ -53,7 +53,6 @@ def test_the_sample_pictures_are_answered_rightly(imp):
     assert str(imp.ask(DOOR, "What color is the door?")) == "The door is green."
 
 
-@pytest.mark.xfail(strict=True, reason="a known mistake of the imp-nano of the fifth run: 'at the bottom right'")
 def test_the_place_of_the_door(imp):
     assert str(imp.ask(DOOR, "Where is the door?")) == "The door is on the right."
 
