@@ -467,11 +467,13 @@ def test_the_page_fetches_nothing_from_elsewhere():
     assert headers[b"x-content-type-options"] == b"nosniff"
 
 
-def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
+@pytest.mark.parametrize(("hub", "package"), [("0.36.2", '"gradio<6"'), ("1.2.0", "gradio")])
+def test_without_gradio_the_command_says_what_to_install(hub, package, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr("huggingface_hub.__version__", hub)
     with pytest.raises(SystemExit, match="2"):
         main(["chat-web"])
-    assert capsys.readouterr().err == "imp-kit: Imp Chat needs gradio: pip install gradio.\n"
+    assert capsys.readouterr().err == f"imp-kit: Imp Chat needs gradio: pip install {package}.\n"
 
 
 pages = pytest.mark.skipif(

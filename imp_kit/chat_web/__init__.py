@@ -7,7 +7,10 @@
 import os
 from typing import TYPE_CHECKING
 
-from imp_kit.system.extras import require
+import huggingface_hub
+
+from imp_kit.errors import SettingError
+from imp_kit.system.extras import has
 
 if TYPE_CHECKING:
     from imp_kit.chat_web.app import Page
@@ -26,7 +29,10 @@ def launch(
     `port` None is the first free one from 7860. One page at a time: another call closes the one before. Raises as
     `imp_kit.load`, and SettingError where gradio is missing or the port is in use.
     """
-    require("chat-web", what="Imp Chat")
+    if not has("gradio"):
+        # gradio 6 brings a newer huggingface_hub than transformers 4.37 can use.
+        package = '"gradio<6"' if huggingface_hub.__version__.startswith("0.") else "gradio"
+        raise SettingError(f"Imp Chat needs gradio: pip install {package}.")
     from imp_kit.chat_web.app import serve
 
     return serve(checkpoint, device=device, dtype=dtype, revision=revision, port=port)
