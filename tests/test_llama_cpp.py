@@ -319,6 +319,19 @@ def test_a_checkpoint_is_exported_once(tmp_path, monkeypatch, capsys):
 # What cannot be loaded --------------------------------------------------------------------------------------
 
 
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    """As in a home folder that others share: what is there is used, what is not cannot be made."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(llama_engine, "CACHE", cache)
+    imp_kit.load("imp-nano", engine="llama.cpp")
+    monkeypatch.setattr(llama_engine, "FileLock", None)
+    imp_kit.load("imp-nano", engine="llama.cpp")
+    cache.rename(tmp_path / "away")
+    cache.touch()
+    with pytest.raises(SettingError, match="cache cannot be written .*export gguf"):
+        imp_kit.load("imp-nano", engine="llama.cpp")
+
+
 def test_settings_that_make_no_sense(nano, monkeypatch):
     with pytest.raises(SettingError, match="engine is 'onnx'; choose torch or llama.cpp"):
         imp_kit.load("imp-nano", engine="onnx")

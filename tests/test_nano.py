@@ -456,6 +456,16 @@ def test_a_run_that_cannot_go_on_loses_nothing(tmp_path):
         dataclasses.replace(PLAN, seed=2**63)
 
 
+def test_a_first_state_that_cannot_be_written_leaves_the_folder_to_the_next_run(tmp_path):
+    plan = dataclasses.replace(PLAN, samples=8, seeing=0)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(imp_kit.RunError, match="make room and run the same again"):
+        train(tmp_path, plan, start=NANO_FOLDER)
+    (tmp_path / "config.json").rmdir()
+    train(tmp_path, plan, start=NANO_FOLDER)
+    assert (tmp_path / "state.pt").exists()
+
+
 @pytest.mark.parametrize("left", ["empty", "missing"])
 def test_a_run_whose_log_is_lost_goes_on(tmp_path, monkeypatch, left):
     plan = dataclasses.replace(PLAN, samples=16, seeing=0)

@@ -7,8 +7,6 @@
 import os
 from typing import TYPE_CHECKING
 
-import huggingface_hub
-
 from imp_kit.errors import SettingError
 from imp_kit.system.extras import has
 
@@ -30,6 +28,8 @@ def launch(
     `imp_kit.load`, and SettingError where gradio is missing or the port is in use.
     """
     if not has("gradio"):
+        import huggingface_hub
+
         # gradio 6 brings a newer huggingface_hub than transformers 4.37 can use.
         package = '"gradio<6"' if huggingface_hub.__version__.startswith("0.") else "gradio"
         raise SettingError(f"Imp Chat needs gradio: pip install {package}.")

@@ -24,6 +24,7 @@ from imp_kit.checkpoints.hub import Snapshot
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import is_small
 from imp_kit.engine import Engine, Turn
+from imp_kit.errors import SettingError
 from imp_kit.images import squash
 from imp_kit.llama_cpp.export import check_type, export_snapshot
 from imp_kit.llama_cpp.exported import Exported
@@ -57,12 +58,24 @@ def open_engine(snapshot: Snapshot, type: str | None = None) -> "LlamaCppEngine"
     type = "q8_0" if type is None else type
     check_type(type, "quantize")
     folder = CACHE / f"{snapshot.name.replace('/', '--')}-{snapshot.revision or snapshot.digest()}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # a second notebook waits, and then finds the files
-        if not is_exported(folder) or type not in Exported.read(folder).types():
-            print(f"imp-kit: {snapshot.name} is written for llama.cpp once, into {folder}.")
-            export_snapshot(snapshot, folder, type)
+    if not _holds(folder, type):
+        try:
+            CACHE.mkdir(parents=True, exist_ok=True)
+            only = FileLock(f"{folder}.lock").acquire()
+        except OSError as error:
+            raise SettingError(
+                f"{CACHE} cannot be written ({error.strerror}); write the files elsewhere, and load that folder: "
+                "python -m imp_kit export gguf."
+            ) from None
+        with only:
+            if not _holds(folder, type):  # another program may have written them meanwhile
+                print(f"imp-kit: {snapshot.name} is written for llama.cpp once, into {folder}.")
+                export_snapshot(snapshot, folder, type)
     return LlamaCppEngine(Exported.read(folder), type)
+
+
+def _holds(folder: Path, type: str) -> bool:
+    return is_exported(folder) and type in Exported.read(folder).types()
 
 
 class LlamaCppEngine(Engine):

@@ -700,6 +700,8 @@ class Run:
         except (OSError, RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
             new.unlink(missing_ok=True)
             (self.out / "model.new").unlink(missing_ok=True)
+            if not (self.out / "state.pt").exists():  # alone, it would be taken for somebody's checkpoint
+                (self.out / "model.safetensors").unlink(missing_ok=True)
             raise RunError(
                 f"{self.out} could not be written after {self.done} samples ({str(error).splitlines()[0]}). Its last "
                 "state is kept: make room and run the same again."
