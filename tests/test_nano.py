@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import json
 import shutil
@@ -58,6 +59,7 @@ from imp_kit.nano.training.train import (
     init_from,
     lesson,
     new_model,
+    save_checkpoint,
     steer,
     train,
 )
@@ -456,12 +458,17 @@ def test_a_run_that_cannot_go_on_loses_nothing(tmp_path):
         dataclasses.replace(PLAN, seed=2**63)
 
 
-def test_a_first_state_that_cannot_be_written_leaves_the_folder_to_the_next_run(tmp_path):
+def test_a_first_state_that_cannot_be_written_leaves_the_folder_to_the_next_run(tmp_path, monkeypatch):
     plan = dataclasses.replace(PLAN, samples=8, seeing=0)
-    (tmp_path / "config.json").mkdir()
+
+    def full_after(*values):
+        save_checkpoint(*values)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("imp_kit.nano.training.train.save_checkpoint", full_after)
     with pytest.raises(imp_kit.RunError, match="make room and run the same again"):
         train(tmp_path, plan, start=NANO_FOLDER)
-    (tmp_path / "config.json").rmdir()
+    monkeypatch.undo()
     train(tmp_path, plan, start=NANO_FOLDER)
     assert (tmp_path / "state.pt").exists()
 
