@@ -521,7 +521,7 @@ EXPERIMENTS = (
 )  # fmt: skip
 # Of app.py only where gradio and Chromium are installed, as its tests are skipped elsewhere.
 CHAT_WEB = (
-    fault("gradio not asked for by name", "chat_web/__init__.py", 'require("chat-web", what="Imp Chat")', "pass",
+    fault("gradio not asked for by name", "chat_web/__init__.py", 'if not has("gradio"):', "if False:",
           "chat_web::without_gradio_the_command_says_what_to_install"),
     fault("pictures left behind at the end", "chat_web/app.py", "shutil.rmtree(self._folder, ignore_errors=True)",
           "pass", "chat_web::the_end_leaves_no_picture_behind"),
