@@ -23,7 +23,6 @@ from safetensors.torch import load_file
 
 import imp_kit
 from imp_kit.checkpoints.hub import NANO_FOLDER
-from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.experiments import drawings as drawing
 from imp_kit.experiments.drawings import COLORS, HELD, KINDS, TWO_COLORED, Scene, Thing, draw, sample_scene
 from imp_kit.images import to_pixels
@@ -50,6 +49,7 @@ from imp_kit.nano.training.train import (
     ROW,
     TRAINING,
     VOCABULARY_TEXT,
+    Lessons,
     Row,
     Run,
     TrainConfig,
@@ -221,11 +221,10 @@ SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "n
 RUN = f"""
 import shutil, sys, torch
 from pathlib import Path
-from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.nano.training import train as training
 
 def copied(folder, seed):
-    return TextTokenizer(Path(shutil.copy({str(NANO_FOLDER / "tokenizer.json")!r}, folder)).parent)
+    shutil.copy({str(NANO_FOLDER / "tokenizer.json")!r}, folder)
 
 if sys.argv[1] == "small":
     training.CONFIG["vision_config"] |= {SMALL}
@@ -304,6 +303,67 @@ def test_training_goes_on_where_it_was_killed(tmp_path, size):
         train(peace, dataclasses.replace(PLAN, batch=4))
 
 
+TOGETHER = f"""
+import sys, torch
+from pathlib import Path
+from imp_kit.nano.training import train as training
+
+training.bf16_is_faster = lambda: False
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    plan = training.TrainConfig(samples=8, batch=8, seeing=0, warm_up=1, decay=1.0)
+    training.train(Path(sys.argv[1]), plan, start=Path({str(NANO_FOLDER)!r}), report_every=8)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_the_mean_of_their_gradients(tmp_path):
+    """One step of two processes, and the same step made here from the gradients of the two halves of the batch."""
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    subprocess.run([*launcher, script, tmp_path / "two"], check=True, capture_output=True)
+    state = torch.load(tmp_path / "two" / "state.pt", weights_only=True)
+
+    config = TrainConfig(**state["plan"])
+    run = Run(tmp_path, config, torch.device("cpu"), NANO_FOLDER)
+    run.bf16 = False
+    lessons = Lessons(config, tmp_path, range(8), {})
+    halves, losses, marks = [], [], []
+    for start in (0, 1):
+        answer_loss, patch_loss, answered = run.losses(collate([lessons[index] for index in range(start, 8, 2)]))
+        parameters = [*run.learner.parameters()]
+        halves.append(torch.autograd.grad(answer_loss + patch_loss, parameters))
+        losses.append((answer_loss.item(), patch_loss.item()))
+        marks += answered
+    for parameter, *grads in zip(parameters, *halves, strict=True):
+        parameter.grad = sum(grads) / 2
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    for optimizer, theirs in zip(run.optimizers, state["optimizers"], strict=True):
+        optimizer.step()
+        name = "momentum_buffer" if isinstance(optimizer, torch.optim.Muon) else "exp_avg"
+        for index, values in optimizer.state_dict()["state"].items():  # shares of the first gradient, not yet turned
+            wanted, found = values[name], theirs["state"][index][name]
+            # some, as those of the keys' biases, are zero but for rounding
+            tolerance = 1e-4 * wanted.abs().max().item() + 1e-10
+            assert torch.allclose(found, wanted, rtol=0, atol=tolerance), (name, index)
+
+    with (tmp_path / "two" / "log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert int(row["samples"]) == 8
+    assert [float(row["loss"]), float(row["patch_loss"])] == pytest.approx(np.mean(losses, axis=0), abs=2e-4)
+    for skill in ("describe", "color", "count"):
+        right = [right for name, right in marks if name == skill]
+        assert float(row[skill]) == pytest.approx(np.mean(right), abs=1e-4), skill
+
+
+def test_processes_that_cannot_have_equal_parts_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("imp_kit.nano.training.processes.rank_and_world_size", lambda: (0, 3))
+    with pytest.raises(imp_kit.SettingError, match="3 processes cannot have equal parts of 96 samples in batches of 8"):
+        train(tmp_path / "run", PLAN)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_trial_learns_in_its_way_and_is_examined_as_all(tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "HEAD_BATCHES", 1)
@@ -347,10 +407,9 @@ def test_the_curriculum_begins_with_plain_texts_and_single_characters():
     assert [style.longest for style in styles[32:]] == [1 + i // 8 for i in range(64)]
 
 
-def test_a_run_can_begin_from_an_earlier_checkpoint(tmp_path):
+def test_a_run_can_begin_from_an_earlier_checkpoint():
     model = new_model(1)
-    tokenizer = init_from(NANO_FOLDER, model, tmp_path)
-    assert tokenizer.encode("The cat is red.") == TextTokenizer(NANO_FOLDER).encode("The cat is red.")
+    init_from(NANO_FOLDER, model)
     stored = load_file(NANO_FOLDER / "model.safetensors")
     assert torch.equal(model.decoder.embed_tokens.weight, stored["model.embed_tokens.weight"].float())
 
@@ -359,7 +418,7 @@ def test_a_run_cannot_begin_from_another_network(tmp_path):
     write_checkpoint(make_oracle(), tmp_path)
     shutil.copy(NANO_FOLDER / "tokenizer.json", tmp_path)
     with pytest.raises(imp_kit.SettingError, match="no imp-nano to begin from"):
-        init_from(tmp_path, new_model(0), tmp_path / "run")
+        init_from(tmp_path, new_model(0))
 
 
 def tokens_of(nano, scene, turns):

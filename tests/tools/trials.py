@@ -60,7 +60,7 @@ WAYS = {
 
 def batches(run: Run, seed: int) -> Iterator[Batch]:
     config = replace(run.config, seed=seed)
-    lessons = Lessons(config, run.out, 0, 10**9, {})
+    lessons = Lessons(config, run.out, range(10**9), {})
     for start in count(0, config.batch):
         yield collate([lessons[index] for index in range(start, start + config.batch)])
 

@@ -43,6 +43,7 @@ from imp_kit.experiments.drawings import Scene, draw, sample_scene
 from imp_kit.images import to_pixels
 from imp_kit.model.decoder import rope_at, rotate
 from imp_kit.model.imp import ImpModel
+from imp_kit.nano.training import processes
 from imp_kit.nano.training.labels import (
     ACROSS,
     CHARACTERS,
@@ -127,7 +128,8 @@ BAD_STEPS = 3  # without numbers, one after the other, that stop a run
 class TrainConfig:
     """How long and how fast imp-nano learns.
 
-    A run is a function of these values, the versions of its libraries, and whether the device learns in bf16.
+    A run is a function of these values, the versions of its libraries, how many processes share each batch, and whether
+    the device learns in bf16.
     """
 
     samples: int = 148_000
@@ -283,18 +285,18 @@ Batch = tuple[Tensor, Labels, Tokens, list[list[str]]]
 
 
 class Lessons(Dataset):
-    """Samples `start` to `stop` of a training stream, drawn when asked for."""
+    """Samples of a training stream, drawn when asked for."""
 
-    def __init__(self, config: TrainConfig, tokenizer_folder: Path, start: int, stop: int, weights: dict[str, float]):
-        self.config, self.start, self.stop, self.weights = config, start, stop, weights
+    def __init__(self, config: TrainConfig, tokenizer_folder: Path, indices: range, weights: dict[str, float]):
+        self.config, self.indices, self.weights = config, indices, weights
         self.tokenizer = TextTokenizer(tokenizer_folder)
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Labels, Row]:
         vision = CONFIG["vision_config"]
-        page, image, conversations = lesson(self.config, self.start + index, self.weights)
+        page, image, conversations = lesson(self.config, self.indices[index], self.weights)
         row = Row()
         for turns in conversations:
             row.add(self.tokenizer, turns, page)
@@ -321,7 +323,7 @@ def collate(samples: list[tuple[Tensor, Labels, Row]]) -> Batch:
     return torch.stack(pixels), stacked, tokens, [row.names for row in rows]
 
 
-def make_tokenizer(folder: Path, seed: int) -> TextTokenizer:
+def make_tokenizer(folder: Path, seed: int) -> None:
     """Learn a byte-level BPE from conversations of the training stream and write it as tokenizer.json.
 
     Capitals and digits of codes and boxes are a token each: what is read is spelled, and no code is cut by chance.
@@ -345,7 +347,6 @@ def make_tokenizer(folder: Path, seed: int) -> TextTokenizer:
     tokenizer.train_from_iterator(chain(text, [SYSTEM + " USER: "] * 1000), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
     tokenizer.save(str(folder / "tokenizer.json"))
-    return TextTokenizer(folder)
 
 
 def new_model(seed: int) -> ImpModel:
@@ -514,8 +515,8 @@ def branch_mask(branches: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return mask[:, None], positions
 
 
-def init_from(folder: Path, model: ImpModel, out: Path) -> TextTokenizer:
-    """Copy an earlier imp-nano's weights into a new model and its tokenizer into `out`. Raises SettingError."""
+def init_from(folder: Path, model: ImpModel) -> None:
+    """Copy an earlier imp-nano's weights into a new model. Raises SettingError for other checkpoints."""
     TextTokenizer(folder)  # raises for a folder without one
     before, _ = load_weights(folder, torch.device("cpu"), torch.float32)
     old, new = dict(before.named_parameters()), dict(model.named_parameters())
@@ -527,8 +528,6 @@ def init_from(folder: Path, model: ImpModel, out: Path) -> TextTokenizer:
             )
         with torch.no_grad():
             parameter.copy_(old[name])
-    copyfile(folder / "tokenizer.json", out / "tokenizer.json")
-    return TextTokenizer(out)
 
 
 def steer(results: Mapping[str, Sequence[bool]]) -> dict[str, float]:
@@ -582,18 +581,25 @@ class Run:
         state = self._state()
         # A CPU without instructions for bf16 takes twenty times as long in it as in fp32. Measured once: on a busy
         # machine the same measurement may come out differently, and a resumed run would be another one.
-        self.bf16 = state["bf16"] if state else device.type == "cuda" or bf16_is_faster()
+        self.bf16 = state["bf16"] if state else processes.collect(device.type == "cuda" or bf16_is_faster())[0]
+        rank, _ = processes.rank_and_world_size()
         if state is None:
             if (out / "model.safetensors").exists():
                 raise SettingError(f"{out} holds a checkpoint, and no state of a run; choose another folder.")
-            model = self.learner.model
-            self.tokenizer = init_from(start, model, out) if start else make_tokenizer(out, config.seed)
-            (out / "log.csv").unlink(missing_ok=True)
+            if start:
+                init_from(start, self.learner.model)
+            if rank == 0:
+                copyfile(start / "tokenizer.json", out / "tokenizer.json") if start else make_tokenizer(
+                    out, config.seed
+                )
+                (out / "log.csv").unlink(missing_ok=True)
         else:
             self.done, self.seconds, self.skipped = state["done"], state["seconds"], state["skipped"]
             self.weights, self.start = state["weights"], state["start"]
-            self.tokenizer = TextTokenizer(out)
-            _forget(out / "log.csv", self.done)
+            if rank == 0:
+                _forget(out / "log.csv", self.done)
+        processes.collect(self.done)  # the first one has written the tokenizer
+        self.tokenizer = TextTokenizer(out)
         self.opening = torch.tensor(self.tokenizer.encode_pieces(PHI2.open()), device=device)
         self.mean = AveragedModel(self.learner.model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
         if state is not None:
@@ -668,8 +674,10 @@ class Run:
         """One step at a learning rate; where the loss or its gradient is no number, none, and False."""
         self.learner.zero_grad(set_to_none=True)
         loss.backward()
+        loss = loss.detach()
+        processes.average([loss, *(p.grad for p in self.learner.parameters() if p.grad is not None)])
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
-        if not torch.isfinite(norm + loss.detach()):
+        if not torch.isfinite(norm + loss):
             return False
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -720,41 +728,68 @@ def train(
     A new run begins from nothing, or from the checkpoint in the folder `start`. A run in `out` goes on where it
     stopped.
 
+    Where torchrun started several processes they share each batch, and learn from the mean of their gradients.
+
     A step whose loss or gradient is no number is left out and counted. Raises SettingError for a run of another plan,
-    and RunError where three steps in a row are no numbers or the disk is full; the last state is kept.
+    and for a batch that the processes cannot share; RunError where three steps in a row are no numbers or the disk is
+    full; the last state is kept.
     """
     chosen = choose_device(device)
-    out.mkdir(parents=True, exist_ok=True)
-    run = Run(out, config, chosen, start)
-    with run.kernels(), tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10) as bar:
-        while run.done < config.samples:
-            stop = min((run.done // report_every + 1) * report_every, config.samples)
-            losses, results = _learn(run, stop, bar)
-            if config.steered and any(results.values()):
-                run.weights = steer(results)
-            _report(out / "log.csv", run, losses, results)
-            run.save()
+    with processes.together():
+        rank, world_size = processes.rank_and_world_size()
+        _check_parts(config, world_size, report_every, chosen)
+        out.mkdir(parents=True, exist_ok=True)
+        run = Run(out, config, chosen, start)
+        with (
+            run.kernels(),
+            tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10, disable=rank > 0) as bar,
+        ):
+            while run.done < config.samples:
+                stop = min((run.done // report_every + 1) * report_every, config.samples)
+                losses, results = _learn(run, stop, bar)
+                if config.steered and any(results.values()):
+                    run.weights = steer(results)
+                if rank == 0:
+                    _report(out / "log.csv", run, losses, results)
+                    run.save()
+
+
+def _check_parts(config: TrainConfig, world_size: int, report_every: int, device: torch.device) -> None:
+    """Raise SettingError if so many processes cannot have equal parts of each batch, or would share one GPU."""
+    if world_size > 1 and device.type != "cpu":
+        raise SettingError(f"{world_size} processes learn together on CPUs only, not on {device.type}; start one.")
+    if world_size > 1 and (config.batch % world_size or config.samples % config.batch or report_every % config.batch):
+        raise SettingError(
+            f"{world_size} processes cannot have equal parts of {config.samples} samples in batches of "
+            f"{config.batch}; choose a number of processes that divides {config.batch}, and --samples as a multiple "
+            f"of {config.batch}."
+        )
 
 
 def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
-    """Learn from the samples up to `stop`: the losses of answers and patches, and which answers were right by name."""
+    """Learn from the samples up to `stop`: the losses of answers and patches, and which answers were right by name.
+
+    Both are of all processes.
+    """
     config = run.config
+    rank, world_size = processes.rank_and_world_size()
     losses: list[tuple[float, float]] = []
     results: dict[str, list[bool]] = defaultdict(list)
     bad_steps, begun = 0, time.perf_counter() - run.seconds
     loader = DataLoader(
-        Lessons(config, run.out, run.done, stop, run.weights),
-        config.batch,
+        Lessons(config, run.out, range(run.done + rank, stop, world_size), run.weights),
+        config.batch // world_size,
         collate_fn=collate,
         # They draw while the model learns; spawned, since tokenizers must not be forked.
-        num_workers=max(1, (os.cpu_count() or 1) - 1),
+        num_workers=max(1, (os.cpu_count() or 1) // world_size - 1),
         prefetch_factor=8,
         multiprocessing_context="spawn",
     )
     for batch in loader:
         rate = config.rate(run.done)
         answer_loss, patch_loss, answered = run.losses(batch)
-        run.done += len(batch[0])
+        size = len(batch[0]) * world_size
+        run.done += size
         if run.update(answer_loss + patch_loss, rate):
             bad_steps = 0
             losses.append((answer_loss.item() if answered else math.nan, patch_loss.item()))
@@ -766,10 +801,13 @@ def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], d
                 f"The loss was no number in {BAD_STEPS} steps in a row, after {run.done} samples. The last state in "
                 f"{run.out} is kept. Begin from its checkpoint in another folder (--start), with another seed."
             )
-        bar.update(len(batch[0]))
+        bar.update(size)
         for name, right in answered:
             results[name].append(right)
     run.seconds = time.perf_counter() - begun
+    parts = processes.collect((losses, dict(results)))
+    losses = [loss for part, _ in parts for loss in part]
+    results = {name: [right for _, part in parts for right in part.get(name, ())] for name in LOGGED}
     bar.set_postfix(patch_loss=f"{np.mean(losses, axis=0)[1]:.3f}" if losses else "")
     return losses, results
 
