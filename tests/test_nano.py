@@ -5,6 +5,8 @@ import dataclasses
 import errno
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -27,6 +29,7 @@ from imp_kit.experiments import drawings as drawing
 from imp_kit.experiments.drawings import COLORS, HELD, KINDS, TWO_COLORED, Scene, Thing, draw, sample_scene
 from imp_kit.images import to_pixels
 from imp_kit.model.decoder import rope_at
+from imp_kit.nano.training import processes
 from imp_kit.nano.training.card import check_target, plot, write
 from imp_kit.nano.training.evaluation import EVALUATION, Case, columns, evaluate, exam, mark, overlap
 from imp_kit.nano.training.labels import (
@@ -303,31 +306,15 @@ def test_training_goes_on_where_it_was_killed(tmp_path, size):
         train(peace, dataclasses.replace(PLAN, batch=4))
 
 
-TOGETHER = f"""
-import sys, torch
-from pathlib import Path
-from imp_kit.nano.training import train as training
-
-training.bf16_is_faster = lambda: False
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    plan = training.TrainConfig(samples=8, batch=8, seeing=0, warm_up=1, decay=1.0)
-    training.train(Path(sys.argv[1]), plan, start=Path({str(NANO_FOLDER)!r}), report_every=8)
-"""
-
-
 @pytest.mark.slow
-def test_two_processes_learn_from_the_mean_of_their_gradients(tmp_path):
+def test_two_processes_learn_from_the_mean_of_their_gradients(tmp_path, monkeypatch):
     """One step of two processes, and the same step made here from the gradients of the two halves of the batch."""
-    script = tmp_path / "together.py"
-    script.write_text(TOGETHER)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    subprocess.run([*launcher, script, tmp_path / "two"], check=True, capture_output=True)
+    monkeypatch.setattr("imp_kit.nano.training.train.bf16_is_faster", lambda: False)
+    config = TrainConfig(samples=8, batch=8, seeing=0, warm_up=1, decay=1.0)
+    train(tmp_path / "two", config, start=NANO_FOLDER, report_every=8, world_size=2)
     state = torch.load(tmp_path / "two" / "state.pt", weights_only=True)
 
-    config = TrainConfig(**state["plan"])
     run = Run(tmp_path, config, torch.device("cpu"), NANO_FOLDER)
-    run.bf16 = False
     lessons = Lessons(config, tmp_path, range(8), {})
     halves, losses, marks = [], [], []
     for start in (0, 1):
@@ -357,11 +344,34 @@ def test_two_processes_learn_from_the_mean_of_their_gradients(tmp_path):
         assert float(row[skill]) == pytest.approx(np.mean(right), abs=1e-4), skill
 
 
-def test_processes_that_cannot_have_equal_parts_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("imp_kit.nano.training.processes.rank_and_world_size", lambda: (0, 3))
-    with pytest.raises(imp_kit.SettingError, match="3 processes cannot have equal parts of 96 samples in batches of 8"):
-        train(tmp_path / "run", PLAN)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"world_size": 3}, "3 processes cannot have equal parts of a batch of 8"),
+        ({"world_size": 0}, "0 processes cannot"),
+        ({"world_size": 2, "report_every": 12}, "96 samples, with a report after each 12"),
+    ],
+)
+def test_processes_that_cannot_have_equal_parts_are_refused(tmp_path, settings, message):
+    with pytest.raises(imp_kit.SettingError, match=message):
+        train(tmp_path / "run", PLAN, **settings)
     assert not (tmp_path / "run").exists()
+
+
+def die(tensor):
+    if processes.rank_and_world_size()[0] == 1:
+        os._exit(7)
+    for _ in range(2):
+        processes.average([tensor])
+
+
+def test_a_process_that_ends_alone_stops_the_run_and_leaves_none_behind():
+    before = torch.get_num_threads()
+    with pytest.raises(imp_kit.RunError, match=r"One of 2 processes has ended \(exit code 7\)"):
+        processes.run(2, die, torch.ones(3))
+    assert not multiprocessing.active_children()
+    assert processes.rank_and_world_size() == (0, 1)
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.slow

@@ -24,6 +24,9 @@ def main() -> None:
     learn.add_argument("--seed", type=int)
     learn.add_argument("--start", help="name or folder of an earlier imp-nano to begin from")
     learn.add_argument("--device", default="cpu")
+    learn.add_argument(
+        "--processes", type=int, default=1, help="that share each batch, on a CPU; one for each two cores"
+    )
     measure = commands.add_parser("evaluate", help="score a checkpoint on unseen drawings")
     measure.add_argument("--checkpoint", default=NANO, help="name or folder")
     measure.add_argument("--seed", type=int, default=1)
@@ -39,7 +42,7 @@ def main() -> None:
             start = find(args.start).folder if args.start else None
             if args.plan == "further" and start is None and not (args.out / "state.pt").exists():
                 raise SettingError("The plan further goes on from a checkpoint: name it after --start.")
-            train(args.out, config, device=args.device, start=start)
+            train(args.out, config, device=args.device, start=start, world_size=args.processes)
         else:
             if args.json:
                 check_target(args.json)

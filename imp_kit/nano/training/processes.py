@@ -1,33 +1,69 @@
-"""Processes that learn together, each from its part of every batch, as torch's launcher starts them.
+"""Processes that learn together on a CPU, each from its part of every batch.
 
-torchrun --nproc-per-node 2 -m -- imp_kit.nano train --out runs/nano
-
-A second thread gains next to nothing, since imp-nano's matrices are small; a second process does. The `--` keeps
-torchrun from taking `--start` for its own.
+A second thread gains next to nothing, since imp-nano's matrices are small; a second process does.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from imp_kit.errors import ImpKitError, RunError
+
 T = TypeVar("T")
 
 
-@contextmanager
-def together() -> Iterator[None]:
-    """Join the processes that torchrun started, and leave them at the end; without torchrun there is this one alone."""
-    if not dist.is_torchelastic_launched():
-        yield
+def run(count: int, work: Callable[..., None], *args: Any) -> None:
+    """Do `work(*args)` in so many processes, of which this one is the first; they share the threads of the CPU.
+
+    Raises what the work raises here, and RunError where another process has ended. No other is left running.
+    """
+    if count == 1:
+        work(*args)
         return
-    dist.init_process_group("gloo")
+    threads = torch.get_num_threads()
+    store = dist.TCPStore("127.0.0.1", 0, count, is_master=True, wait_for_workers=False)  # 0: any free port
+    context = multiprocessing.get_context("spawn")  # tokenizers must not be forked
+    others = [context.Process(target=_join, args=(rank, count, store.port, work, args)) for rank in range(1, count)]
+    for other in others:
+        other.start()
     try:
-        yield
+        _begin(0, count, store)
+        work(*args)
+    except RuntimeError as error:  # what gloo makes of a lost connection
+        for other in others:
+            other.join(1)
+        lost = [other.exitcode for other in others if other.exitcode is not None]
+        if not lost:
+            raise
+        raise RunError(
+            f"One of {count} processes has ended (exit code {lost[0]}), perhaps for lack of memory. The last state is "
+            "kept: run the same again, or with fewer processes."
+        ) from error
     finally:
-        dist.destroy_process_group()
+        for other in others:
+            other.terminate()
+            other.join()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        torch.set_num_threads(threads)
+
+
+def _join(rank: int, count: int, port: int, work: Callable[..., None], args: tuple) -> None:
+    try:
+        _begin(rank, count, dist.TCPStore("127.0.0.1", port, count, is_master=False))
+        work(*args)
+    except (ImpKitError, KeyboardInterrupt):  # the first process has the same to say
+        raise SystemExit(1) from None
+
+
+def _begin(rank: int, count: int, store: dist.Store) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count)
 
 
 def rank_and_world_size() -> tuple[int, int]:

@@ -722,48 +722,53 @@ def train(
     device: str = "cpu",
     start: Path | None = None,
     report_every: int = 4_000,
+    world_size: int = 1,
 ) -> None:
     """Train into the folder `out`: state.pt to resume from, log.csv, and a checkpoint as `imp_kit.load` reads it.
 
     A new run begins from nothing, or from the checkpoint in the folder `start`. A run in `out` goes on where it
-    stopped.
-
-    Where torchrun started several processes they share each batch, and learn from the mean of their gradients.
+    stopped. `world_size` processes share each batch, and learn from the mean of their gradients.
 
     A step whose loss or gradient is no number is left out and counted. Raises SettingError for a run of another plan,
-    and for a batch that the processes cannot share; RunError where three steps in a row are no numbers or the disk is
-    full; the last state is kept.
+    and for a batch that the processes cannot share; RunError where three steps in a row are no numbers, the disk is
+    full, or a process has ended. The last state is kept.
     """
     chosen = choose_device(device)
-    with processes.together():
-        rank, world_size = processes.rank_and_world_size()
-        _check_parts(config, world_size, report_every, chosen)
-        out.mkdir(parents=True, exist_ok=True)
-        run = Run(out, config, chosen, start)
-        with (
-            run.kernels(),
-            tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10, disable=rank > 0) as bar,
-        ):
-            while run.done < config.samples:
-                stop = min((run.done // report_every + 1) * report_every, config.samples)
-                losses, results = _learn(run, stop, bar)
-                if config.steered and any(results.values()):
-                    run.weights = steer(results)
-                if rank == 0:
-                    _report(out / "log.csv", run, losses, results)
-                    run.save()
+    _check_parts(config, world_size, report_every, chosen)
+    out.mkdir(parents=True, exist_ok=True)
+    processes.run(world_size, _train, out, config, chosen, start, report_every)
 
 
 def _check_parts(config: TrainConfig, world_size: int, report_every: int, device: torch.device) -> None:
     """Raise SettingError if so many processes cannot have equal parts of each batch, or would share one GPU."""
     if world_size > 1 and device.type != "cpu":
         raise SettingError(f"{world_size} processes learn together on CPUs only, not on {device.type}; start one.")
-    if world_size > 1 and (config.batch % world_size or config.samples % config.batch or report_every % config.batch):
+    if world_size < 1 or config.batch % world_size:
         raise SettingError(
-            f"{world_size} processes cannot have equal parts of {config.samples} samples in batches of "
-            f"{config.batch}; choose a number of processes that divides {config.batch}, and --samples as a multiple "
-            f"of {config.batch}."
+            f"{world_size} processes cannot have equal parts of a batch of {config.batch}; choose a number that "
+            f"divides {config.batch}."
         )
+    if world_size > 1 and (config.samples % config.batch or report_every % config.batch):
+        raise SettingError(
+            f"Processes that learn together need whole batches of {config.batch}; {config.samples} samples, with a "
+            f"report after each {report_every}, are none. Choose multiples of {config.batch}."
+        )
+
+
+def _train(out: Path, config: TrainConfig, device: torch.device, start: Path | None, report_every: int) -> None:
+    """The work of one process."""
+    run = Run(out, config, device, start)
+    rank, _ = processes.rank_and_world_size()
+    bar = tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10, disable=rank > 0)
+    with run.kernels(), bar:
+        while run.done < config.samples:
+            stop = min((run.done // report_every + 1) * report_every, config.samples)
+            losses, results = _learn(run, stop, bar)
+            if config.steered and any(results.values()):
+                run.weights = steer(results)
+            if rank == 0:
+                _report(out / "log.csv", run, losses, results)
+                run.save()
 
 
 def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
