@@ -62,7 +62,6 @@ from imp_kit.nano.training.train import (
     init_from,
     lesson,
     new_model,
-    save_checkpoint,
     steer,
     train,
 )
@@ -527,19 +526,21 @@ def test_a_run_that_cannot_go_on_loses_nothing(tmp_path):
         dataclasses.replace(PLAN, seed=2**63)
 
 
-def test_a_first_state_that_cannot_be_written_leaves_the_folder_to_the_next_run(tmp_path, monkeypatch):
+def test_a_run_that_ended_between_its_state_and_its_checkpoint_writes_it_later(tmp_path, monkeypatch):
     plan = dataclasses.replace(PLAN, samples=8, seeing=0)
 
-    def full_after(*values):
-        save_checkpoint(*values)
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("imp_kit.nano.training.train.save_checkpoint", full_after)
+    monkeypatch.setattr("imp_kit.nano.training.train.save_checkpoint", full)
     with pytest.raises(imp_kit.RunError, match="make room and run the same again"):
         train(tmp_path, plan, start=NANO_FOLDER)
+    assert (tmp_path / "state.pt").exists()
+    assert not (tmp_path / "model.safetensors").exists()
     monkeypatch.undo()
     train(tmp_path, plan, start=NANO_FOLDER)
-    assert (tmp_path / "state.pt").exists()
+    mean = torch.load(tmp_path / "state.pt", weights_only=True)["mean"]["module.decoder.embed_tokens.weight"]
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"], mean.half())
 
 
 @pytest.mark.parametrize("left", ["empty", "missing"])

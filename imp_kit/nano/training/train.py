@@ -9,8 +9,8 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -687,7 +687,7 @@ class Run:
         return True
 
     def save(self) -> None:
-        """The mean as a checkpoint, and the state to go on from; what was there before stays until both are written."""
+        """The state to go on from, and the mean as a checkpoint; each replaces what was there when it is written."""
         state = {
             "plan": asdict(self.config),
             "start": self.start,
@@ -700,16 +700,23 @@ class Run:
             "weights": self.weights,
             "bf16": self.bf16,
         }
-        new = self.out / "state.new"
-        try:
-            torch.save(state, new)
+        with self._room():
+            torch.save(state, self.out / "state.new")
+            (self.out / "state.new").replace(self.out / "state.pt")
+        self.save_checkpoint()
+
+    def save_checkpoint(self) -> None:
+        with self._room():
             save_checkpoint(self.mean.module, self.tokenizer, self.out)
-            new.replace(self.out / "state.pt")
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Raises RunError where the disk is full."""
+        try:
+            yield
         except (OSError, RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
-            new.unlink(missing_ok=True)
-            (self.out / "model.new").unlink(missing_ok=True)
-            if not (self.out / "state.pt").exists():  # alone, it would be taken for somebody's checkpoint
-                (self.out / "model.safetensors").unlink(missing_ok=True)
+            for unfinished in ("state.new", "model.new"):
+                (self.out / unfinished).unlink(missing_ok=True)
             raise RunError(
                 f"{self.out} could not be written after {self.done} samples ({str(error).splitlines()[0]}). Its last "
                 "state is kept: make room and run the same again."
@@ -760,6 +767,8 @@ def _train(out: Path, config: TrainConfig, device: torch.device, start: Path | N
     run = Run(out, config, device, start)
     rank, _ = processes.rank_and_world_size()
     bar = tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10, disable=rank > 0)
+    if rank == 0 and run.done:
+        run.save_checkpoint()  # a run that was killed in between has a state and no checkpoint of it
     with run.kernels(), bar:
         while run.done < config.samples:
             stop = min((run.done // report_every + 1) * report_every, config.samples)
