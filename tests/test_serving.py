@@ -225,9 +225,9 @@ def test_scores_of_a_stream_end_with_its_text(imp, client, settings):
 
 def test_a_seed_makes_an_answer_repeatable(client):
     asked = request("Describe the image.", temperature=2, max_tokens=20)
-    drawn = [text(client.ask(**asked, seed=seed)[1]) for seed in (1, 1, 2, 3)]
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn)) == 3
+    first, again = ([text(client.ask(**asked, seed=seed)[1]) for seed in range(8)] for _ in range(2))
+    assert first == again
+    assert len(set(first)) >= 3, "other seeds draw other answers, though two may agree"
 
 
 def test_earlier_turns_given_as_text_are_those_of_a_chat(imp, client):
