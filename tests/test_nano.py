@@ -330,8 +330,9 @@ def test_two_processes_learn_from_the_mean_of_their_gradients(tmp_path, monkeypa
         name = "momentum_buffer" if isinstance(optimizer, torch.optim.Muon) else "exp_avg"
         for index, values in optimizer.state_dict()["state"].items():  # shares of the first gradient, not yet turned
             wanted, found = values[name], theirs["state"][index][name]
-            # some, as those of the keys' biases, are zero but for rounding
-            tolerance = 1e-4 * wanted.abs().max().item() + 1e-10
+            # all agree to 3e-6 of their largest; those of the keys' biases are zero but for rounding, about 1e-10,
+            # where the smallest of the others is 1e-6
+            tolerance = 1e-5 * wanted.abs().max().item() + 1e-9
             assert torch.allclose(found, wanted, rtol=0, atol=tolerance), (name, index)
 
     with (tmp_path / "two" / "log.csv").open() as file:

@@ -24,9 +24,7 @@ def main() -> None:
     learn.add_argument("--seed", type=int)
     learn.add_argument("--start", help="name or folder of an earlier imp-nano to begin from")
     learn.add_argument("--device", default="cpu")
-    learn.add_argument(
-        "--processes", type=int, default=1, help="that share each batch, on a CPU; one for each two cores"
-    )
+    learn.add_argument("--processes", type=int, default=1, help="how many share each batch, on a CPU")
     measure = commands.add_parser("evaluate", help="score a checkpoint on unseen drawings")
     measure.add_argument("--checkpoint", default=NANO, help="name or folder")
     measure.add_argument("--seed", type=int, default=1)

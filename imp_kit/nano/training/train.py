@@ -588,10 +588,11 @@ class Run:
                 raise SettingError(f"{out} holds a checkpoint, and no state of a run; choose another folder.")
             if start:
                 init_from(start, self.learner.model)
+            if rank == 0 and start:
+                copyfile(start / "tokenizer.json", out / "tokenizer.json")
+            elif rank == 0:
+                make_tokenizer(out, config.seed)
             if rank == 0:
-                copyfile(start / "tokenizer.json", out / "tokenizer.json") if start else make_tokenizer(
-                    out, config.seed
-                )
                 (out / "log.csv").unlink(missing_ok=True)
         else:
             self.done, self.seconds, self.skipped = state["done"], state["seconds"], state["skipped"]
@@ -706,12 +707,13 @@ class Run:
         self.save_checkpoint()
 
     def save_checkpoint(self) -> None:
+        """The mean alone, as a checkpoint."""
         with self._room():
             save_checkpoint(self.mean.module, self.tokenizer, self.out)
 
     @contextmanager
     def _room(self) -> Iterator[None]:
-        """Raises RunError where the disk is full."""
+        """For what is written: raises RunError where the disk is full, and leaves nothing unfinished."""
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
