@@ -86,7 +86,7 @@ def test_each_kind_has_new_figures_that_fill_their_boxes(kind):
         while True:
             image, scene = variety._drawn([variety._Plan(thing, figure, 3)], (120, 120), rng)
             pixels = np.asarray(image, int)
-            if (pixels[:20] == pixels[0, 0]).all():
+            if (pixels[:20] == pixels[0, 0]).all() and (pixels[-20:] == pixels[0, 0]).all():
                 break
         rows, columns = np.nonzero(np.abs(pixels - pixels[0, 0]).sum(2) > 20)
         reach = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)

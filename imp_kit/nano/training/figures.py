@@ -134,8 +134,8 @@ class Figure:
     style: str
 
     def __call__(self, pen: Pen) -> None:
-        if pen.held:  # these figures have no hand free
-            return any_of(FIGURES["person"], pen.rng)(pen)
+        if pen.held and self.plan is not book_person:  # the others have no hand free
+            return any_of((*FIGURES["person"], HOLDER, HOLDER), pen.rng)(pen)
         self.plan(StyledPen(pen, self.style, self.aspect))
 
 
@@ -607,3 +607,125 @@ def panelled_door(p):
     for top, bottom in ((0.08, 0.44), (0.58, 0.92)):
         p.rect(0.18, top, 0.72, bottom, shade_of(p.main, 0.15), seam=True)
     _handle(p, 0.85)
+
+
+# ---------------------------------------------------------------------------------------------- as in picture books
+
+DETAILED = ("flat",) * 6 + ("child",)  # often, as each has many parts to learn
+
+
+def _inked(p):
+    """Outlined in ink, as picture books are; not always."""
+    if p.style == "flat" and p.chance(0.8):
+        p.edge, p.edge_width = p.ink, p.u(0.012, 0.04)
+
+
+@plan("bus", 1.85, DETAILED)
+def book_bus(p):
+    """From the side, with a door, arches over the wheels, bumpers, lights and a mirror."""
+    _inked(p)
+    wide, corner, belt, low = p.u(0.9, 0.95), p.u(0.04, 0.16), p.u(0.42, 0.54), 0.86
+    upper, lower = (p.other, p.main) if p.two else (p.main, p.main)
+    p.rect(0.02, 0, wide, low, lower, round_by=corner)
+    if p.two:
+        middle = corner * min(1, 1 / p.aspect)
+        p.rect(0.02, 0, wide, belt, upper, round_by=corner)
+        p.poly(((0.02, middle + 0.06), (wide, middle + 0.06), (wide, belt), (0.02, belt)), upper, edge=False)
+        if p.edge_width:
+            p.line(((0.02, belt), (wide, belt)), p.edge_width, p.edge)
+    door, count = p.u(0.7, 0.78), int(p.rng.integers(3, 6))
+    step = (door - 0.08) / count
+    for i in range(count):
+        x0, x1 = 0.06 + step * i, 0.06 + step * (i + p.u(0.78, 0.86))
+        p.rect(x0, 0.12, x1, belt - 0.08, p.glass, round_by=0.03)
+        if p.chance(0.5):
+            shine = mix_colors(p.glass, (255, 255, 255), 0.5)
+            p.poly(((x0 + 0.03, belt - 0.1), (x0 + 0.06, belt - 0.1), (x1 - 0.02, 0.15), (x1 - 0.04, 0.15)), shine,
+                   edge=False)  # fmt: skip
+    for x in (door, door + 0.055):
+        p.rect(x, 0.14, x + 0.05, low - 0.04, p.glass)
+    p.rect(door + 0.13, 0.12, wide - 0.005, belt - 0.06, p.glass)
+    radius = p.u(0.12, 0.15)
+    for x in (p.u(0.18, 0.24), door - p.u(0.08, 0.14)):
+        if p.chance(0.6):
+            p.disc(x, 1 - radius, radius * 1.2, p.dark)
+        p.disc(x, 1 - radius, radius, p.dark)
+        p.disc(x, 1 - radius, radius * 0.45, (200, 200, 208))
+    p.disc(wide - 0.02, 0.66, 0.045, (250, 215, 90))
+    for x in (0, wide - 0.05):
+        p.rect(x, low - 0.09, x + 0.07, low - 0.04, (150, 150, 160))
+    p.line(((wide, 0.2), (0.985, 0.2), (0.985, 0.26)), 0.02, p.ink)
+    p.rect(0.97, 0.24, 1, 0.36, (150, 150, 160))
+
+
+@plan("person", 0.62, DETAILED)
+def book_person(p):
+    """From the side: a nose, hair, both arms before the body, where they hold what there is to hold; or a hand up."""
+    _inked(p)
+    x, thick = (0.3, p.u(0.14, 0.19)) if p.held else (p.u(0.34, 0.46), p.u(0.14, 0.2))
+    trousers = p.dark if p.chance(0.5) else mix_colors(p.dark, (110, 112, 135), 0.7)
+    hip, shoe = p.u(0.58, 0.62), p.wood if p.chance(0.6) else p.dark
+    legs = [(x, 0.95), (x + p.u(-0.02, 0.08), 0.95)]
+    if p.chance(0.4):  # walking, or a foot against something
+        legs[1] = (x + p.u(0.28, 0.42), p.u(0.66, 0.94))
+    for foot in legs[::-1]:
+        knee = ((x + foot[0]) / 2 + 0.04, min(hip + 0.02, foot[1]) * 0.5 + foot[1] * 0.5 - 0.05)
+        p.line(((x, hip - 0.02), knee, foot), thick * 1.1, trousers)
+        p.oval(foot[0] - 0.08, foot[1] - 0.02, foot[0] + 0.15, foot[1] + 0.05, shoe)
+    radius = p.u(0.095, 0.115)
+    across = radius / p.aspect
+    p.rect(x - across * 0.4, 0.17, x + across * 0.4, 0.27, p.skin)
+    half = across * p.u(0.8, 1.05)
+    p.rect(x - half, 0.24, x + half, hip, p.main, round_by=p.u(0.03, 0.12))
+    p.disc(x, 0.02 + radius, radius, p.skin)
+    level = 0.02 + radius
+    tip = (x + across * 1.4, level + 0.02)
+    p.poly(((x + across * 0.9, level - 0.03), tip, (x + across * 0.85, level + 0.04)), p.skin)
+    hair = ((x + across * 0.95, level - radius * 0.45), (x + across * 0.4, 0), (x - across * 0.5, 0),
+            (x - across * 1.1, level - radius * 0.5), (x - across * 1.05, level + radius * 0.7),
+            (x - across * 0.5, level + radius * 0.3), (x - across * 0.25, level - radius * 0.4))  # fmt: skip
+    p.poly(hair, p.wood)
+    p.oval(x + across * 0.45, level - 0.02, x + across * 0.65, level + 0.012, (25, 25, 30), edge=False)
+    sleeve, wide = shade_of(p.main, p.u(0.02, 0.15)), thick * 0.75
+    if not p.held:
+        for _ in range(int(p.rng.integers(1, 3))):
+            hand = (min(0.97, x + p.u(0.1, 0.5)), p.u(0.16, 0.56))
+            p.line(((x, 0.31), ((x + hand[0]) / 2, max(0.42, hand[1])), hand), wide, sleeve)
+            p.disc(*hand, 0.035, p.skin)
+        return
+    paint, kind = p.held
+    level, size = p.u(0.3, 0.36), p.u(0.26, 0.3)
+    item = p.part(x + half * 0.9, level, 1, level + size, paint)
+    item.edge, item.edge_width = (p.ink if color_lightness(paint) > 45 else PALE), p.u(0.03, 0.06)
+    reach = (x + half + (1 - x - half) * p.u(0.3, 0.6), level + size + 0.01)
+    if p.chance(0.5):
+        any_of(FIGURES[kind], p.rng)(item)
+        p.line(((x, 0.31), (x + 0.02, level + size - 0.02), reach), wide, sleeve)
+    else:
+        p.line(((x, 0.31), (x + 0.02, level + size - 0.02), reach), wide, sleeve)
+        any_of(FIGURES[kind], p.rng)(item)
+    p.disc(*reach, 0.03, p.skin)
+
+
+@plan("door", 0.52, DETAILED)
+def book_door(p):
+    """Open, in a frame, with what is outside behind it; the leaf is a trapezium with panels."""
+    _inked(p)
+    frame = PALE if p.chance(0.6) else p.wood if p.chance(0.5) else shade_of(p.main, 0.4)
+    p.rect(0, 0, 1, 1, frame)
+    outside = (196, 226, 244) if color_lightness(p.main) < 200 else (70, 76, 92)
+    p.rect(0.08, 0.05, 0.92, 1, outside, edge=False)
+    if p.chance(0.5):
+        p.rect(0.08, p.u(0.6, 0.8), 0.92, 1, mix_colors(outside, (120, 150, 90), 0.6), edge=False)
+    x, slant = p.u(0.2, 0.42), p.u(0.02, 0.06)
+    leaf = np.array(((x, 0.06 + slant), (0.92, 0.06), (0.92, 0.98), (x, 0.98 - slant)))
+    p.poly(leaf, p.main, seam=True)
+    tone = p.main if p.chance(0.2) else shade_of(p.main, 0.15) if p.chance(0.6) else mix_colors(p.main, PALE, 0.12)
+    for top, bottom in ((0.1, 0.45), (0.55, 0.9)):
+        across = leaf[0] + (leaf[1] - leaf[0]) * ((0.2,), (0.85,))
+        down = leaf[3] - leaf[0]
+        p.poly((*(across + down * top), *(across + down * bottom)[::-1]), tone, seam=True)
+    p.disc(x + 0.07, 0.53, 0.025, (225, 190, 70))
+
+
+HOLDER = Figure(book_person, 0.72, "flat")

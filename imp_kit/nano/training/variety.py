@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from imp_kit.experiments.drawings import (
     ASPECTS,
@@ -27,6 +27,7 @@ from imp_kit.experiments.drawings import (
     color_lightness,
     draw,
     lay_out,
+    mix_colors,
     sample_canvas,
     sample_ground_color,
     sample_paints,
@@ -54,7 +55,7 @@ def sample_varied(rng: np.random.Generator) -> tuple[Image.Image, Scene]:
     """An RGB image and what it shows: one to five things, their boxes as fractions of this image."""
     while True:
         kind = rng.random()
-        if kind < 0.3:
+        if kind < 0.35:
             image, scene = draw(sample_scene(rng), rng, VARIED)
         else:
             sample = _group if kind < 0.6 else _few if kind < 0.85 else _crowded
@@ -69,7 +70,7 @@ def _side(rng, low, high):
     return low + (high - low) * rng.random() ** 1.3
 
 
-def _some_colors(kind, rng, share=0.25):
+def _some_colors(kind, rng, share=0.35):
     count = 2 if kind in TWO_COLORED and rng.random() < share else 1
     return tuple(COLORS[i] for i in sorted(rng.choice(len(COLORS), count, replace=False)))
 
@@ -260,7 +261,30 @@ def _ground(size, paints, rng):
             if color_distance([color], paints) > (20 if white else 30):
                 return Image.new("RGB", size, color), color_lightness(color)
             white = False
-    return background(size, paints, rng)
+    return _scenery(size, paints, rng) if rng.random() < 0.6 else background(size, paints, rng)
+
+
+def _scenery(size, paints, rng):
+    """A wall above a floor, or a sky above a road, with a strip between them and at times a broken line below."""
+    clearest, upper, lower = -1.0, None, None
+    for _ in range(25):
+        pair = [sample_ground_color(rng) for _ in range(2)]
+        clear = color_distance(pair, paints)
+        if clear > clearest:
+            clearest, (upper, lower) = clear, pair
+        if clear > 25:
+            break
+    image = Image.new("RGB", size, upper)
+    canvas, (width, height) = ImageDraw.Draw(image), size
+    level, thick = round(height * rng.uniform(0.6, 0.88)), round(height * rng.uniform(0.01, 0.03))
+    canvas.rectangle((0, level, width, height), lower)
+    canvas.rectangle((0, level, width, level + thick), mix_colors(lower, upper, rng.uniform(0.2, 0.7)))
+    if rng.random() < 0.4:
+        pale, step = mix_colors(lower, (255, 255, 255), 0.7), round(width * rng.uniform(0.12, 0.25))
+        y = round((level + height) / 2 + height * 0.05)
+        for x in range(-step // 2, width, step):
+            canvas.line((x, y, x + step // 2, y), pale, max(2, thick))
+    return image, color_lightness(mix_colors(upper, lower, 0.5))
 
 
 def _shadowed(image, ground, rng):
