@@ -165,10 +165,10 @@ def _overlap(a, b, gap=0.02):
 # ---------------------------------------------------------------------------------------------- colours
 
 
-def sample_color(name: str, rng: np.random.Generator) -> tuple[int, int, int]:
+def sample_color(name: str, rng: np.random.Generator, true_colors=TRUE_COLORS) -> tuple[int, int, int]:
     """An RGB value everybody calls by this name."""
     if rng.random() < 0.4:
-        known = TRUE_COLORS[name]
+        known = true_colors[name]
         return known[rng.integers(len(known))]
     h0, h1, s0, s1, v0, v1 = RANGES[name][rng.integers(len(RANGES[name]))]
     return _rgb(rng.uniform(h0, h1), rng.uniform(s0, s1), rng.uniform(v0, v1))
@@ -212,10 +212,10 @@ def shade_of(color, share=0.25):
     )
 
 
-def sample_paints(names, rng):
+def sample_paints(names, rng, true_colors=TRUE_COLORS):
     """Drawn colours for a thing's names, clearly apart from each other."""
     while True:
-        paints = [sample_color(name, rng) for name in names]
+        paints = [sample_color(name, rng, true_colors) for name in names]
         if len(set(names)) == 1 or len(paints) < 2 or color_distance(paints[:1], paints[1:]) > 28:
             return paints
 
@@ -817,15 +817,19 @@ def background(size, paints, rng):
 
 
 def draw(
-    scene: Scene, rng: np.random.Generator, figures: Mapping[str, Sequence[Callable[[Pen], None]]] = FIGURES
+    scene: Scene,
+    rng: np.random.Generator,
+    figures: Mapping[str, Sequence[Callable[[Pen], None]]] = FIGURES,
+    true_colors: Mapping[str, Sequence[tuple[int, int, int]]] = TRUE_COLORS,
 ) -> tuple[Image.Image, Scene]:
     """The scene as a picture, and once more with the boxes as far as the drawn things reach.
 
-    Everything the scene does not say is left to chance. `figures` has for each kind the functions that can draw it.
+    Everything the scene does not say is left to chance. `figures` has for each kind the functions that can draw it,
+    `true_colors` for each color RGB values that stand for it beside those of RANGES.
     """
     drawn = []
     big = (2 * scene.size[0], 2 * scene.size[1])  # drawn at twice the size, for smooth edges
-    paints = [sample_paints([*t.colors, *(t.holding or ())[:1]], rng) for t in scene.things]
+    paints = [sample_paints([*t.colors, *(t.holding or ())[:1]], rng, true_colors) for t in scene.things]
     image, light = background(big, [color for some in paints for color in some], rng)
     dark = (35, 35, 42) if light > 75 else (165, 165, 172)  # tyres and trousers must show as well
     for thing, some in zip(scene.things, paints, strict=True):

@@ -17,6 +17,7 @@ from imp_kit.experiments.drawings import (
     FIGURES,
     KINDS,
     SHAPES,
+    TRUE_COLORS,
     TWO_COLORED,
     Pen,
     Scene,
@@ -39,6 +40,8 @@ from imp_kit.nano.training.seen import LEAST_CLEAR, as_seen, is_clear, least_sid
 Box = tuple[float, float, float, float]
 MOST_THINGS = 5
 MOST_COVERED, LEAST_VISIBLE = 0.3, 0.76  # of a thing's box: under another one, and inside of the image
+# Cardboard and wood are of lighter browns: CSS's sienna, and "light brown" of the xkcd color survey.
+VARIED_COLORS = TRUE_COLORS | {"brown": (*TRUE_COLORS["brown"], (160, 82, 45), (173, 129, 80))}
 VARIED = {kind: (*new, *FIGURES[kind] * (len(new) // 8)) for kind, new in NEW_FIGURES.items()}
 
 
@@ -56,7 +59,7 @@ def sample_varied(rng: np.random.Generator) -> tuple[Image.Image, Scene]:
     while True:
         kind = rng.random()
         if kind < 0.35:
-            image, scene = draw(sample_scene(rng), rng, VARIED)
+            image, scene = draw(sample_scene(rng), rng, VARIED, VARIED_COLORS)
         else:
             sample = _group if kind < 0.6 else _few if kind < 0.85 else _crowded
             image, scene = _drawn(*sample(rng), rng)
@@ -237,7 +240,7 @@ def _all_paints(plans, rng):
         for made in plans:
             names = made.thing.colors
             if not (same and names in known):
-                known[names] = sample_paints(names, rng)
+                known[names] = sample_paints(names, rng, VARIED_COLORS)
             paints.append(known[names])
         if all(color_distance(paints[a], paints[b]) > 22 for a, b in touching):
             return paints
