@@ -519,8 +519,16 @@ EXPERIMENTS = (
           "variety::a_scene_says_what_its_image_shows"),
     fault("doubtful places are kept", "nano/training/variety.py", "if is_clear(scene):", "if True:",
           "variety::no_place_is_doubtful_and_nothing_too_small"),
-    fault("a figure without a free hand drops what it held", "nano/training/figures.py", "if pen.held:", "if False:",
-          "variety::what_a_hand_holds_is_drawn"),
+    fault("a figure without a free hand drops what it held", "nano/training/figures.py",
+          "if pen.held and self.plan is not book_person:", "if False:", "variety::what_a_hand_holds_is_drawn"),
+    fault("what is hidden gets attention while it learns", "nano/training/kernels.py",
+          "masked_fill_(~mask, -torch.inf)", "masked_fill_(~mask, -1)",
+          "learning_kernels::attention_and_its_gradients_are_those_of_torch"),
+    fault("keys get the gradient of queries", "nano/training/kernels.py", "scores.transpose(1, 2) @ (qi * scale)",
+          "scores @ (qi * scale)", "learning_kernels::attention_and_its_gradients_are_those_of_torch"),
+    fault("causal attention sees what comes", "nano/training/kernels.py",
+          'not (kwargs.get("is_causal") or kwargs.get("enable_gqa"))', "True",
+          "learning_kernels::what_it_does_not_compute_is_left_to_torch"),
 )  # fmt: skip
 # Of app.py only where gradio and Chromium are installed, as its tests are skipped elsewhere.
 CHAT_WEB = (
