@@ -377,11 +377,11 @@ def test_a_process_that_ends_alone_stops_the_run_and_leaves_none_behind():
 @pytest.mark.slow
 def test_a_trial_learns_in_its_way_and_is_examined_as_all(tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "HEAD_BATCHES", 1)
-    monkeypatch.setattr(trials, "EXAM", 16)
+    monkeypatch.setattr(trials, "EXAM", 32)
     examined = []
     for name in ("as it is", "one conversation about each picture"):
         seen, loss, right = trials.trial(trials.WAYS[name], NANO_FOLDER, 1e-9, tmp_path)
-        assert seen == 16, "one step is more than the time"
+        assert seen == 32, "one step is more than the time"
         assert loss > 0
         assert right > 0.5
         examined.append(loss)

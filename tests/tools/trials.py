@@ -10,6 +10,7 @@ tokens is the likeliest after the true ones before it. Prints a table as Markdow
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -54,7 +55,8 @@ WAYS = {
     "a rate twice as high": Way(lambda config: replace(config, learning_rate=2 * config.learning_rate)),
     "one conversation about each picture": Way(constants={"BRANCHES": 1, "PAGE_BRANCHES": 1}),
     "no labels of how many are alike": Way(constants={"NUMBERS_WEIGHT": 0.0}),
-    "batches of 8": Way(lambda config: replace(config, batch=8)),
+    "batches of 16": Way(lambda config: replace(config, batch=16)),
+    "torch's own attention and GELU": Way(prepare=lambda run: setattr(run, "kernels", nullcontext)),
 }
 
 
@@ -71,9 +73,9 @@ def trial(way: Way, start: Path, seconds: float, folder: Path) -> tuple[int, flo
     plan = replace(CONFIGS["further"], seed=SEED, head_alone=0, steered=False, averaging=AVERAGING)
     config = way.config(plan)
     run = Run(folder, config, torch.device("cpu"), start)
+    way.prepare(run)
     with run.kernels():
         teach_head(run)
-        way.prepare(run)
         with patch.dict(vars(train), way.constants):
             seen = learn(run, seconds)
         if way.averaged:

@@ -182,7 +182,7 @@ class TrainConfig:
 CONFIGS = {
     "first": TrainConfig(),
     "further": TrainConfig(
-        samples=30_000,
+        samples=32_000,
         seeing=0,
         plain=-1,
         varied=0,
