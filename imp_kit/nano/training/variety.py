@@ -40,8 +40,10 @@ from imp_kit.nano.training.seen import LEAST_CLEAR, as_seen, is_clear, least_sid
 Box = tuple[float, float, float, float]
 MOST_THINGS = 5
 MOST_COVERED, LEAST_VISIBLE = 0.3, 0.76  # of a thing's box: under another one, and inside of the image
-# Cardboard and wood are of lighter browns: CSS's sienna, and "light brown" of the xkcd color survey.
-VARIED_COLORS = TRUE_COLORS | {"brown": (*TRUE_COLORS["brown"], (160, 82, 45), (173, 129, 80))}
+# Cardboard is of lighter browns: CSS's sienna, and "light brown" of the xkcd color survey; and most boxes are of cardboard.
+CARDBOARD = ((160, 82, 45), (173, 129, 80))
+VARIED_COLORS = TRUE_COLORS | {"brown": (*TRUE_COLORS["brown"], *CARDBOARD * 2)}
+BROWN_BOXES = 0.3
 VARIED = {kind: (*new, *FIGURES[kind] * (len(new) // 8)) for kind, new in NEW_FIGURES.items()}
 
 
@@ -59,7 +61,9 @@ def sample_varied(rng: np.random.Generator) -> tuple[Image.Image, Scene]:
     while True:
         kind = rng.random()
         if kind < 0.35:
-            image, scene = draw(sample_scene(rng), rng, VARIED, VARIED_COLORS)
+            scene = sample_scene(rng)
+            things = tuple(_with_brown_box(thing, rng) for thing in scene.things)
+            image, scene = draw(replace(scene, things=things), rng, VARIED, VARIED_COLORS)
         else:
             sample = _group if kind < 0.6 else _few if kind < 0.85 else _crowded
             image, scene = _drawn(*sample(rng), rng)
@@ -73,7 +77,15 @@ def _side(rng, low, high):
     return low + (high - low) * rng.random() ** 1.3
 
 
+def _with_brown_box(thing, rng):
+    """The thing, and what it holds brown where that is a box, in some cases."""
+    brown = thing.holding and thing.holding[1] == "box" and rng.random() < BROWN_BOXES
+    return replace(thing, holding=("brown", "box")) if brown else thing
+
+
 def _some_colors(kind, rng, share=0.35):
+    if kind == "box" and rng.random() < BROWN_BOXES:
+        return ("brown",)
     count = 2 if kind in TWO_COLORED and rng.random() < share else 1
     return tuple(COLORS[i] for i in sorted(rng.choice(len(COLORS), count, replace=False)))
 
