@@ -40,10 +40,11 @@ from imp_kit.nano.training.seen import LEAST_CLEAR, as_seen, is_clear, least_sid
 Box = tuple[float, float, float, float]
 MOST_THINGS = 5
 MOST_COVERED, LEAST_VISIBLE = 0.3, 0.76  # of a thing's box: under another one, and inside of the image
-# Cardboard is of lighter browns: CSS's sienna, and "light brown" of the xkcd color survey; and most boxes are of cardboard.
+# Most boxes are of cardboard, and its browns are lighter: CSS's sienna, and "light brown" of the xkcd color survey.
 CARDBOARD = ((160, 82, 45), (173, 129, 80))
 VARIED_COLORS = TRUE_COLORS | {"brown": (*TRUE_COLORS["brown"], *CARDBOARD * 2)}
-BROWN_BOXES = 0.3
+BROWN_BOXES = 0.4  # at least this share of them
+HOLDING = 0.4  # of the scenes that are laid out as exams have them: somebody who holds something
 VARIED = {kind: (*new, *FIGURES[kind] * (len(new) // 8)) for kind, new in NEW_FIGURES.items()}
 
 
@@ -61,7 +62,9 @@ def sample_varied(rng: np.random.Generator) -> tuple[Image.Image, Scene]:
     while True:
         kind = rng.random()
         if kind < 0.35:
-            scene = sample_scene(rng)
+            scene, rare = sample_scene(rng), rng.random() < HOLDING
+            while rare and not any(thing.holding for thing in scene.things):
+                scene = sample_scene(rng)
             things = tuple(_with_brown_box(thing, rng) for thing in scene.things)
             image, scene = draw(replace(scene, things=things), rng, VARIED, VARIED_COLORS)
         else:
