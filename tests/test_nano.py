@@ -376,7 +376,7 @@ def test_a_process_that_ends_alone_stops_the_run_and_leaves_none_behind():
 
 @pytest.mark.slow
 def test_a_trial_learns_in_its_way_and_is_examined_as_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "HEAD_BATCHES", 1)
+    monkeypatch.setattr(trials, "HEAD_PICTURES", 32)
     monkeypatch.setattr(trials, "EXAM", 32)
     examined = []
     for name in ("as it is", "one conversation about each picture"):

@@ -520,7 +520,7 @@ EXPERIMENTS = (
     fault("doubtful places are kept", "nano/training/variety.py", "if is_clear(scene):", "if True:",
           "variety::no_place_is_doubtful_and_nothing_too_small"),
     fault("a figure without a free hand drops what it held", "nano/training/figures.py",
-          "if pen.held and self.plan is not book_person:", "if False:", "variety::what_a_hand_holds_is_drawn"),
+          "if pen.held and not self.holds:", "if False:", "variety::what_a_hand_holds_is_drawn"),
     fault("what is hidden gets attention while it learns", "nano/training/kernels.py",
           "masked_fill_(~mask, -torch.inf)", "masked_fill_(~mask, -1)",
           "learning_kernels::attention_and_its_gradients_are_those_of_torch"),

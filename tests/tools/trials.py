@@ -25,7 +25,7 @@ from imp_kit.nano.training import train
 from imp_kit.nano.training.train import CONFIGS, Batch, Lessons, Run, TrainConfig, collate
 
 SEED, EXAM_SEED = 100, 101  # of streams that no run has used
-HEAD_BATCHES, HEAD_RATE = 60, 4e-3
+HEAD_PICTURES, HEAD_RATE = 960, 4e-3
 EXAM = 320  # pictures
 AVERAGING = 0.95  # so few steps are averaged over fewer
 WARM_UP = 0.1  # share of the time
@@ -98,8 +98,9 @@ def learn(run: Run, seconds: float) -> int:
 
 def teach_head(run: Run) -> None:
     optimizer = torch.optim.AdamW(run.learner.head.parameters(), lr=HEAD_RATE)
-    rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, HEAD_BATCHES)
-    for _, (pixels, labels, _, _) in zip(range(HEAD_BATCHES), batches(run, EXAM_SEED + 1), strict=False):
+    steps = HEAD_PICTURES // run.config.batch
+    rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
+    for _, (pixels, labels, _, _) in zip(range(steps), batches(run, EXAM_SEED + 1), strict=False):
         with torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
             _, loss = run.learner.encode(pixels, labels, head_alone=True)
         optimizer.zero_grad()

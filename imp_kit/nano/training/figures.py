@@ -1,4 +1,5 @@
-"""More figures for each kind of thing, in other hands' styles: icons with holes, coloured lines, a child's drawing."""
+"""More figures for each kind of thing, in other hands' styles: icons with holes, coloured lines, a child's drawing,
+picture books."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from imp_kit.experiments.drawings import ARC, FIGURES, KINDS, Pen, any_of, color_lightness, mix_colors, shade_of
+from imp_kit.experiments.drawings import (
+    ARC,
+    FIGURES,
+    KINDS,
+    Pen,
+    any_of,
+    color_distance,
+    color_lightness,
+    mix_colors,
+    shade_of,
+)
 
 STYLES = ("flat", "flat", "icon", "line", "child")
 SOLID = ("flat", "flat", "icon", "child")  # for what would be doubtful in lines, as the colour of a shirt
@@ -132,9 +143,10 @@ class Figure:
     plan: Callable[[StyledPen], None]
     aspect: float
     style: str
+    holds: bool = False  # whether it has a hand free
 
     def __call__(self, pen: Pen) -> None:
-        if pen.held and self.plan is not book_person:  # the others have no hand free
+        if pen.held and not self.holds:
             return any_of((*FIGURES["person"], HOLDER, HOLDER), pen.rng)(pen)
         self.plan(StyledPen(pen, self.style, self.aspect))
 
@@ -648,7 +660,8 @@ def book_bus(p):
     radius = p.u(0.12, 0.15)
     for x in (p.u(0.18, 0.24), door - p.u(0.08, 0.14)):
         if p.chance(0.6):
-            p.disc(x, 1 - radius, radius * 1.2, p.dark)
+            arch = (x, 1 - radius) + ARC[20:] * (radius / p.aspect, radius) * 1.25
+            p.poly(arch, shade_of(lower, 0.5), edge=False)
         p.disc(x, 1 - radius, radius, p.dark)
         p.disc(x, 1 - radius, radius * 0.45, (200, 200, 208))
     p.disc(wide - 0.02, 0.66, 0.045, (250, 215, 90))
@@ -660,7 +673,7 @@ def book_bus(p):
 
 @plan("person", 0.62, DETAILED)
 def book_person(p):
-    """From the side: a nose, hair, both arms before the body, where they hold what there is to hold; or a hand up."""
+    """From the side, with a nose and hair: an arm or two in front, or one that carries something."""
     _inked(p)
     x, thick = (0.3, p.u(0.14, 0.19)) if p.held else (p.u(0.34, 0.46), p.u(0.14, 0.2))
     trousers = p.dark if p.chance(0.5) else mix_colors(p.dark, (110, 112, 135), 0.7)
@@ -711,8 +724,9 @@ def book_person(p):
 def book_door(p):
     """Open, in a frame, with what is outside behind it; the leaf is a trapezium with panels."""
     _inked(p)
-    frame = PALE if p.chance(0.6) else p.wood if p.chance(0.5) else shade_of(p.main, 0.4)
-    p.rect(0, 0, 1, 1, frame)
+    # Cream and not white, which would be asked about.
+    frame = (238, 228, 204) if p.chance(0.6) else p.wood if p.chance(0.5) else shade_of(p.main, 0.4)
+    p.rect(0, 0, 1, 1, frame, seam=True)
     outside = (196, 226, 244) if color_lightness(p.main) < 200 else (70, 76, 92)
     p.rect(0.08, 0.05, 0.92, 1, outside, edge=False)
     if p.chance(0.5):
@@ -725,7 +739,8 @@ def book_door(p):
         across = leaf[0] + (leaf[1] - leaf[0]) * ((0.2,), (0.85,))
         down = leaf[3] - leaf[0]
         p.poly((*(across + down * top), *(across + down * bottom)[::-1]), tone, seam=True)
-    p.disc(x + 0.07, 0.53, 0.025, (225, 190, 70))
+    gold = (225, 190, 70)
+    p.disc(x + 0.07, 0.53, 0.025, gold if color_distance([gold], [p.main]) > 35 else p.detail)
 
 
-HOLDER = Figure(book_person, 0.72, "flat")
+HOLDER = Figure(book_person, 0.72, "flat", holds=True)  # wider, for what is held

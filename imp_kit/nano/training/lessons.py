@@ -336,7 +336,7 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
             says = f"there is {_a(name) if wanted else 'no ' + name}"
             color, _, kind = name.rpartition(" ")
             many = f"{color} {_plural(kind)}".strip()
-            asks.append(ask("exists", wanted, says, topic, a=_a(name), xs=many))
+            asks.append(ask("exists", wanted, says, topic, a=_a(name), many=many))
     scene_colors = sorted({c for thing in scene.things for c in thing.colors})
     for thing in unique:
         person = thing.kind == "person"

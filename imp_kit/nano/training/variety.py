@@ -271,7 +271,7 @@ def _upright(thing, big, rng):
 
 
 def _ground(size, paints, rng):
-    """Mostly plain: white, pale, dark or of any colour; sometimes as in other drawings."""
+    """Mostly plain: white, pale, dark or of any colour; sometimes a room or a road, or as in other drawings."""
     if rng.random() < 0.75:
         white = rng.random() < 0.6
         for _ in range(15):
@@ -302,7 +302,7 @@ def _scenery(size, paints, rng):
         y = round((level + height) / 2 + height * 0.05)
         for x in range(-step // 2, width, step):
             canvas.line((x, y, x + step // 2, y), pale, max(2, thick))
-    return image, color_lightness(mix_colors(upper, lower, 0.5))
+    return image, color_lightness(lower)  # on which legs and tyres mostly stand
 
 
 def _shadowed(image, ground, rng):
