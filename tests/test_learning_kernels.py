@@ -59,10 +59,14 @@ def test_what_it_does_not_compute_is_left_to_torch():
     q, k, v = heads(5)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     grouped = F.scaled_dot_product_attention(q, k[:, :1], v[:, :1], enable_gqa=True)
+    scaled = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+    bias = torch.randn(20, 20, dtype=torch.float64)
+    biased = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     with LearningKernels():
         torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v, is_causal=True), expected)
-        found = F.scaled_dot_product_attention(q, k[:, :1], v[:, :1], enable_gqa=True)
-    torch.testing.assert_close(found, grouped)
+        torch.testing.assert_close(F.scaled_dot_product_attention(q, k[:, :1], v[:, :1], enable_gqa=True), grouped)
+        torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v, scale=1.0), scaled)
+        torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v, attn_mask=bias), biased)
 
 
 def test_tiny_numbers_are_zero_only_while_it_is_active():

@@ -527,7 +527,7 @@ EXPERIMENTS = (
     fault("keys get the gradient of queries", "nano/training/kernels.py", "scores.transpose(1, 2) @ (qi * scale)",
           "scores @ (qi * scale)", "learning_kernels::attention_and_its_gradients_are_those_of_torch"),
     fault("causal attention sees what comes", "nano/training/kernels.py",
-          'not (kwargs.get("is_causal") or kwargs.get("enable_gqa"))', "True",
+          "if not any(others) and", "if",
           "learning_kernels::what_it_does_not_compute_is_left_to_torch"),
 )  # fmt: skip
 # Of app.py only where gradio and Chromium are installed, as its tests are skipped elsewhere.

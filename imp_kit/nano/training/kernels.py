@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -13,7 +14,7 @@ class LearningKernels(TorchFunctionMode):
     """While it is active, attention of any module is computed by `attention`, and GELU in its exact form.
 
     Modules ask for GELU's tanh form, which torch computes several times as slowly. The two differ by less than 0.0005
-    (arXiv 1606.08415), which is little beside bf16's rounding. Numbers too small for fp32's exponent become 0 in this
+    (test_learning_kernels.py), which is little beside bf16's rounding. Numbers too small for fp32's exponent become 0 in this
     thread: they cost a CPU many times what others do, and shares of attention often are so small.
     """
 
@@ -28,9 +29,11 @@ class LearningKernels(TorchFunctionMode):
     def __torch_function__(self, function: Callable, types: Iterable, args: tuple = (), kwargs: dict | None = None):
         kwargs = kwargs or {}
         if function is F.gelu:
-            return F.gelu(*args)
-        if function is F.scaled_dot_product_attention and not (kwargs.get("is_causal") or kwargs.get("enable_gqa")):
-            return attention(*args, mask=kwargs.get("attn_mask"))
+            return F.gelu(*args, **{**kwargs, "approximate": "none"})
+        if function is F.scaled_dot_product_attention and len(args) == 3:
+            mask, others = kwargs.get("attn_mask"), [kwargs[name] for name in kwargs if name != "attn_mask"]
+            if not any(others) and (mask is None or mask.dtype == torch.bool):
+                return attention(*args, mask=mask)
         return function(*args, **kwargs)
 
 
@@ -64,6 +67,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *shares = ctx.saved_tensors
         grads = []
