@@ -14,8 +14,8 @@ class LearningKernels(TorchFunctionMode):
     """While it is active, attention of any module is computed by `attention`, and GELU in its exact form.
 
     Modules ask for GELU's tanh form, which torch computes several times as slowly. The two differ by less than 0.0005
-    (test_learning_kernels.py), which is little beside bf16's rounding. Numbers too small for fp32's exponent become 0 in this
-    thread: they cost a CPU many times what others do, and shares of attention often are so small.
+    (test_learning_kernels.py), which is little beside bf16's rounding. Numbers too small for fp32's exponent become 0
+    in this thread: they cost a CPU many times what others do, and shares of attention often are so small.
     """
 
     def __enter__(self) -> "LearningKernels":
