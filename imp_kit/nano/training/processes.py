@@ -1,8 +1,7 @@
 """Processes that learn together on a CPU, each from its part of every batch.
 
 imp-nano's matrices are too small for a second thread to gain much. A second process gains little more: on two cores,
-1,920 pictures of the plan "further" took 192 s with `--processes 2` and 206 s without (log.csv, `--seed 9`, one run
-each).
+960 pictures of the plan "further" took 66 s with `--processes 2` and 68 s without (log.csv, `--seed 9`, one run each).
 """
 
 import multiprocessing
