@@ -1,6 +1,7 @@
 """Questions and their exact answers, on scenes built by hand."""
 
 import re
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -237,6 +238,19 @@ def test_each_wording_is_listed_once():
     for meaning, wording in WORDINGS.items():
         for cores in wording.values():
             assert len(set(cores)) == len(cores), meaning
+
+
+def test_a_question_has_one_meaning():
+    """But for "it": a first question and a later one ask about another thing by the same words."""
+    meanings = defaultdict(set)
+    for meaning, wording in WORDINGS.items():
+        for core in (*wording["trained"], *wording["unseen"]):
+            for picture in lessons.PICTURES:
+                for inside in lessons.INSIDE:
+                    text = core.removeprefix("~").replace("{pic}", picture).replace("{in}", inside)
+                    meanings[normal(text)].add(re.sub("^(it|alone)_", "", meaning))
+    assert len(meanings) > 1000
+    assert {text: found for text, found in meanings.items() if len(found) > 1} == {}
 
 
 def test_unseen_wordings_never_occur_in_training():
