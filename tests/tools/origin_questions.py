@@ -339,11 +339,12 @@ def kit_questions() -> dict[str, list[Question]]:
         return Question(KIT, text, right, boxes, before, tuple(FILES[name] for name in found_in.split()))
 
     where, color, hold = "Where is the door?", "What color is it?", "What is the person holding?"
+    colors = "What are the colors of the bus in the image?"
     holds, green, no_door = IN_HANDS[:2], ("The door is green",), ("There is no door", "No, there is no door")
     return {
         "bus": [
-            asks("readme make 00 01 02", "What are the colors of the bus in the image?", *BUS_COLORS),
-            asks("readme", "Is there a cat?", "No, there is no cat", "No", "There is no cat"),
+            asks("readme make 00 01 02", colors, *BUS_COLORS),
+            asks("readme", "Is there a cat?", "No, there is no cat", "No", "There is no cat", before=(colors,)),
             asks("01", LOCATE.format("the bus"), boxes=BUS_BOX),
             asks("01", DESCRIBE_REGION.format(BUS_REGION), "The region shows a red and white bus"),
         ],
