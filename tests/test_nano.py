@@ -622,7 +622,7 @@ def test_the_exam_has_every_part():
 @pytest.mark.slow
 def test_the_card_tells_the_truth(nano):
     """A fresh, small exam agrees with the bundled figures: no cell further off than four standard errors."""
-    samples = 24
+    samples = 40
     card = json.loads((NANO_FOLDER / "evaluation.json").read_text("utf-8"))
     assert card["checkpoint"] == "imp-nano"
     figures = evaluate(nano, seed=99, samples=samples)

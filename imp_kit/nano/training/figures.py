@@ -1,5 +1,4 @@
-"""More figures for each kind of thing, in other hands' styles: icons with holes, coloured lines, a child's drawing,
-picture books."""
+"""More figures for each kind of thing, as others draw: icons with holes, coloured lines, a child, picture books."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
