@@ -20,6 +20,8 @@ SHORT_SHARE = 0.15
 ONLY_DRAWINGS = "I only know drawings."
 WHICH_ONE = "Which one do you mean?"
 BRANCH_FOLLOW_UP_SHARE = 0.4  # about half of them find none, in scenes of one thing above all
+CHAT_SHARE = 0.35  # of questions that need none before them: they come after others all the same, as in a chat
+MOST_TURNS = 3  # of conversations that go on so: longer ones would not fit into a row
 MISSING_SHARE = 0.15  # of questions about a color or place that ask about a thing that is not there
 MISSING_PERSON_SHARE = 0.05  # of scenes without a person where it is asked what the person holds
 ALONE_SHARE = 0.15  # of questions about a color or place that say "it" and come first
@@ -573,6 +575,15 @@ def _chances(shares: Mapping[str, float], weights: Mapping[str, float] | None) -
     return chances / chances.sum()
 
 
+def _put(conversations: list[list[Turn]], turns: list[Turn], rng: np.random.Generator, alone: bool = False) -> None:
+    """Begin another conversation, or, in some cases and not with what is asked `alone`, go on with the last one."""
+    fits = conversations and not alone and len(conversations[-1]) + len(turns) <= MOST_TURNS
+    if fits and rng.random() < CHAT_SHARE:
+        conversations[-1] += turns
+    else:
+        conversations.append(turns)
+
+
 def branches(
     scene: Scene,
     rng: np.random.Generator,
@@ -580,10 +591,10 @@ def branches(
     wording: str = "trained",
     weights: Mapping[str, float] | None = None,
 ) -> list[list[Turn]]:
-    """Up to `count` conversations about the scene, independent of each other.
+    """Conversations about the scene, independent of each other, with up to `count` questions that need none before them.
 
-    Their first turns have different answers; every fifth or so has a second turn, a follow-up. `weights` make skills
-    more or less likely, 1 where none is given; that of "second_turn" is for follow-ups. Raises SettingError.
+    These have different answers; after every fifth or so comes a follow-up, which needs it. `weights` make skills more
+    or less likely, 1 where none is given; that of "second_turn" is for follow-ups. Raises SettingError.
     """
     chances, chosen, asked = _chances(dict.fromkeys(LESSONS, 1.0), weights), [], set()
     follow_ups = BRANCH_FOLLOW_UP_SHARE * (weights or {}).get("second_turn", 1.0)
@@ -597,10 +608,11 @@ def branches(
             if ask is None or (skill == "yes_no" and number < leading):
                 continue
             asked.add(ask.answer)
-            chosen.append([_worded(skill, ask, rng, wording)])
+            turns = [_worded(skill, ask, rng, wording)]
             if number < leading:
                 follow_up = _choose(_second_turn(scene, ask), rng)
-                chosen[-1].append(_worded("second_turn", follow_up, rng, wording))
+                turns.append(_worded("second_turn", follow_up, rng, wording))
+            _put(chosen, turns, rng, alone=ask.meaning in ALONE)
             break
     return _shout_more(chosen, rng) if wording == "trained" else chosen
 
@@ -612,7 +624,7 @@ def page_branches(
     wording: str = "trained",
     weights: Mapping[str, float] | None = None,
 ) -> list[list[Turn]]:
-    """As `branches`, of one turn each, about an image with text and the things beside it; without any, now and then
+    """As `branches`, without follow-ups, about an image with text and the things beside it; without any, now and then
     about one that is not there.
     """
     # nearly 0, and not 0: whether weights make sense may not depend on chance
@@ -620,20 +632,20 @@ def page_branches(
     shares = {skill: (1 - beside) / len(READING) for skill in READING} | {s: beside / len(BESIDE) for s in BESIDE}
     chances, chosen, asked = _chances(shares, weights), [], set()
     for _ in range(8 * count):
-        if len(chosen) == count:
+        if len(asked) == count:
             break
         skill = str(rng.choice(tuple(shares), p=chances))
         options = READING[skill](page, rng) if skill in READING else LESSONS[skill](page.scene, rng)
         ask = _choose([ask for ask in options if ask.answer not in asked and ask.meaning not in ALONE], rng)
         if ask is not None:
             asked.add(ask.answer)
-            chosen.append([_worded(skill, ask, rng, wording)])
+            _put(chosen, [_worded(skill, ask, rng, wording)], rng)
     return _shout_more(chosen, rng) if wording == "trained" else chosen
 
 
 def outside_branches(rng: np.random.Generator, count: int, wording: str = "trained") -> list[list[Turn]]:
-    """`count` conversations of one turn about an image that is no drawing: the answer is the same to all of them."""
-    chosen = []
+    """Conversations with `count` questions about an image that is no drawing: the answer is the same to all of them."""
+    chosen: list[list[Turn]] = []
     for _ in range(count):
         if rng.random() < 0.2:
             asks = [Ask("read", ONLY_DRAWINGS)]
@@ -641,7 +653,7 @@ def outside_branches(rng: np.random.Generator, count: int, wording: str = "train
             scene = sample_scene(rng)
             asks = [ask for name in ("describe", _pick(rng, tuple(LESSONS))) for ask in LESSONS[name](scene, rng)]
         ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=())
-        chosen.append([_worded(OUTSIDE, ask, rng, wording)])
+        _put(chosen, [_worded(OUTSIDE, ask, rng, wording)], rng)
     return chosen
 
 

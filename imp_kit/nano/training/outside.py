@@ -95,13 +95,13 @@ def _augment(image, rng):
     if rng.random() < 0.3:
         turn = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
         image = image.transpose(turn[rng.integers(3)])
-    if rng.random() < 0.25:
+    if rng.random() < 0.35:
         other = _crop(rng, "trained").resize(image.size)
         if rng.random() < 0.5:
             image = Image.blend(image, other, rng.uniform(0.25, 0.75))
         else:
             image.paste(other, (round(image.width * rng.uniform(0.25, 0.75)), 0))
-    if rng.random() < 0.3:
+    if rng.random() < 0.45:
         image = image.convert("L").convert("RGB")
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 3.0)))

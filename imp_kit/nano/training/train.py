@@ -109,7 +109,7 @@ BOXES_WEIGHT = 4.0  # of the mean error of a corner, as a fraction of the image
 HEAD_RATE = 4.0  # times the learning rate, for the head of the labels, which is new in each run
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
 RARE: tuple[tuple[float, Callable[[Scene], bool]], ...] = (  # shares of drawings, and what they must show: few would
-    (0.25, lambda scene: any(thing.kind == "person" for thing in scene.things)),
+    (0.3, lambda scene: any(thing.kind == "person" for thing in scene.things)),
     (0.2, lambda scene: any(len(thing.colors) == 2 for thing in scene.things)),
     (0.15, lambda scene: any(alike > 1 for _, _, alike, _ in thing_numbers(scene))),
 )

@@ -44,7 +44,7 @@ MOST_COVERED, LEAST_VISIBLE = 0.3, 0.76  # of a thing's box: under another one, 
 CARDBOARD = ((160, 82, 45), (173, 129, 80))
 VARIED_COLORS = TRUE_COLORS | {"brown": (*TRUE_COLORS["brown"], *CARDBOARD * 2)}
 BROWN_BOXES = 0.4  # at least this share of them
-HOLDING = 0.4  # of the scenes that are laid out as exams have them: somebody who holds something
+HOLDING = 0.5  # of the scenes that are laid out as exams have them: somebody who holds something
 VARIED = {kind: (*new, *FIGURES[kind] * (len(new) // 8)) for kind, new in NEW_FIGURES.items()}
 
 
