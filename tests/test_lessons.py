@@ -90,8 +90,8 @@ def read(count, wording="trained", seed=0):
     """Turns about pages, and about what is no drawing."""
     rng = np.random.default_rng(seed)
     pages = [CAPTIONED, CODE, page("X", things=(thing("cat", "black"), thing("bus", "red", 2, 2)))]
-    turns = [turn for i in range(count) for (turn,) in page_branches(pages[i % 3], rng, 4, wording)]
-    return turns + [turn for (turn,) in outside_branches(rng, count // 2, wording)]
+    chats = [turns for i in range(count) for turns in page_branches(pages[i % 3], rng, 4, wording)]
+    return [turn for turns in chats + outside_branches(rng, count // 2, wording) for turn in turns]
 
 
 def test_captions():
@@ -400,7 +400,7 @@ def test_questions_about_a_page():
     rng = np.random.default_rng(0)
     for seed in range(200):
         where, _ = sample_page(np.random.default_rng(seed))
-        turns = [turn for (turn,) in page_branches(where, rng, 4)]
+        turns = [turn for turns in page_branches(where, rng, 4) for turn in turns]
         assert 1 <= len(turns) <= 4
         assert len({turn.answer for turn in turns}) == len(turns)
         assert {turn.skill for turn in turns} <= {*READING, *BESIDE}
@@ -502,8 +502,12 @@ def test_only_a_first_question_says_it_without_a_thing():
     rng = np.random.default_rng(0)
     later = [turn for _ in range(600) for turns in branches(random_scene(rng), rng, 4) for turn in turns[1:]]
     pages = [sample_page(np.random.default_rng(seed))[0] for seed in range(60)]
-    on_pages = [turn for each in pages for (turn,) in page_branches(each, rng, 6)]
+    on_pages = [turn for each in pages for turns in page_branches(each, rng, 6) for turn in turns]
     assert WHICH_ONE not in {turn.answer for turn in later + on_pages}
+    chats = [turns for _ in range(400) for turns in branches(ONE, rng, 4)]
+    for which, always in ((slice(1), False), (slice(1, None), True)):
+        asked = [turn.question.lower() for turns in chats for turn in turns[which] if turn.skill == "position"]
+        assert all(any(kind in question for kind in KINDS) for question in asked) == always
     assert WHICH_ONE in {turns[0].answer for _ in range(400) for turns in branches(TOWN, rng, 1)}
 
 
@@ -525,7 +529,8 @@ def test_up_to_nine_things():
     for _ in range(20):
         kinds = rng.permutation(KINDS)[:9]
         full = scene(*(thing(str(kind), "green", *cell) for kind, cell in zip(kinds, cells, strict=True)))
-        assert len(branches(full, rng, 6)) == 6
+        asked = [turn for turns in branches(full, rng, 6) for turn in turns if turn.skill != "second_turn"]
+        assert len(asked) == 6
 
 
 def test_questions_are_typed_as_people_type():
@@ -571,20 +576,23 @@ def test_noise_leaves_kinds_colors_and_boxes_readable():
 
 
 def test_branches_are_independent_questions():
-    rng, shares = np.random.default_rng(0), []
+    rng, followed, going_on = np.random.default_rng(0), [], []
     for seed in range(250):
         where = sample_scene(np.random.default_rng(seed))
         found = branches(where, rng, 5)
-        assert 1 <= len(found) <= 5
-        firsts = [each[0] for each in found]
-        assert len({turn.answer for turn in firsts if SHORT_SUFFIX not in turn.question}) == len(
-            [turn for turn in firsts if SHORT_SUFFIX not in turn.question]
-        )
-        for each in found:
-            assert each[0].skill in LESSONS
-            assert [turn.skill for turn in each[1:]] in ([], ["second_turn"])
-            shares.append(len(each) == 2)
-    assert 0.15 < np.mean(shares) < 0.25
+        asked = [turn for turns in found for turn in turns if turn.skill != "second_turn"]
+        assert 1 <= len(asked) <= 5
+        in_full = [turn.answer for turn in asked if SHORT_SUFFIX not in turn.question]
+        assert len(set(in_full)) == len(in_full)
+        for turns in found:
+            assert len(turns) <= lessons.MOST_TURNS
+            skills = [turn.skill for turn in turns]
+            assert skills[0] in LESSONS
+            assert ("second_turn", "second_turn") not in zip(skills, skills[1:], strict=False)
+            followed.append("second_turn" in skills)
+            going_on.append(any(skill in LESSONS for skill in skills[1:]))
+    assert 0.15 < np.mean(followed) < 0.3
+    assert 0.2 < np.mean(going_on) < 0.35
 
 
 def test_weights_steer_which_skills_are_asked():
@@ -597,8 +605,8 @@ def test_weights_steer_which_skills_are_asked():
     assert skills(locate=4).count("locate") > 2 * skills().count("locate")
     assert skills(second_turn=0).count("second_turn") == 0
     assert skills(second_turn=2).count("second_turn") > 1.5 * skills().count("second_turn") > 0
-    (alone,) = {t.skill for (t,) in page_branches(CAPTIONED, np.random.default_rng(0), 2, weights={"line": 1e9})}
-    assert alone == "line"
+    pages = page_branches(CAPTIONED, np.random.default_rng(0), 2, weights={"line": 1e9})
+    assert {turn.skill for turns in pages for turn in turns} == {"line"}
     for wrong in ({"singing": 1.0}, {"count": -1.0}, {"count": float("nan")}, dict.fromkeys(LESSONS, 0.0)):
         with pytest.raises(SettingError, match="weights"):
             branches(TOWN, np.random.default_rng(0), 2, weights=wrong)
@@ -608,15 +616,17 @@ def test_branches_about_pages_and_about_no_drawing():
     rng, missing = np.random.default_rng(0), 0
     for seed in range(200):
         where, _ = sample_page(np.random.default_rng(seed))
-        found = page_branches(where, rng, 3)
+        found = [turn for turns in page_branches(where, rng, 3) for turn in turns]
         assert 1 <= len(found) <= 3
-        for (turn,) in found:
+        for turn in found:
             assert turn.skill in {*READING, *BESIDE}
             if turn.skill in BESIDE and not where.scene.things:
                 missing += 1
                 assert re.fullmatch(r"There is no [a-z ]+\.|no [a-z ]+", turn.answer)
     assert 0 < missing < 60
-    assert [[turn.answer for turn in each] for each in outside_branches(rng, 4)] == [[ONLY_DRAWINGS]] * 4
+    chats = outside_branches(rng, 40)
+    assert [turn.answer for turns in chats for turn in turns] == [ONLY_DRAWINGS] * 40
+    assert {len(turns) for turns in chats} >= {1, 2}
 
 
 def test_what_is_no_drawing_has_one_answer():

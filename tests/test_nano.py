@@ -31,7 +31,7 @@ from imp_kit.images import to_pixels
 from imp_kit.model.decoder import rope_at
 from imp_kit.nano.training import processes
 from imp_kit.nano.training.card import check_target, plot, write
-from imp_kit.nano.training.evaluation import EVALUATION, Case, columns, evaluate, exam, mark, overlap
+from imp_kit.nano.training.evaluation import EVALUATION, Case, chats, columns, evaluate, exam, mark, overlap
 from imp_kit.nano.training.labels import (
     ACROSS,
     CHARACTERS,
@@ -631,6 +631,15 @@ def test_the_card_tells_the_truth(nano):
             claimed, found = (entry["skills"][skill][column]["share"] for entry in (card, figures))
             error = sqrt(max(claimed * (1 - claimed), 0.01) / samples)
             assert abs(found - claimed) < 4 * error, (skill, column)
+    first, second = (figures["chat"][place]["right"] for place in ("first", "second"))
+    assert first > samples / 2
+    assert second >= first - samples / 10  # what was said before does not mislead
+    asked = 0
+    for case in chats(99, samples):
+        chat = nano.chat(case.image)
+        replies = [chat.ask(turn.question).text for turn in case.turns]
+        asked += mark(case, replies[-1])[0]
+    assert asked == second
 
 
 @pytest.mark.slow
@@ -639,6 +648,7 @@ def test_the_card_is_written_from_the_figures(nano, tmp_path):
     write(figures, tmp_path / "new" / "evaluation.json")
     card = (tmp_path / "new" / "README.md").read_text("utf-8")
     assert all(f"| {skill.replace('_', ' ')} |" in card for skill in SKILLS)
+    assert all(f"| a question asked as the {place} in a chat | 2 |" in card for place in ("first", "second"))
     assert "{" not in card
     assert json.loads((tmp_path / "new" / "evaluation.json").read_text("utf-8"))["seed"] == 3
     drawn = np.asarray(Image.open(tmp_path / "new" / "mistakes.png").convert("L"))

@@ -37,6 +37,10 @@ def table(figures: dict) -> str:
     total = sum(entry["samples"] for entry in short)
     lines += [
         f"| read: 1 to 6 characters | {total} | {sum(entry['right'] for entry in short) / total:.1%} |",
+        *(
+            f"| a question asked as the {place} in a chat | {entry['samples']} | {_cell(entry)} |"
+            for place, entry in figures["chat"].items()
+        ),
         f"| drawings answered with “{ONLY_DRAWINGS}” (all wordings) | {figures['drawings_refused']['samples']} "
         f"| {_cell(figures['drawings_refused'])} |",
         "",

@@ -23,10 +23,12 @@ from imp_kit.experiments.stats import wilson
 from imp_kit.imp import Imp
 from imp_kit.model.sampling import Sampling
 from imp_kit.nano.training.lessons import (
+    LESSONS,
     ONLY_DRAWINGS,
     OUTSIDE,
     READING,
     SKILLS,
+    WHICH_ONE,
     Turn,
     outside_branches,
     page_question,
@@ -87,6 +89,21 @@ def exam(skill: str, column: str, seed: int, samples: int) -> Iterator[Case]:
         yield case
 
 
+def chats(seed: int, samples: int) -> Iterator[Case]:
+    """Drawings of several things, each with two questions that have nothing to do with each other."""
+    index = made = 0
+    while made < samples:
+        rng = np.random.default_rng([EVALUATION, seed, len(SKILLS), index])
+        index += 1
+        image, scene = draw(sample_scene(rng), rng)
+        asked = [question(scene, str(skill), rng) for skill in rng.choice(tuple(LESSONS), 2)]
+        turns = [turn for one in asked if one for turn in one]
+        if len(scene.things) < 2 or len(turns) < 2 or WHICH_ONE in {turn.answer for turn in turns}:
+            continue
+        made += 1
+        yield Case(image, turns, "")
+
+
 def overlap(one: Corners, other: Corners) -> float:
     """Intersection over union of two boxes, 0 to 1."""
     width = min(one[2], other[2]) - max(one[0], other[0])
@@ -127,7 +144,8 @@ def evaluate(imp: Imp, seed: int, samples: int) -> dict:
     """Score every skill on `samples` images in each of its columns, and read the probe's five levels.
 
     Returns a dictionary fit for JSON: per skill and column what `count` gives, also by part, the mean overlap of
-    boxes, and the first mistakes in full with their number in the exam. Raises SettingError.
+    boxes, and the first mistakes in full with their number in the exam; and how many questions are answered right as
+    the first and as the second one of a chat. Raises SettingError.
     """
     if seed < 0 or samples < 1:
         raise SettingError(f"seed is {seed} and samples {samples}; give a seed from 0 and at least one sample.")
@@ -135,7 +153,7 @@ def evaluate(imp: Imp, seed: int, samples: int) -> dict:
     drawings: list[bool] = []  # whether a drawing was answered as if it were no drawing
     probe = min(samples, PROBE_SAMPLES)
     cells = sum(len(columns(skill)) for skill in SKILLS)
-    with tqdm(total=cells * samples + len(LEVELS) * probe, unit="answer") as bar:
+    with tqdm(total=(cells + 2) * samples + len(LEVELS) * probe, unit="answer") as bar:
         for skill in SKILLS:
             skills[skill] = {}
             for column in columns(skill):
@@ -160,6 +178,11 @@ def evaluate(imp: Imp, seed: int, samples: int) -> dict:
                 skills[skill][column] = entry
                 if skill != OUTSIDE:
                     drawings += [score(reply, ONLY_DRAWINGS) for reply in replies]
+        cases, chat = list(chats(seed, samples)), {}
+        for place, start in (("first", 1), ("second", 0)):  # without the question before, and with it
+            asked = [(case.image, [turn.question for turn in case.turns[start:]]) for case in cases]
+            replies = _replies(imp, asked, bar)
+            chat[place] = count([mark(case, reply)[0] for case, reply in zip(cases, replies, strict=True)])
         levels = [_read_probe(imp, level, seed, probe, bar) for level in range(len(LEVELS))]
     return {
         "checkpoint": imp.name,
@@ -169,6 +192,7 @@ def evaluate(imp: Imp, seed: int, samples: int) -> dict:
         "date": date.today().isoformat(),
         "versions": {"imp-kit": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "skills": skills,
+        "chat": chat,
         "drawings_refused": count(drawings),
         "probe": levels,
     }

@@ -710,6 +710,10 @@ def book_person(p):
     item = p.part(x + half * 0.9, level, 1, level + size, paint)
     item.edge, item.edge_width = (p.ink if color_lightness(paint) > 45 else PALE), p.u(0.03, 0.06)
     reach = (x + half + (1 - x - half) * p.u(0.3, 0.6), level + size + 0.01)
+    both = p.chance(0.5)
+    if both:  # the other arm lies behind, and its hand holds the far side
+        under = level + size + p.u(0.0, 0.03)
+        p.line(((x, 0.34), (x + 0.06, under), (p.u(0.85, 0.95), under)), wide, shade_of(p.main, p.u(0.1, 0.25)))
     if p.chance(0.5):
         any_of(FIGURES[kind], p.rng)(item)
         p.line(((x, 0.31), (x + 0.02, level + size - 0.02), reach), wide, sleeve)
@@ -717,6 +721,10 @@ def book_person(p):
         p.line(((x, 0.31), (x + 0.02, level + size - 0.02), reach), wide, sleeve)
         any_of(FIGURES[kind], p.rng)(item)
     p.disc(*reach, 0.03, p.skin)
+    if both:
+        for finger in range(int(p.rng.integers(1, 5))):
+            y = level + size * (0.4 + 0.11 * finger)
+            p.line(((0.9, y + 0.01), (0.97, y)), 0.025, p.skin)
 
 
 @plan("door", 0.52, DETAILED)

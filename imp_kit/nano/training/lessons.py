@@ -591,9 +591,9 @@ def branches(
     wording: str = "trained",
     weights: Mapping[str, float] | None = None,
 ) -> list[list[Turn]]:
-    """Conversations about the scene, independent of each other, with up to `count` questions that need none before them.
+    """Conversations about the scene, independent of each other: up to `count` questions, and follow-ups to some of them.
 
-    These have different answers; after every fifth or so comes a follow-up, which needs it. `weights` make skills more
+    All but the follow-ups can be understood alone, and have different answers. `weights` make skills more
     or less likely, 1 where none is given; that of "second_turn" is for follow-ups. Raises SettingError.
     """
     chances, chosen, asked = _chances(dict.fromkeys(LESSONS, 1.0), weights), [], set()

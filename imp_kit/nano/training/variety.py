@@ -15,6 +15,7 @@ from imp_kit.experiments.drawings import (
     ASPECTS,
     COLORS,
     FIGURES,
+    HELD,
     KINDS,
     SHAPES,
     TRUE_COLORS,
@@ -34,7 +35,7 @@ from imp_kit.experiments.drawings import (
     sample_paints,
     sample_scene,
 )
-from imp_kit.nano.training.figures import NEW_FIGURES, Figure
+from imp_kit.nano.training.figures import HOLDER, NEW_FIGURES, Figure
 from imp_kit.nano.training.seen import LEAST_CLEAR, as_seen, is_clear, least_side, off_borders, placed
 
 Box = tuple[float, float, float, float]
@@ -61,14 +62,14 @@ def sample_varied(rng: np.random.Generator) -> tuple[Image.Image, Scene]:
     """An RGB image and what it shows: one to five things, their boxes as fractions of this image."""
     while True:
         kind = rng.random()
-        if kind < 0.35:
+        if kind < 0.3:
             scene, rare = sample_scene(rng), rng.random() < HOLDING
             while rare and not any(thing.holding for thing in scene.things):
                 scene = sample_scene(rng)
             things = tuple(_with_brown_box(thing, rng) for thing in scene.things)
             image, scene = draw(replace(scene, things=things), rng, VARIED, VARIED_COLORS)
         else:
-            sample = _group if kind < 0.6 else _few if kind < 0.85 else _crowded
+            sample = _group if kind < 0.55 else _few if kind < 0.78 else _crowded if kind < 0.88 else _carrying
             image, scene = _drawn(*sample(rng), rng)
         scene = placed(scene)
         if is_clear(scene):
@@ -225,6 +226,29 @@ def _scattered(rng, count, low, high, fits):
                 return [_Plan(Thing(k, c, 0, 0, box), f, int(seed)) for k, c, box, f, seed in named], size
 
 
+def _carrying(rng):
+    """Somebody who carries something, and a thing that is partly behind them."""
+    holder = any_of((*FIGURES["person"], HOLDER, HOLDER), rng)
+    kind = str(any_of([kind for kind in KINDS if kind != "person"], rng))
+    figure = any_of(VARIED[kind], rng)
+    shirt, held, color = (COLORS[i] for i in rng.choice(len(COLORS), 3, replace=False))
+    person = _with_brown_box(Thing("person", (shirt,), 0, 0, (0, 0, 1, 1), (held, str(any_of(HELD, rng)))), rng)
+    while True:
+        size = sample_canvas(rng)
+        for _ in range(40):
+            extents = (
+                _extent(kind, figure, _side(rng, 0.3, 0.9), size, rng),
+                _extent("person", HOLDER, rng.uniform(0.5, 0.95), size, rng),
+            )
+            if None in extents:
+                continue
+            behind, before = (_around(*rng.uniform(0.1, 0.9, 2), extent) for extent in extents)
+            if _overlapping([behind, before]):
+                thing = Thing(kind, (color,), 0, 0, behind)
+                seeds = rng.integers(2**32, size=2).tolist()
+                return [_Plan(thing, figure, seeds[0]), _Plan(replace(person, box=before), holder, seeds[1])], size
+
+
 def _drawn(plans: Sequence[_Plan], size, rng):
     """The image with its scene; the boxes are as far as the drawn things reach."""
     big = (2 * size[0], 2 * size[1])
@@ -235,7 +259,10 @@ def _drawn(plans: Sequence[_Plan], size, rng):
     for made, some in zip(plans, paints, strict=True):
         chance = np.random.default_rng(made.seed)
         matrix, span = lay_out(made.thing, big, chance) if turned else _upright(made.thing, big, chance)
+        held = (some[-1], made.thing.holding[1]) if made.thing.holding else None
+        some = some[: len(made.thing.colors)]
         pen = Pen(image, matrix, span, some[::-1] if swap else some, len(some) == 2, chance, dark)
+        pen.held = held
         made.figure(pen)
         corners = np.concatenate((np.min(pen.reach, axis=0), np.max(pen.reach, axis=0))) / (big * 2)
         things.append(replace(made.thing, box=tuple(float(v) for v in np.clip(corners, 0, 1))))
@@ -253,7 +280,7 @@ def _all_paints(plans, rng):
         known: dict[tuple[str, ...], list] = {}
         paints = []
         for made in plans:
-            names = made.thing.colors
+            names = (*made.thing.colors, *(made.thing.holding or ())[:1])
             if not (same and names in known):
                 known[names] = sample_paints(names, rng, VARIED_COLORS)
             paints.append(known[names])
