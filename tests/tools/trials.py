@@ -9,6 +9,7 @@ tokens is the likeliest after the true ones before it. Prints a table as Markdow
 
 import argparse
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from imp_kit.checkpoints.hub import NANO_FOLDER
 from imp_kit.nano.training import train
-from imp_kit.nano.training.train import CONFIGS, Batch, Lessons, Run, TrainConfig, collate
+from imp_kit.nano.training.train import CONFIGS, Batch, Lessons, Run, TrainConfig, collate, steer
 
 SEED, EXAM_SEED = 100, 101  # of streams that no run has used
 HEAD_PICTURES, HEAD_RATE = 960, 4e-3
@@ -39,6 +40,7 @@ class Way:
     prepare: Callable[[Run], None] = lambda run: None
     constants: dict[str, float] = field(default_factory=dict)  # of train.py, while it learns
     averaged: bool = True  # whether the mean of the weights is examined, or the last ones
+    decay: float = 1.0  # share of the time, at its end, in which the rate falls
 
 
 def adamw_alone(run: Run) -> None:
@@ -56,13 +58,15 @@ WAYS = {
     "one conversation about each picture": Way(constants={"BRANCHES": 1, "PAGE_BRANCHES": 1}),
     "no labels of how many are alike": Way(constants={"NUMBERS_WEIGHT": 0.0}),
     "batches of 16": Way(lambda config: replace(config, batch=16)),
+    "the rate falls in the last fifth only": Way(decay=0.2),
+    "skills that are behind asked about more": Way(lambda config: replace(config, steered=True)),
     "torch's own attention and GELU": Way(prepare=lambda run: setattr(run, "kernels", nullcontext)),
 }
 
 
 def batches(run: Run, seed: int) -> Iterator[Batch]:
     config = replace(run.config, seed=seed)
-    lessons = Lessons(config, run.out, range(10**9), {})
+    lessons = Lessons(config, run.out, range(10**9), run.weights if seed == SEED else {})
     for start in count(0, config.batch):
         yield collate([lessons[index] for index in range(start, start + config.batch)])
 
@@ -76,21 +80,27 @@ def trial(way: Way, start: Path, seconds: float, folder: Path) -> tuple[int, flo
     way.prepare(run)
     with run.kernels():
         teach_head(run)
+        if config.steered:
+            _, results = examine(run, EXAM_SEED + 2)
+            run.weights = steer(results)
         with patch.dict(vars(train), way.constants):
-            seen = learn(run, seconds)
+            seen = learn(run, seconds, way.decay)
         if way.averaged:
             run.learner.model.load_state_dict(run.mean.module.state_dict())
-        return seen, *examine(run)
+        loss, results = examine(run, EXAM_SEED)
+        marks = [right for rights in results.values() for right in rights]
+        return seen, loss, sum(marks) / len(marks)
 
 
-def learn(run: Run, seconds: float) -> int:
+def learn(run: Run, seconds: float, decay: float) -> int:
     """How many samples fit into the time; they are drawn outside of it, as workers do."""
     used, drawn = 0.0, batches(run, SEED)
     while used < seconds:
         batch, share = next(drawn), used / seconds
         begun = time.process_time()
         answer_loss, patch_loss, _ = run.losses(batch)
-        run.update(answer_loss + patch_loss, run.config.learning_rate * min(1.0, share / WARM_UP + 0.01, 1.0 - share))
+        rate = min(1.0, share / WARM_UP + 0.01, (1.0 - share) / decay)
+        run.update(answer_loss + patch_loss, rate * run.config.learning_rate)
         used += time.process_time() - begun
         run.done += run.config.batch
     return run.done
@@ -110,13 +120,15 @@ def teach_head(run: Run) -> None:
 
 
 @torch.inference_mode()
-def examine(run: Run) -> tuple[float, float]:
-    losses, marks = [], []
-    for _, batch in zip(range(EXAM // run.config.batch), batches(run, EXAM_SEED), strict=False):
+def examine(run: Run, seed: int) -> tuple[float, dict[str, list[bool]]]:
+    """The mean loss of the answers about new pictures, and by skill which of them are right."""
+    losses, results = [], defaultdict(list)
+    for _, batch in zip(range(EXAM // run.config.batch), batches(run, seed), strict=False):
         loss, _, answered = run.losses(batch)
         losses.append(loss)
-        marks += [right for _, right in answered]
-    return float(torch.stack(losses).mean()), sum(marks) / len(marks)
+        for name, right in answered:
+            results[name].append(right)
+    return float(torch.stack(losses).mean()), results
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ def main() -> None:
     learn.add_argument("--seed", type=int)
     learn.add_argument("--start", help="name or folder of an earlier imp-nano to begin from")
     learn.add_argument("--device", default="cpu")
-    learn.add_argument("--processes", type=int, default=1, help="how many share each batch, on a CPU")
     measure = commands.add_parser("evaluate", help="score a checkpoint on unseen drawings")
     measure.add_argument("--checkpoint", default=NANO, help="name or folder")
     measure.add_argument("--seed", type=int, default=1)
@@ -40,7 +39,7 @@ def main() -> None:
             start = find(args.start).folder if args.start else None
             if args.plan == "further" and start is None and not (args.out / "state.pt").exists():
                 raise SettingError("The plan further goes on from a checkpoint: name it after --start.")
-            train(args.out, config, device=args.device, start=start, world_size=args.processes)
+            train(args.out, config, device=args.device, start=start)
         else:
             if args.json:
                 check_target(args.json)

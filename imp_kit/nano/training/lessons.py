@@ -591,7 +591,7 @@ def branches(
     wording: str = "trained",
     weights: Mapping[str, float] | None = None,
 ) -> list[list[Turn]]:
-    """Conversations about the scene, independent of each other: up to `count` questions, and follow-ups to some of them.
+    """Conversations about the scene, independent of each other: up to `count` questions, and follow-ups to some.
 
     All but the follow-ups can be understood alone, and have different answers. `weights` make skills more
     or less likely, 1 where none is given; that of "second_turn" is for follow-ups. Raises SettingError.

@@ -42,7 +42,6 @@ from imp_kit.experiments.drawings import Scene, draw, sample_scene
 from imp_kit.images import to_pixels
 from imp_kit.model.decoder import rope_at, rotate
 from imp_kit.model.imp import ImpModel
-from imp_kit.nano.training import processes
 from imp_kit.nano.training.kernels import LearningKernels
 from imp_kit.nano.training.labels import (
     ACROSS,
@@ -128,8 +127,7 @@ BAD_STEPS = 3  # without numbers, one after the other, that stop a run
 class TrainConfig:
     """How long and how fast imp-nano learns.
 
-    A run is a function of these values, the versions of its libraries, how many processes share each batch, and whether
-    the device learns in bf16.
+    A run is a function of these values, the versions of its libraries, and whether the device learns in bf16.
     """
 
     samples: int = 148_000
@@ -583,25 +581,20 @@ class Run:
         state = self._state()
         # A CPU without instructions for bf16 takes twenty times as long in it as in fp32. Measured once: on a busy
         # machine the same measurement may come out differently, and a resumed run would be another one.
-        self.bf16 = state["bf16"] if state else processes.collect(device.type == "cuda" or bf16_is_faster())[0]
-        rank, _ = processes.rank_and_world_size()
+        self.bf16 = state["bf16"] if state else device.type == "cuda" or bf16_is_faster()
         if state is None:
             if (out / "model.safetensors").exists():
                 raise SettingError(f"{out} holds a checkpoint, and no state of a run; choose another folder.")
             if start:
                 init_from(start, self.learner.model)
-            if rank == 0 and start:
                 copyfile(start / "tokenizer.json", out / "tokenizer.json")
-            elif rank == 0:
+            else:
                 make_tokenizer(out, config.seed)
-            if rank == 0:
-                (out / "log.csv").unlink(missing_ok=True)
+            (out / "log.csv").unlink(missing_ok=True)
         else:
             self.done, self.seconds, self.skipped = state["done"], state["seconds"], state["skipped"]
             self.weights, self.start = state["weights"], state["start"]
-            if rank == 0:
-                _forget(out / "log.csv", self.done)
-        processes.collect(self.done)  # the first one has written the tokenizer
+            _forget(out / "log.csv", self.done)
         self.tokenizer = TextTokenizer(out)
         self.opening = torch.tensor(self.tokenizer.encode_pieces(PHI2.open()), device=device)
         self.mean = AveragedModel(self.learner.model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
@@ -673,10 +666,8 @@ class Run:
         """One step at a learning rate; where the loss or its gradient is no number, none, and False."""
         self.learner.zero_grad(set_to_none=True)
         loss.backward()
-        loss = loss.detach()
-        processes.average([loss, *(p.grad for p in self.learner.parameters() if p.grad is not None)])
         norm = nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
-        if not torch.isfinite(norm + loss):
+        if not torch.isfinite(norm + loss.detach()):
             return False
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -729,45 +720,20 @@ def train(
     device: str = "cpu",
     start: Path | None = None,
     report_every: int = 4_000,
-    world_size: int = 1,
 ) -> None:
     """Train into the folder `out`: state.pt to resume from, log.csv, and a checkpoint as `imp_kit.load` reads it.
 
     A new run begins from nothing, or from the checkpoint in the folder `start`. A run in `out` goes on where it
-    stopped. `world_size` processes share each batch, and learn from the mean of their gradients.
+    stopped.
 
-    A step whose loss or gradient is no number is left out and counted. Raises SettingError for a run of another plan,
-    and for a batch that the processes cannot share; RunError where three steps in a row are no numbers, the disk is
-    full, or a process has ended. The last state is kept.
+    A step whose loss or gradient is no number is left out and counted. Raises SettingError for a run of another plan;
+    RunError where three steps in a row are no numbers, or the disk is full. The last state is kept.
     """
     chosen = choose_device(device)
-    _check_parts(config, world_size, report_every, chosen)
     out.mkdir(parents=True, exist_ok=True)
-    processes.run(world_size, _train, out, config, chosen, start, report_every)
-
-
-def _check_parts(config: TrainConfig, world_size: int, report_every: int, device: torch.device) -> None:
-    """Raise SettingError if so many processes cannot have equal parts of each batch, or would share one GPU."""
-    if world_size > 1 and device.type != "cpu":
-        raise SettingError(f"{world_size} processes learn together on CPUs only, not on {device.type}; start one.")
-    if world_size < 1 or config.batch % world_size:
-        raise SettingError(
-            f"{world_size} processes cannot have equal parts of a batch of {config.batch}; choose a number that "
-            f"divides {config.batch}."
-        )
-    if world_size > 1 and (config.samples % config.batch or report_every % config.batch):
-        raise SettingError(
-            f"Processes that learn together need whole batches of {config.batch}; {config.samples} samples, with a "
-            f"report after each {report_every}, are none. Choose multiples of {config.batch}."
-        )
-
-
-def _train(out: Path, config: TrainConfig, device: torch.device, start: Path | None, report_every: int) -> None:
-    """The work of one process."""
-    run = Run(out, config, device, start)
-    rank, _ = processes.rank_and_world_size()
-    bar = tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10, disable=rank > 0)
-    if rank == 0 and run.done:
+    run = Run(out, config, chosen, start)
+    bar = tqdm(total=config.samples, initial=run.done, unit="sample", mininterval=10)
+    if run.done:
         run.save_checkpoint()  # a run that was killed in between has a state and no checkpoint of it
     with run.kernels(), bar:
         while run.done < config.samples:
@@ -775,34 +741,29 @@ def _train(out: Path, config: TrainConfig, device: torch.device, start: Path | N
             losses, results = _learn(run, stop, bar)
             if config.steered and any(results.values()):
                 run.weights = steer(results)
-            if rank == 0:
-                _report(out / "log.csv", run, losses, results)
-                run.save()
+            _report(out / "log.csv", run, losses, results)
+            run.save()
 
 
 def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], dict[str, list[bool]]]:
-    """Learn from the samples up to `stop`: the losses of answers and patches, and which answers were right by name.
-
-    Both are of all processes.
-    """
+    """Learn from the samples up to `stop`: the losses of answers and patches, and which answers were right by name."""
     config = run.config
-    rank, world_size = processes.rank_and_world_size()
     losses: list[tuple[float, float]] = []
     results: dict[str, list[bool]] = defaultdict(list)
     bad_steps, begun = 0, time.perf_counter() - run.seconds
     loader = DataLoader(
-        Lessons(config, run.out, range(run.done + rank, stop, world_size), run.weights),
-        config.batch // world_size,
+        Lessons(config, run.out, range(run.done, stop), run.weights),
+        config.batch,
         collate_fn=collate,
         # They draw while the model learns; spawned, since tokenizers must not be forked.
-        num_workers=max(1, (os.cpu_count() or 1) // world_size - 1),
+        num_workers=max(1, (os.cpu_count() or 1) - 1),
         prefetch_factor=8,
         multiprocessing_context="spawn",
     )
     for batch in loader:
         rate = config.rate(run.done)
         answer_loss, patch_loss, answered = run.losses(batch)
-        size = len(batch[0]) * world_size
+        size = len(batch[0])
         run.done += size
         if run.update(answer_loss + patch_loss, rate):
             bad_steps = 0
@@ -819,9 +780,6 @@ def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], d
         for name, right in answered:
             results[name].append(right)
     run.seconds = time.perf_counter() - begun
-    parts = processes.collect((losses, dict(results)))
-    losses = [loss for part, _ in parts for loss in part]
-    results = {name: [right for _, part in parts for right in part.get(name, ())] for name in LOGGED}
     bar.set_postfix(patch_loss=f"{np.mean(losses, axis=0)[1]:.3f}" if losses else "")
     return losses, results
 

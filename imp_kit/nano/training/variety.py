@@ -232,7 +232,9 @@ def _carrying(rng):
     kind = str(any_of([kind for kind in KINDS if kind != "person"], rng))
     figure = any_of(VARIED[kind], rng)
     shirt, held, color = (COLORS[i] for i in rng.choice(len(COLORS), 3, replace=False))
-    person = _with_brown_box(Thing("person", (shirt,), 0, 0, (0, 0, 1, 1), (held, str(any_of(HELD, rng)))), rng)
+    person = Thing("person", (shirt,), 0, 0, (0, 0, 1, 1), (held, str(any_of(HELD, rng))))
+    if "brown" not in (shirt, color):
+        person = _with_brown_box(person, rng)
     while True:
         size = sample_canvas(rng)
         for _ in range(40):
