@@ -2,9 +2,10 @@
 
     python tests/tools/trials.py [--start imp-nano] [--seconds 100] [--ways "as it is" "AdamW alone" ...]
 
-Every way has so many seconds of the CPU's time, a rate that falls to nothing over them, and its own new head, which
-learned alone before. Then all answer the same questions about the same new pictures; an answer is right if each of its
-tokens is the likeliest after the true ones before it. Prints a table as Markdown.
+Every way has so many seconds of the CPU's time, a rate that falls to nothing over them or at their end, and its own new
+head, which learned alone before. None is steered but the one that is named so, and that once, before it learns. Then all
+answer the same questions about the same new pictures; an answer is right if each of its tokens is the likeliest after the
+true ones before it. Prints a table as Markdown.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from imp_kit.checkpoints.hub import NANO_FOLDER
 from imp_kit.nano.training import train
 from imp_kit.nano.training.train import CONFIGS, Batch, Lessons, Run, TrainConfig, collate, steer
 
-SEED, EXAM_SEED = 100, 101  # of streams that no run has used
+SEED, EXAM_SEED = 100, 101  # of streams that no run has used; the two after them, too
 HEAD_PICTURES, HEAD_RATE = 960, 4e-3
 EXAM = 320  # pictures
 AVERAGING = 0.95  # so few steps are averaged over fewer
@@ -34,7 +35,7 @@ WARM_UP = 0.1  # share of the time
 
 @dataclass(frozen=True)
 class Way:
-    """A change of the trainer: of its plan, its optimizers, or its constants."""
+    """A change of the trainer: of its plan, its optimizers, its constants, or how long its rate falls."""
 
     config: Callable[[TrainConfig], TrainConfig] = lambda config: config
     prepare: Callable[[Run], None] = lambda run: None

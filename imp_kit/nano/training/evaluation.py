@@ -90,7 +90,7 @@ def exam(skill: str, column: str, seed: int, samples: int) -> Iterator[Case]:
 
 
 def chats(seed: int, samples: int) -> Iterator[Case]:
-    """Drawings of several things, each with two questions that have nothing to do with each other."""
+    """Drawings of several things, each with two questions of any skills, of which neither needs the other."""
     index = made = 0
     while made < samples:
         rng = np.random.default_rng([EVALUATION, seed, len(SKILLS), index])

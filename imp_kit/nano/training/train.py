@@ -112,7 +112,7 @@ RARE: tuple[tuple[float, Callable[[Scene], bool]], ...] = (  # shares of drawing
     (0.2, lambda scene: any(len(thing.colors) == 2 for thing in scene.things)),
     (0.15, lambda scene: any(alike > 1 for _, _, alike, _ in thing_numbers(scene))),
 )
-BRANCHES = 9  # conversations about one image, more than fit into a row: the last ones are left out
+BRANCHES = 9  # questions about one image, more than fit into a row: what does not fit is left out
 PAGE_BRANCHES = 7
 ROW = 160  # tokens after the image
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image

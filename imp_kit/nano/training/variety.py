@@ -1,4 +1,4 @@
-"""Scenes as other hands draw them: groups, things alone on plain ground, overlaps, things that the edge cuts off.
+"""Scenes as other hands draw them: groups, things alone, overlaps, what the edge cuts off, people who carry something.
 
 `imp_kit.experiments.drawings` has the scenes and figures that exams and notebooks use, and they stay as they are; these
 are for training beside them.
