@@ -3,9 +3,9 @@
     python tests/tools/trials.py [--start imp-nano] [--seconds 100] [--ways "as it is" "AdamW alone" ...]
 
 Every way has so many seconds of the CPU's time, a rate that falls to nothing over them or at their end, and its own new
-head, which learned alone before. None is steered but the one that is named so, and that once, before it learns. Then all
-answer the same questions about the same new pictures; an answer is right if each of its tokens is the likeliest after the
-true ones before it. Prints a table as Markdown.
+head, which learned alone before. None is steered but the one that is named so, and that once, before it learns. Then
+all answer the same questions about the same new pictures; an answer is right if each of its tokens is the likeliest
+after the true ones before it. Prints a table as Markdown.
 """
 
 import argparse
