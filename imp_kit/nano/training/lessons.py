@@ -53,22 +53,26 @@ LEADS = ("Can you tell me {}?", "Could you tell me {}?", "Do you know {}?", "Tel
          "Please tell me {}.", "I want to know {}.", "Can you say {}?", "Say {}.")  # fmt: skip
 
 
-def _read_wordings() -> dict[str, dict[str, tuple[str, ...]]]:
+def _read_wordings() -> tuple[dict[str, dict[str, tuple[str, ...]]], frozenset[str]]:
     """wordings.txt: templates by meaning, "+" the trained ones, "-" those kept back to test understanding.
 
     The latter are made only of words that training uses elsewhere. A template that starts with "~" is a clause and goes
-    into one of LEADS.
+    into one of LEADS. "^" before it marks those that can only begin a conversation, since "it" or "this" would be what
+    was spoken of before; they are also returned as a set, all without the mark.
     """
     sheet = Path(__file__).with_name("wordings.txt").read_text("utf-8")
     wordings: dict[str, dict[str, tuple[str, ...]]] = {}
+    first_only: set[str] = set()
     for entry in " ".join(sheet.split("\n  ")).strip().split("\n"):
         meaning, sign, templates = entry.split(" ", 2)
         which = {"+": "trained", "-": "unseen"}[sign]
-        wordings.setdefault(meaning, {})[which] = tuple(t.strip() for t in templates.split("|"))
-    return wordings
+        marked = [template.strip() for template in templates.split("|")]
+        wordings.setdefault(meaning, {})[which] = tuple(template.removeprefix("^") for template in marked)
+        first_only |= {template[1:] for template in marked if template.startswith("^")}
+    return wordings, frozenset(first_only)
 
 
-WORDINGS = _read_wordings()
+WORDINGS, FIRST_ONLY = _read_wordings()
 
 
 @dataclass(frozen=True)
@@ -535,8 +539,8 @@ def _shout_more(conversations: list[list[Turn]], rng: np.random.Generator) -> li
     return [[shout(turn) for turn in turns] for turns in conversations]
 
 
-def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str) -> Turn:
-    core = _pick(rng, WORDINGS[ask.meaning][wording])
+def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str, first: bool = True) -> Turn:
+    core = _pick(rng, [core for core in WORDINGS[ask.meaning][wording] if first or core not in FIRST_ONLY])
     slots = {**ask.slots, "in": _pick(rng, INSIDE), "pic": _pick(rng, PICTURES)}
     if place := slots.get("place"):
         slots["place"] = _pick(rng, PLACE_WORDS.get(place, (place,)))
@@ -575,13 +579,12 @@ def _chances(shares: Mapping[str, float], weights: Mapping[str, float] | None) -
     return chances / chances.sum()
 
 
-def _put(conversations: list[list[Turn]], turns: list[Turn], rng: np.random.Generator, alone: bool = False) -> None:
-    """Begin another conversation, or, in some cases and not with what is asked `alone`, go on with the last one."""
-    fits = conversations and not alone and len(conversations[-1]) + len(turns) <= MOST_TURNS
-    if fits and rng.random() < CHAT_SHARE:
-        conversations[-1] += turns
-    else:
-        conversations.append(turns)
+def _open(conversations: list[list[Turn]], length: int, rng: np.random.Generator, alone: bool = False) -> list[Turn]:
+    """The conversation for the next `length` turns: a new one or, in some cases and not `alone`, the last one."""
+    fits = conversations and not alone and len(conversations[-1]) + length <= MOST_TURNS
+    if not (fits and rng.random() < CHAT_SHARE):
+        conversations.append([])
+    return conversations[-1]
 
 
 def branches(
@@ -593,26 +596,31 @@ def branches(
 ) -> list[list[Turn]]:
     """Conversations about the scene, independent of each other: up to `count` questions, and follow-ups to some.
 
-    All but the follow-ups can be understood alone, and have different answers. `weights` make skills more
+    All but the follow-ups can be understood alone, and all have different answers. `weights` make skills more
     or less likely, 1 where none is given; that of "second_turn" is for follow-ups. Raises SettingError.
     """
+
+    def new(asks: list[Ask]) -> list[Ask]:
+        return [ask for ask in asks if ask.answer not in asked]
+
     chances, chosen, asked = _chances(dict.fromkeys(LESSONS, 1.0), weights), [], set()
     follow_ups = BRANCH_FOLLOW_UP_SHARE * (weights or {}).get("second_turn", 1.0)
     for _ in range(count):
         tries = rng.choice(tuple(LESSONS), 8, p=chances).tolist()
         leading = 6 if rng.random() < follow_ups else 0  # tries that must allow a follow-up; some scenes have none
         for number, skill in enumerate(tries):
-            options = [ask for ask in LESSONS[skill](scene, rng) if ask.answer not in asked]
-            ask = _choose([ask for ask in options if number >= leading or _second_turn(scene, ask)], rng)
+            options = new(LESSONS[skill](scene, rng))
+            ask = _choose([ask for ask in options if number >= leading or new(_second_turn(scene, ask))], rng)
             # Only a "yes" has a follow-up: with them among the first turns there would be more of these than of "no".
             if ask is None or (skill == "yes_no" and number < leading):
                 continue
+            turns = _open(chosen, 1 + (number < leading), rng, alone=ask.meaning in ALONE)
+            turns.append(_worded(skill, ask, rng, wording, first=not turns))
             asked.add(ask.answer)
-            turns = [_worded(skill, ask, rng, wording)]
             if number < leading:
-                follow_up = _choose(_second_turn(scene, ask), rng)
+                follow_up = _choose(new(_second_turn(scene, ask)), rng)
                 turns.append(_worded("second_turn", follow_up, rng, wording))
-            _put(chosen, turns, rng, alone=ask.meaning in ALONE)
+                asked.add(follow_up.answer)
             break
     return _shout_more(chosen, rng) if wording == "trained" else chosen
 
@@ -639,7 +647,8 @@ def page_branches(
         ask = _choose([ask for ask in options if ask.answer not in asked and ask.meaning not in ALONE], rng)
         if ask is not None:
             asked.add(ask.answer)
-            _put(chosen, [_worded(skill, ask, rng, wording)], rng)
+            turns = _open(chosen, 1, rng)
+            turns.append(_worded(skill, ask, rng, wording, first=not turns))
     return _shout_more(chosen, rng) if wording == "trained" else chosen
 
 
@@ -653,7 +662,8 @@ def outside_branches(rng: np.random.Generator, count: int, wording: str = "train
             scene = sample_scene(rng)
             asks = [ask for name in ("describe", _pick(rng, tuple(LESSONS))) for ask in LESSONS[name](scene, rng)]
         ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=())
-        _put(chosen, [_worded(OUTSIDE, ask, rng, wording)], rng)
+        turns = _open(chosen, 1, rng)
+        turns.append(_worded(OUTSIDE, ask, rng, wording, first=not turns))
     return chosen
 
 
@@ -663,11 +673,17 @@ def page_question(page: Page, skill: str, rng: np.random.Generator, wording: str
     return [_worded(skill, ask, rng, wording)] if ask else None
 
 
-def question(scene: Scene, skill: str, rng: np.random.Generator, wording: str = "trained") -> list[Turn] | None:
-    """A conversation whose last turn tests `skill` in that wording, or None where the scene allows none."""
+def question(
+    scene: Scene, skill: str, rng: np.random.Generator, wording: str = "trained", first: bool = True
+) -> list[Turn] | None:
+    """A conversation whose last turn tests `skill` in that wording, or None where the scene allows none.
+
+    One question that is not `first` can be asked after another one.
+    """
     if skill != "second_turn":
-        ask = _choose(LESSONS[skill](scene, rng), rng)
-        return [_worded(skill, ask, rng, wording)] if ask else None
+        options = [ask for ask in LESSONS[skill](scene, rng) if first or ask.meaning not in ALONE]
+        ask = _choose(options, rng)
+        return [_worded(skill, ask, rng, wording, first)] if ask else None
     starts = [(name, ask) for name, lesson in LESSONS.items() for ask in lesson(scene, rng) if _second_turn(scene, ask)]
     if not starts:
         return None
