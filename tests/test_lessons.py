@@ -207,8 +207,11 @@ def test_same_seed_same_conversations():
 def test_every_question_is_new_and_every_skill_is_asked():
     rng = np.random.default_rng(1)
     for _ in range(300):
-        turns = [turns[0] for turns in branches(random_scene(rng), rng, 4)]
-        assert len({turn.question for turn in turns}) == len(turns) >= 2  # of a bare scene there is less to ask
+        turns = [turn for turns in branches(random_scene(rng), rng, 4) for turn in turns]
+        first = [turn.question for turn in turns if turn.skill != "second_turn"]
+        assert len(set(first)) == len(first) >= 2  # of a bare scene there is less to ask
+        in_full = [turn.answer for turn in turns if SHORT_SUFFIX not in turn.question]
+        assert len(set(in_full)) == len(in_full)
     skills = [turn.skill for turn in sampled(1000) + read(100)]
     assert set(skills) == set(SKILLS) == {*LESSONS, *READING, "second_turn", OUTSIDE}
 
@@ -507,8 +510,30 @@ def test_only_a_first_question_says_it_without_a_thing():
     chats = [turns for _ in range(400) for turns in branches(ONE, rng, 4)]
     for which, always in ((slice(1), False), (slice(1, None), True)):
         asked = [turn.question.lower() for turns in chats for turn in turns[which] if turn.skill == "position"]
-        assert all(any(kind in question for kind in KINDS) for question in asked) == always
+        named = [re.search(rf"\b({'|'.join(KINDS)})\b", question) for question in asked]
+        assert all(named) == always
     assert WHICH_ONE in {turns[0].answer for _ in range(400) for turns in branches(TOWN, rng, 1)}
+
+
+def test_only_a_first_question_says_this_of_the_picture():
+    """After another question "this" or "it" would be what was spoken of."""
+    points = re.compile(r"(it|this|that)( thing|'s)?(\{in\})?[.?]?$|(thing|object) is this\?|^What's (this|that)\?")
+    for meaning in ("caption", "what", "read"):
+        for core in (*WORDINGS[meaning]["trained"], *WORDINGS[meaning]["unseen"]):
+            within = re.search(r": |\? |\. ", core)  # what it refers to is in the question
+            assert bool(points.search(core)) <= (core in lessons.FIRST_ONLY or bool(within)), core
+    rng = np.random.default_rng(0)
+    alone = {normal(core.removeprefix("~")) for core in lessons.FIRST_ONLY if "{" not in core}
+    chats = [turns for _ in range(1500) for turns in branches(ONE, rng, 4)]
+    chats += [turns for _ in range(1500) for turns in page_branches(CAPTIONED, rng, 4) + outside_branches(rng, 2)]
+    for which, some in ((slice(1), True), (slice(1, None), False)):
+        said = {normal(turn.question) for turns in chats for turn in turns[which]}
+        assert bool(alone & said) == some
+        assert {"what is in the image", "read the text"} <= said
+    later = [question(ONE, "shape", rng, first=False)[0].question for _ in range(400)]
+    assert alone & {normal(question(ONE, "shape", rng)[0].question) for _ in range(100)}
+    assert not alone & set(map(normal, later))
+    assert question(TOWN, "color", np.random.default_rng(0), first=False)[0].answer != WHICH_ONE
 
 
 def test_up_to_nine_things():
@@ -576,7 +601,7 @@ def test_noise_leaves_kinds_colors_and_boxes_readable():
 
 
 def test_branches_are_independent_questions():
-    rng, followed, going_on = np.random.default_rng(0), [], []
+    rng, followed, going_on, count = np.random.default_rng(0), 0, 0, 0
     for seed in range(250):
         where = sample_scene(np.random.default_rng(seed))
         found = branches(where, rng, 5)
@@ -589,10 +614,12 @@ def test_branches_are_independent_questions():
             skills = [turn.skill for turn in turns]
             assert skills[0] in LESSONS
             assert ("second_turn", "second_turn") not in zip(skills, skills[1:], strict=False)
-            followed.append("second_turn" in skills)
-            going_on.append(any(skill in LESSONS for skill in skills[1:]))
-    assert 0.15 < np.mean(followed) < 0.3
-    assert 0.2 < np.mean(going_on) < 0.35
+            followed += skills.count("second_turn")
+            going_on += sum(skill in LESSONS for skill in skills[1:])
+        count += len(asked)
+    # not all of them can have a follow-up, or go on with what came before
+    assert lessons.BRANCH_FOLLOW_UP_SHARE / 3 < followed / count < lessons.BRANCH_FOLLOW_UP_SHARE
+    assert lessons.CHAT_SHARE / 2 < going_on / count < lessons.CHAT_SHARE
 
 
 def test_weights_steer_which_skills_are_asked():

@@ -577,15 +577,18 @@ def test_the_card_tells_the_truth(nano):
             claimed, found = (entry["skills"][skill][column]["share"] for entry in (card, figures))
             error = sqrt(max(claimed * (1 - claimed), 0.01) / samples)
             assert abs(found - claimed) < 4 * error, (skill, column)
-    first, second = (figures["chat"][place]["right"] for place in ("first", "second"))
-    assert first > samples / 2
-    assert second >= first - samples / 10  # what was said before does not mislead
+    for place in ("first", "second"):
+        claimed, found = (entry["chat"][place]["share"] for entry in (card, figures))
+        assert abs(found - claimed) < 4 * sqrt(max(claimed * (1 - claimed), 0.01) / samples), place
+    first, second = (card["chat"][place]["share"] for place in ("first", "second"))
+    assert second > first - 0.05  # what was said before does not mislead
     asked = 0
     for case in chats(99, samples):
         chat = nano.chat(case.image)
         replies = [chat.say(turn.question).text for turn in case.turns]
         asked += mark(case, replies[-1])[0]
-    assert asked == second
+    # one at a time, not in a batch: where two words are as likely, rounding decides
+    assert abs(asked - figures["chat"]["second"]["right"]) <= 1
 
 
 @pytest.mark.slow

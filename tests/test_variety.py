@@ -59,15 +59,19 @@ def test_every_kind_of_scene_comes_up(samples):
     assert any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for a, b in pairs)
     assert any(0 in t.box or 1 in t.box for scene in scenes for t in scene.things)
     assert {t.kind for scene in scenes for t in scene.things} == set(KINDS)
+    assert any(t.holding for scene in scenes for t in scene.things)
 
 
 def test_what_is_carried_shows_in_front_of_what_is_behind(monkeypatch):
     monkeypatch.setattr(variety, "sample_paints", lambda names, *_: [TRUE_COLORS[name][0] for name in names])
     monkeypatch.setattr(variety, "_ground", lambda size, *_: (Image.new("RGB", size, (0, 90, 90)), 35))
-    overlaps = 0
     for seed in range(24):
         rng = np.random.default_rng(seed)
-        image, scene = variety._drawn(*variety._carrying(rng), rng)
+        plans, size = variety._carrying(rng)
+        (x0, y0, x1, y1), (left, top, right, bottom) = (plan.thing.box for plan in plans)
+        assert min(x1, right) > max(x0, left)
+        assert min(y1, bottom) > max(y0, top)
+        image, scene = variety._drawn(plans, size, rng)
         behind, person = scene.things
         assert person.kind == "person"
         assert len({behind.colors[0], person.colors[0], person.holding[0]}) == 3
@@ -75,8 +79,6 @@ def test_what_is_carried_shows_in_front_of_what_is_behind(monkeypatch):
         near = np.abs(np.asarray(image, int) - paint).max(axis=2) < 40  # some are shaded
         x0, y0, x1, y1 = (round(v * side) for v, side in zip(person.box, image.size * 2, strict=True))
         assert near[y0:y1, x0:x1].mean() > 0.01, seed
-        overlaps += min(behind.box[2], person.box[2]) > max(behind.box[0], person.box[0])
-    assert overlaps >= 16  # planned boxes share more than what is drawn in them
 
 
 def test_lessons_can_be_asked(samples):

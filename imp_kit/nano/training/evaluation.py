@@ -90,15 +90,20 @@ def exam(skill: str, column: str, seed: int, samples: int) -> Iterator[Case]:
 
 
 def chats(seed: int, samples: int) -> Iterator[Case]:
-    """Drawings of several things, each with two questions of any skills, of which neither needs the other."""
+    """Drawings of several things, each with questions of two skills, of which neither needs the other.
+
+    The first is no caption, which would answer many a question that follows.
+    """
     index = made = 0
     while made < samples:
         rng = np.random.default_rng([EVALUATION, seed, len(SKILLS), index])
         index += 1
         image, scene = draw(sample_scene(rng), rng)
-        asked = [question(scene, str(skill), rng) for skill in rng.choice(tuple(LESSONS), 2)]
+        skills = rng.choice(tuple(LESSONS), 2, replace=False).tolist()
+        asked = [question(scene, skill, rng, first=number == 0) for number, skill in enumerate(skills)]
         turns = [turn for one in asked if one for turn in one]
-        if len(scene.things) < 2 or len(turns) < 2 or WHICH_ONE in {turn.answer for turn in turns}:
+        answers = {turn.answer for turn in turns}
+        if len(scene.things) < 2 or len(answers) < 2 or WHICH_ONE in answers or skills[0] == "describe":
             continue
         made += 1
         yield Case(image, turns, "")
