@@ -65,6 +65,7 @@ def test_every_kind_of_scene_comes_up(samples):
 def test_what_is_carried_shows_in_front_of_what_is_behind(monkeypatch):
     monkeypatch.setattr(variety, "sample_paints", lambda names, *_: [TRUE_COLORS[name][0] for name in names])
     monkeypatch.setattr(variety, "_ground", lambda size, *_: (Image.new("RGB", size, (0, 90, 90)), 35))
+    overlaps = 0
     for seed in range(24):
         rng = np.random.default_rng(seed)
         plans, size = variety._carrying(rng)
@@ -79,6 +80,8 @@ def test_what_is_carried_shows_in_front_of_what_is_behind(monkeypatch):
         near = np.abs(np.asarray(image, int) - paint).max(axis=2) < 40  # some are shaded
         x0, y0, x1, y1 = (round(v * side) for v, side in zip(person.box, image.size * 2, strict=True))
         assert near[y0:y1, x0:x1].mean() > 0.01, seed
+        overlaps += min(behind.box[2], person.box[2]) > max(behind.box[0], person.box[0])
+    assert overlaps > 12  # most: less is drawn than the planned boxes hold
 
 
 def test_lessons_can_be_asked(samples):

@@ -57,8 +57,8 @@ def _read_wordings() -> tuple[dict[str, dict[str, tuple[str, ...]]], frozenset[s
     """wordings.txt: templates by meaning, "+" the trained ones, "-" those kept back to test understanding.
 
     The latter are made only of words that training uses elsewhere. A template that starts with "~" is a clause and goes
-    into one of LEADS. "^" before it marks those that can only begin a conversation, since "it" or "this" would be what
-    was spoken of before; they are also returned as a set, all without the mark.
+    into one of LEADS. "^" before it marks those that can only begin a conversation, since "it", "this" or "here" would
+    be what was spoken of before; they are also returned as a set, all without the mark.
     """
     sheet = Path(__file__).with_name("wordings.txt").read_text("utf-8")
     wordings: dict[str, dict[str, tuple[str, ...]]] = {}
@@ -550,8 +550,8 @@ def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str, first:
     if core.startswith("~"):
         text = _pick(rng, LEADS).format(text)
     elif skill != "second_turn" and "please" not in core.lower() and rng.random() < 0.35:
-        first = re.search(r"[.?](?= |$)", core)  # the end of the first sentence says whether it is a question
-        opener = _pick(rng, ASK_OPENERS if first and first[0] == "?" else DO_OPENERS)
+        end = re.search(r"[.?](?= |$)", core)  # of the first sentence: says whether it is a question
+        opener = _pick(rng, ASK_OPENERS if end and end[0] == "?" else DO_OPENERS)
         text = opener + (text if opener.endswith(". ") else text[0].lower() + text[1:])
     text = text[0].upper() + text[1:]
     if rng.random() < 0.12:
@@ -662,7 +662,7 @@ def outside_branches(rng: np.random.Generator, count: int, wording: str = "train
             scene = sample_scene(rng)
             asks = [ask for name in ("describe", _pick(rng, tuple(LESSONS))) for ask in LESSONS[name](scene, rng)]
         ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=())
-        turns = _open(chosen, 1, rng)
+        turns = _open(chosen, 1, rng, alone=ask.meaning in ALONE)
         turns.append(_worded(OUTSIDE, ask, rng, wording, first=not turns))
     return chosen
 
@@ -678,7 +678,7 @@ def question(
 ) -> list[Turn] | None:
     """A conversation whose last turn tests `skill` in that wording, or None where the scene allows none.
 
-    One question that is not `first` can be asked after another one.
+    Where it is not to be the `first` question of a chat it makes sense after another one, too; by chance there is none.
     """
     if skill != "second_turn":
         options = [ask for ask in LESSONS[skill](scene, rng) if first or ask.meaning not in ALONE]
@@ -687,9 +687,9 @@ def question(
     starts = [(name, ask) for name, lesson in LESSONS.items() for ask in lesson(scene, rng) if _second_turn(scene, ask)]
     if not starts:
         return None
-    first_skill, first = _pick(rng, starts)
-    follow_up = _choose(_second_turn(scene, first), rng)
-    return [_worded(first_skill, first, rng, "trained"), _worded(skill, follow_up, rng, wording)]
+    start_skill, start = _pick(rng, starts)
+    follow_up = _choose(_second_turn(scene, start), rng)
+    return [_worded(start_skill, start, rng, "trained", first), _worded(skill, follow_up, rng, wording)]
 
 
 def spans_of_things(turn: Turn) -> list[tuple[Thing, int, int]]:
