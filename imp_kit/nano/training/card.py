@@ -14,6 +14,8 @@ from imp_kit.nano.training.evaluation import OVERLAP, VARIED, WORDINGS, exam
 from imp_kit.nano.training.lessons import ONLY_DRAWINGS, SKILLS
 from imp_kit.nano.training.text import LONGEST
 
+PART = 0.1  # of a cell's pictures: a smaller part is left out of the table
+
 
 def _cell(entry: dict) -> str:
     return f"{entry['share']:.1%} ({entry['wilson_95'][0]:.1%} – {entry['wilson_95'][1]:.1%})"
@@ -26,29 +28,36 @@ def table(figures: dict) -> str:
     for skill, entry in skills.items():
         cells = (_cell(entry[column]) if column in entry else "" for column in (*WORDINGS, VARIED))
         lines.append(f"| {skill.replace('_', ' ')} | {' | '.join(cells)} |")
-    lines += ["", "| part (trained wordings) | pictures | right |", "| --- | --- | --- |"]
-    for skill in skills:
-        lines += [
-            f"| {skill.replace('_', ' ')}: {part} | {entry['samples']} | {_cell(entry)} |"
-            for part, entry in skills[skill]["trained"].get("parts", {}).items()
-        ]
-    short = [skills["read"]["trained"]["parts"].get(f"{length} characters") for length in range(1, 7)]
-    short = [entry for entry in short if entry]
-    total = sum(entry["samples"] for entry in short)
+    refused = figures["drawings_refused"]
     lines += [
-        f"| read: 1 to 6 characters | {total} | {sum(entry['right'] for entry in short) / total:.1%} |",
-        *(
-            f"| a question asked as the {place} in a chat | {entry['samples']} | {_cell(entry)} |"
-            for place, entry in figures["chat"].items()
-        ),
-        f"| drawings answered with “{ONLY_DRAWINGS}” (all wordings) | {figures['drawings_refused']['samples']} "
-        f"| {_cell(figures['drawings_refused'])} |",
         "",
-        "Boxes of things that are there: mean intersection over union "
-        f"{_overlap(skills, 'trained')} in trained wordings, {_overlap(skills, 'unseen')} in unseen ones, "
-        f"{_overlap(skills, VARIED)} in other drawings; “locate” counts a box as right from {OVERLAP}.",
+        f"To {refused['right']} of the {refused['samples']} questions about drawings and texts it answered "
+        f"“{ONLY_DRAWINGS}”, which is wrong there.",
         "",
-        "| reading probe, 8 characters | pictures | exactly read |",
+        "Boxes of things that are there overlap the true ones by "
+        f"{_overlap(skills, 'trained')} in trained wordings, {_overlap(skills, 'unseen')} in unseen ones, and "
+        f"{_overlap(skills, VARIED)} in other drawings (mean intersection over union); “locate” counts a box as right "
+        f"from {OVERLAP}.",
+        "",
+        "| part (trained wordings) | pictures | right |",
+        "| --- | --- | --- |",
+    ]
+    for skill in skills:
+        entry = skills[skill]["trained"]
+        lines += [
+            f"| {skill.replace('_', ' ')}: {part} | {counted['samples']} | {_cell(counted)} |"
+            for part, counted in entry.get("parts", {}).items()
+            if counted["samples"] >= PART * entry["samples"]
+        ]
+    lines += [
+        f"| a question asked as the {place} in a chat | {entry['samples']} | {_cell(entry)} |"
+        for place, entry in figures["chat"].items()
+    ]
+    lines += [
+        "",
+        "The reading probe shows codes of eight characters in one plain style, clean (L0) to strongly distorted (L4):",
+        "",
+        "| reading probe | pictures | exactly read |",
         "| --- | --- | --- |",
     ]
     lines += [f"| L{level} | {entry['samples']} | {_cell(entry)} |" for level, entry in enumerate(figures["probe"])]
@@ -72,7 +81,7 @@ def check_target(file: Path) -> None:
     except OSError as error:
         raise SettingError(f"--json is {file}, whose folder cannot be made ({error.strerror}).") from None
     card = file.with_name("README.md")
-    if card.exists() and not card.read_text("utf-8", "replace").startswith("# imp-nano"):
+    if card.exists() and "\n# imp-nano\n" not in "\n" + card.read_text("utf-8", "replace"):
         raise SettingError(f"{card} is no card of imp-nano and would be replaced; choose another folder for --json.")
 
 
