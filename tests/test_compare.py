@@ -394,13 +394,10 @@ def test_the_readers_own_systems_are_there_to_be_switched_on():
 def test_the_kept_results_are_those_that_the_text_names():
     cells = {cell.id: cell for cell in nbformat.read(NOTEBOOKS / "10_compare.ipynb", as_version=4).cells}
     html = cells["differences"].outputs[0].data["text/html"]
-    counts = {
-        name: re.search(rf"{name}</th>\s*<td>100</td>\s*<td>(\d+)</td>\s*<td>(\d+)", html).groups()
-        for name in ("BLIP-2's words", "LLaVA's words")
-    }
-    assert counts == {"BLIP-2's words": ("2", "0"), "LLaVA's words": ("1", "0")}
-    told = "of 100 answers BLIP-2's words get two fewer right than the plain ones, and LLaVA's words one"
-    assert told in CELLS["pairs-text"]
+    for name in ("BLIP-2's words", "LLaVA's words", "briefly"):
+        only_one, only_other = re.search(rf"{name}</th>\s*<td>100</td>\s*<td>(\d+)</td>\s*<td>(\d+)", html).groups()
+        assert int(only_one) + int(only_other) <= 3
+    assert "other words than the plain ones change at most a few of 100 answers" in CELLS["pairs-text"]
 
 
 @pytest.mark.slow
