@@ -1,7 +1,7 @@
 """Images that are no drawings of the kit: noise, smooth colors, textures, and crops of free photographs.
 
-The photographs come inside scikit-image's wheel, each in the public domain or under CC0 (see images/SOURCES.md for
-those that the kit also shows).
+The photographs come inside scikit-image's wheel, each in the public domain, under CC0, or without known copyright
+restrictions (see images/SOURCES.md for those that the kit also shows).
 """
 
 from functools import lru_cache
