@@ -81,7 +81,7 @@ def test_what_is_carried_shows_in_front_of_what_is_behind(monkeypatch):
         x0, y0, x1, y1 = (round(v * side) for v, side in zip(person.box, image.size * 2, strict=True))
         assert near[y0:y1, x0:x1].mean() > 0.01, seed
         overlaps += min(behind.box[2], person.box[2]) > max(behind.box[0], person.box[0])
-    assert overlaps > 12  # most: less is drawn than the planned boxes hold
+    assert overlaps >= 16  # less is drawn than the planned boxes hold
 
 
 def test_lessons_can_be_asked(samples):

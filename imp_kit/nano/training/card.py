@@ -14,7 +14,7 @@ from imp_kit.nano.training.evaluation import OVERLAP, VARIED, WORDINGS, exam
 from imp_kit.nano.training.lessons import ONLY_DRAWINGS, SKILLS
 from imp_kit.nano.training.text import LONGEST
 
-PART = 0.1  # of a cell's pictures: a smaller part is left out of the table
+SMALLEST_PART = 0.1  # of a cell's pictures; fewer say too little for a line of their own
 
 
 def _cell(entry: dict) -> str:
@@ -47,7 +47,7 @@ def table(figures: dict) -> str:
         lines += [
             f"| {skill.replace('_', ' ')}: {part} | {counted['samples']} | {_cell(counted)} |"
             for part, counted in entry.get("parts", {}).items()
-            if counted["samples"] >= PART * entry["samples"]
+            if counted["samples"] >= SMALLEST_PART * entry["samples"]
         ]
     lines += [
         f"| a question asked as the {place} in a chat | {entry['samples']} | {_cell(entry)} |"
