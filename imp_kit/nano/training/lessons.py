@@ -30,7 +30,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 PLURALS = {"bus": "buses", "box": "boxes", "person": "people"}
 BRITISH = {"gray": "grey", "center": "centre"}
 MOST_SHOUTED = 60  # characters of a question all in capitals, each of which is a token
-SHOUTED_SHARE = 0.1  # of the questions of `branches`, besides those that are typed so: the hardest to read
+SHOUTED_SHARE = 0.18  # of the questions of `branches`, besides those that are typed so: the hardest to read
 SIDES = {  # where a thing is, by (column, row)
     (0, 0): "at the top left", (1, 0): "at the top", (2, 0): "at the top right",
     (0, 1): "on the left", (1, 1): "in the center", (2, 1): "on the right",

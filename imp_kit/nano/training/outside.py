@@ -1,20 +1,30 @@
 """Images that are no drawings of the kit: noise, smooth colors, textures, and crops of free photographs.
 
-The photographs come inside scikit-image's wheel, each in the public domain, under CC0, or without known copyright
-restrictions (see images/SOURCES.md for those that the kit also shows).
+The photographs come inside the wheels of well-known packages. Those of scikit-image are each in the public domain,
+under CC0, or without known copyright restrictions (see images/SOURCES.md for those that the kit also shows). "ascent"
+of PyWavelets and matplotlib's "grace_hopper.jpg" are in the public domain. scikit-learn's "china.jpg", by
+danielbuechele, and "flower.jpg", by vultilion, are under CC BY 2.0.
 """
 
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
-PHOTOGRAPHS = {  # by the function of skimage.data that gives them
-    "trained": (
-        "astronaut", "coffee", "chelsea", "clock", "coins", "hubble_deep_field",
-        "brick", "grass", "gravel", "retina", "immunohistochemistry", "cell",
-    ),
-    "unseen": ("camera", "rocket"),
+SKIMAGE = "scikit-image"  # skimage.data has a function for each
+PHOTOGRAPHS = {  # name and package
+    "trained": {
+        **dict.fromkeys(
+            ("astronaut", "coffee", "chelsea", "clock", "coins", "hubble_deep_field", "brick", "grass", "gravel",
+             "retina", "immunohistochemistry", "cell", "moon", "microaneurysms"),
+            SKIMAGE,
+        ),
+        "ascent": "PyWavelets",
+        "grace_hopper.jpg": "matplotlib",
+        "china.jpg": "scikit-learn",
+        "flower.jpg": "scikit-learn",
+    },
+    "unseen": {"camera": SKIMAGE, "rocket": SKIMAGE},
 }  # fmt: skip
 
 
@@ -59,16 +69,26 @@ def _to_image(field, size):
 
 
 @lru_cache(maxsize=len(PHOTOGRAPHS["trained"]))
-def _photograph(name):
-    from skimage import data
+def _photograph(name, package):
+    if package == "matplotlib":
+        from matplotlib.cbook import get_sample_data
 
-    return Image.fromarray(getattr(data, name)()).convert("RGB")
+        return Image.open(get_sample_data(name)).convert("RGB")
+    if package == "scikit-learn":
+        from sklearn.datasets import load_sample_image
+
+        return Image.fromarray(load_sample_image(name))
+    if package == "PyWavelets":
+        from pywt import data
+    else:
+        from skimage import data
+    return Image.fromarray(np.asarray(getattr(data, name)(), np.uint8)).convert("RGB")
 
 
 def _crop(rng, photographs):
     """A part of a photograph, mirrored at times, in its own colors or with other ones."""
-    names = PHOTOGRAPHS[photographs]
-    image = _photograph(names[rng.integers(len(names))])
+    options = tuple(PHOTOGRAPHS[photographs].items())
+    image = _photograph(*options[rng.integers(len(options))])
     share = rng.uniform(0.35, 1.0, 2)
     width, height = round(image.width * share[0]), round(image.height * share[1])
     x, y = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
@@ -82,9 +102,10 @@ def _crop(rng, photographs):
 
 
 def _augment(image, rng):
-    """A changed copy of a training photograph: a model would memorize a dozen photographs alone.
+    """A changed copy of a training photograph: a model would memorize so few photographs alone.
 
-    Each change comes by chance: a smaller part, turned, gray, mixed with or set beside another part, blurred, grainy.
+    Each change comes by chance: a smaller part, turned, gray, mixed with or set beside another part, cut out before a
+    sky, blurred, grainy.
     """
     width, height = image.size
     if rng.random() < 0.4:
@@ -101,6 +122,8 @@ def _augment(image, rng):
             image = Image.blend(image, other, rng.uniform(0.25, 0.75))
         else:
             image.paste(other, (round(image.width * rng.uniform(0.25, 0.75)), 0))
+    elif rng.random() < 0.3:
+        image = _before_sky(image, rng)
     if rng.random() < 0.45:
         image = image.convert("L").convert("RGB")
     if rng.random() < 0.2:
@@ -110,3 +133,17 @@ def _augment(image, rng):
         pixels = pixels ** rng.uniform(0.5, 2.0) * 255 + rng.normal(0, rng.uniform(0, 12), pixels.shape)
         image = _to_image(pixels, image.size)
     return image
+
+
+def _before_sky(image, rng):
+    """Some parts of a photograph before a ground that changes smoothly: a thing alone does not make it a drawing."""
+    width, height = image.size
+    sky = _to_image(rng.uniform(0, 255, 3) + rng.normal(0, 25, (int(rng.integers(2, 4)), 1, 3)), image.size)
+    mask = Image.new("L", image.size)
+    for _ in range(int(rng.integers(1, 4))):
+        half, tall = rng.uniform(0.03, 0.2) * width, rng.uniform(0.2, 0.7) * height
+        x, top = rng.uniform(0.1, 0.9) * width, rng.uniform(0, 0.6) * height
+        angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(5, 12))))
+        corners = zip(x + half * np.cos(angles), top + tall * (1 + np.sin(angles)) / 2, strict=True)
+        ImageDraw.Draw(mask).polygon(list(corners), 255)
+    return Image.composite(image, sky, mask.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 2.0))))

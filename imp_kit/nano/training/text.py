@@ -108,8 +108,8 @@ def sample_page(rng: np.random.Generator, style: Style = Style(), kind: str | No
 
 def sample_text(rng: np.random.Generator, style: Style) -> str:
     """A random code, a pseudo-word or a word."""
-    # the longer of two lengths: a long text has more to get wrong
-    length = style.longest if style.exactly else int(rng.integers(1, style.longest + 1, 2).max())
+    # often the longer of two lengths: a long text has more to get wrong
+    length = style.longest if style.exactly else int(rng.integers(1, style.longest + 1, rng.integers(1, 3)).max())
     kind = rng.random()
     if kind < 0.5:
         return "".join(rng.choice(list(CHARSET), length))

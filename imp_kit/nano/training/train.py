@@ -108,7 +108,8 @@ BOXES_WEIGHT = 4.0  # of the mean error of a corner, as a fraction of the image
 HEAD_RATE = 4.0  # times the learning rate, for the head of the labels, which is new in each run
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
 RARE: tuple[tuple[float, Callable[[Scene], bool]], ...] = (  # shares of drawings, and what they must show: few would
-    (0.3, lambda scene: any(thing.kind == "person" for thing in scene.things)),
+    (0.2, lambda scene: any(thing.holding for thing in scene.things)),
+    (0.15, lambda scene: any(thing.kind == "person" for thing in scene.things)),
     (0.2, lambda scene: any(len(thing.colors) == 2 for thing in scene.things)),
     (0.15, lambda scene: any(alike > 1 for _, _, alike, _ in thing_numbers(scene))),
 )
@@ -116,6 +117,7 @@ BRANCHES = 9  # questions about one image, more than fit into a row: what does n
 PAGE_BRANCHES = 7
 ROW = 160  # tokens after the image
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image
+FULL_AMONG_ASKED = 0.2  # the same in batches with conversations, of which these pages have none
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 LEAST, MOST = 0.5, 2.0  # how much less, and more often than the mean a skill is asked about
 STATE = {"plan", "start", "learner", "mean", "optimizers", "done", "seconds", "skipped", "weights", "bf16"}
@@ -212,7 +214,8 @@ def lesson(
     kind = rng.choice(KINDS_OF_SAMPLES, p=config.shares if config.has_conversations(index) else config.seeing_shares)
     if kind == "outside":
         return Page((), Scene((), (1, 1))), sample_outside(rng), outside_branches(rng, PAGE_BRANCHES)
-    if kind == "page" and not config.has_conversations(index) and rng.random() < FULL_SHARE:
+    full = FULL_AMONG_ASKED if config.has_conversations(index) else FULL_SHARE
+    if kind == "page" and rng.random() < full:
         return *sample_page(rng, config.style(index), "full"), []
     if kind == "page":
         page, image = sample_page(rng, config.style(index))
