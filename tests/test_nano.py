@@ -29,6 +29,7 @@ from imp_kit.experiments.drawings import COLORS, HELD, KINDS, TWO_COLORED, Scene
 from imp_kit.images import to_pixels
 from imp_kit.model.decoder import rope_at
 from imp_kit.nano.training.card import check_target, plot, write
+from imp_kit.nano.training.cli import main
 from imp_kit.nano.training.evaluation import EVALUATION, Case, chats, columns, evaluate, exam, mark, overlap
 from imp_kit.nano.training.labels import (
     ACROSS,
@@ -493,6 +494,24 @@ def test_a_run_that_ended_between_its_state_and_its_checkpoint_writes_it_later(t
     train(tmp_path, plan, start=NANO_FOLDER)
     mean = torch.load(tmp_path / "state.pt", weights_only=True)["mean"]["module.decoder.embed_tokens.weight"]
     assert torch.equal(load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"], mean.half())
+
+
+@pytest.mark.parametrize(
+    ("command", "lost", "message"),
+    [
+        (("train", "--out", "run"), ("sklearn", "pywt"), "Training needs pywavelets and scikit-learn: pip install"),
+        (("evaluate", "--json", "run/exam.json"), ("skimage",), "The exam needs scikit-image: pip install"),
+    ],
+)
+def test_what_has_to_be_installed_is_said_before_any_work(tmp_path, monkeypatch, capsys, command, lost, message):
+    monkeypatch.chdir(tmp_path)
+    for module in lost:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "argv", ["nano", *command])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.*"))
 
 
 @pytest.mark.parametrize("left", ["empty", "missing"])

@@ -1,12 +1,16 @@
 """Pictures of clean text, and pictures that are no drawings."""
 
+from itertools import product
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from imp_kit.experiments.captcha.codes import CHARSET, SIZE, STRIP
 from imp_kit.nano.training import text
-from imp_kit.nano.training.outside import PHOTOGRAPHS, sample_outside
+from imp_kit.nano.training.outside import PACKAGES, PHOTOGRAPHS, before_sky, photograph, sample_outside
 from imp_kit.nano.training.text import LEAST_CONTRAST, LONGEST, PLAIN_EM, WORDS, Style, sample_page, sample_text
+from imp_kit.system.extras import EXTRAS
 
 PAGES = [sample_page(np.random.default_rng(seed)) for seed in range(300)]
 
@@ -109,3 +113,30 @@ def test_pictures_that_are_no_drawings(kind):
 
 def test_the_photographs_of_the_exam_were_never_trained_on():
     assert not set(PHOTOGRAPHS["trained"]) & set(PHOTOGRAPHS["unseen"])
+    trained, unseen = (
+        [np.asarray(photograph(*each).resize((32, 32)), float) for each in PHOTOGRAPHS[which].items()]
+        for which in ("trained", "unseen")
+    )
+    for one, other in product(trained, unseen):  # nor under another name
+        assert np.abs(one - other).mean() > 20
+
+
+@pytest.mark.parametrize(("name", "package"), PHOTOGRAPHS["trained"].items())
+def test_each_photograph_is_in_its_package(name, package):
+    assert package in {"matplotlib", *EXTRAS["measure"]}
+    assert package in PACKAGES
+    image = photograph(name, package)
+    assert image.mode == "RGB"
+    assert min(image.size) > 100
+    assert np.ptp(np.asarray(image, int)) > 60  # the palest one: 91
+
+
+def test_parts_of_a_photograph_before_a_sky():
+    """The ground changes from top to bottom alone, and between a hundredth and the greater part of it is covered."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
+    for seed in range(10):
+        pixels = np.asarray(before_sky(noise, np.random.default_rng(seed)), float)
+        sky = np.median(pixels, axis=1, keepdims=True)
+        covered = (np.abs(pixels - sky) > 8).any(axis=2).mean()
+        assert 0.01 < covered < 0.6
+        assert np.abs(np.diff(sky[:, 0], axis=0)).max() < 12

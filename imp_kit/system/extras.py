@@ -16,6 +16,8 @@ EXTRAS = {
         "matplotlib": "matplotlib",
         "pandas": "pandas",
         "scikit-image": "skimage",
+        "scikit-learn": "sklearn",
+        "pywavelets": "pywt",
         "rapidfuzz": "rapidfuzz",
         "sacrebleu": "sacrebleu",
         "matplotlib-fontja": "matplotlib_fontja",

@@ -10,6 +10,7 @@ from imp_kit.errors import ImpKitError, SettingError
 from imp_kit.imp import load
 from imp_kit.nano.training.card import check_target, table, write
 from imp_kit.nano.training.evaluation import evaluate
+from imp_kit.nano.training.outside import PACKAGES
 from imp_kit.nano.training.train import CONFIGS, train
 from imp_kit.system.extras import require
 
@@ -34,6 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         if args.command == "train":
+            require("measure", *PACKAGES, what="Training")
             chosen = {name: getattr(args, name) for name in ("samples", "seed") if getattr(args, name) is not None}
             config = replace(CONFIGS[args.plan], **chosen)
             start = find(args.start).folder if args.start else None
@@ -43,7 +45,8 @@ def main() -> None:
         else:
             if args.json:
                 check_target(args.json)
-            require("measure", "matplotlib", "scipy", what="The exam")  # before the first answer, not after it
+            # Before the first answer, not after it.
+            require("measure", "matplotlib", "scipy", "scikit-image", what="The exam")
             imp = load(args.checkpoint, device=args.device, dtype="fp32", quantize=args.quantize)
             figures = evaluate(imp, args.seed, args.samples)
             print(table(figures))

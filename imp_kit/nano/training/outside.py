@@ -19,13 +19,14 @@ PHOTOGRAPHS = {  # name and package
              "retina", "immunohistochemistry", "cell", "moon", "microaneurysms"),
             SKIMAGE,
         ),
-        "ascent": "PyWavelets",
+        "ascent": "pywavelets",
         "grace_hopper.jpg": "matplotlib",
         "china.jpg": "scikit-learn",
         "flower.jpg": "scikit-learn",
     },
     "unseen": {"camera": SKIMAGE, "rocket": SKIMAGE},
 }  # fmt: skip
+PACKAGES = tuple(sorted(set(PHOTOGRAPHS["trained"].values())))
 
 
 def sample_outside(rng: np.random.Generator, kind: str | None = None, photographs: str = "trained") -> Image.Image:
@@ -69,7 +70,8 @@ def _to_image(field, size):
 
 
 @lru_cache(maxsize=len(PHOTOGRAPHS["trained"]))
-def _photograph(name, package):
+def photograph(name: str, package: str) -> Image.Image:
+    """A photograph of PHOTOGRAPHS, as RGB."""
     if package == "matplotlib":
         from matplotlib.cbook import get_sample_data
 
@@ -78,7 +80,7 @@ def _photograph(name, package):
         from sklearn.datasets import load_sample_image
 
         return Image.fromarray(load_sample_image(name))
-    if package == "PyWavelets":
+    if package == "pywavelets":
         from pywt import data
     else:
         from skimage import data
@@ -88,7 +90,7 @@ def _photograph(name, package):
 def _crop(rng, photographs):
     """A part of a photograph, mirrored at times, in its own colors or with other ones."""
     options = tuple(PHOTOGRAPHS[photographs].items())
-    image = _photograph(*options[rng.integers(len(options))])
+    image = photograph(*options[rng.integers(len(options))])
     share = rng.uniform(0.35, 1.0, 2)
     width, height = round(image.width * share[0]), round(image.height * share[1])
     x, y = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
@@ -123,7 +125,7 @@ def _augment(image, rng):
         else:
             image.paste(other, (round(image.width * rng.uniform(0.25, 0.75)), 0))
     elif rng.random() < 0.3:
-        image = _before_sky(image, rng)
+        image = before_sky(image, rng)
     if rng.random() < 0.45:
         image = image.convert("L").convert("RGB")
     if rng.random() < 0.2:
@@ -135,7 +137,7 @@ def _augment(image, rng):
     return image
 
 
-def _before_sky(image, rng):
+def before_sky(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Some parts of a photograph before a ground that changes smoothly: a thing alone does not make it a drawing."""
     width, height = image.size
     sky = _to_image(rng.uniform(0, 255, 3) + rng.normal(0, 25, (int(rng.integers(2, 4)), 1, 3)), image.size)
