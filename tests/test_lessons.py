@@ -517,7 +517,7 @@ def test_only_a_first_question_says_it_without_a_thing():
 
 def test_only_a_first_question_says_this_of_the_picture():
     """After another question "this", "it" or "here" would be what was spoken of."""
-    clear = re.compile(r"(it )?that (you|the|is|this)|this (a )?\{pic\}(:.*)?|text\{in\}.*", re.IGNORECASE)
+    clear = re.compile(r"(it )?that (you|we|can|the|is|this)|this (a )?\{pic\}(:.*)?|text\{in\}.*", re.IGNORECASE)
     pointing = {
         core
         for meaning in ("caption", "what", "read")  # other questions name what they are about
@@ -581,7 +581,7 @@ def test_questions_are_typed_as_people_type():
     assert lessons._misspelled("[0.10, 0.20, 0.30, 0.40]: red box?", rng) == "[0.10, 0.20, 0.30, 0.40]: red box?"
     questions = [turn.question.removesuffix(SHORT_SUFFIX) for turn in sampled(1200)]
     for share, is_so in (
-        (0.12, str.isupper),
+        (0.2, str.isupper),
         (0.1, str.islower),
         (0.01, lambda text: text.endswith("??")),
         (0.15, lambda text: text[-1] not in "?.]"),

@@ -46,6 +46,7 @@ from imp_kit.nano.training.labels import (
 from imp_kit.nano.training.lessons import LESSONS, OUTSIDE, SKILLS, WHICH_ONE, Turn, branches, question, score
 from imp_kit.nano.training.text import Line, Page, sample_page
 from imp_kit.nano.training.train import (
+    CONFIGS,
     LEAST,
     MOST,
     ROW,
@@ -322,6 +323,28 @@ def test_the_log_says_how_one_step_was_answered(tmp_path, monkeypatch):
         assert float(row[skill]) == pytest.approx(np.mean(right), abs=1e-4), skill
 
 
+def test_a_batch_of_full_pages_teaches_the_tower_alone(tmp_path):
+    config = dataclasses.replace(PLAN, seeing=0, talk_every=1)
+    run = Run(tmp_path, config, torch.device("cpu"), NANO_FOLDER)
+    asked_nothing = [index for index in range(60) if not lesson(config, index)[2]]
+    lessons = Lessons(config, tmp_path, asked_nothing[:2], {})
+    answer_loss, patch_loss, marks = run.losses(collate([lessons[0], lessons[1]]))
+    assert (answer_loss.item(), marks) == (0.0, [])
+    assert patch_loss.item() > 0.1
+
+
+def test_how_often_samples_are_of_a_kind():
+    """Of 600 samples; the bounds are four standard errors away."""
+    config = CONFIGS["further"]
+    samples = [lesson(config, index) for index in range(600)]
+    pages = [page for page, _, _ in samples if page.lines]
+    drawings = [page for page, _, _ in samples if page.scene.things and not page.lines]
+    unasked = [page for page, _, conversations in samples if not conversations]
+    for part, whole, share in ((pages, samples, 0.34), (drawings, samples, 0.55), (unasked, pages, 0.2)):
+        assert abs(len(part) / len(whole) - share) < 4 * sqrt(share * (1 - share) / len(whole))
+    assert all(len(page.lines) > 2 for page in unasked)
+
+
 @pytest.mark.slow
 def test_a_trial_learns_in_its_way_and_is_examined_as_all(tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "HEAD_PICTURES", 32)
@@ -508,10 +531,12 @@ def test_what_has_to_be_installed_is_said_before_any_work(tmp_path, monkeypatch,
     for module in lost:
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(sys, "argv", ["nano", *command])
+    for work in ("train", "load"):
+        monkeypatch.setattr(f"imp_kit.nano.training.cli.{work}", lambda *_, **__: pytest.fail("the work has begun"))
     with pytest.raises(SystemExit, match="2"):
         main()
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.rglob("*.*"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("left", ["empty", "missing"])
@@ -586,7 +611,7 @@ def test_the_exam_has_every_part():
 
 
 def test_chats_ask_two_things_that_do_not_need_each_other():
-    pointing = re.compile(r"what('s| is) (this|that|it|here)|name it|read (it|this)", re.IGNORECASE)
+    pointing = re.compile(r"what('s| is) (this|that|it(?! that)|here)|name it|read (it|this)", re.IGNORECASE)
     cases = list(chats(1, 200))
     assert len(cases) == 200
     for case in cases:

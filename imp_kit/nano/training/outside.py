@@ -2,11 +2,12 @@
 
 The photographs come inside the wheels of well-known packages. Those of scikit-image are each in the public domain,
 under CC0, or without known copyright restrictions (see images/SOURCES.md for those that the kit also shows). "ascent"
-of PyWavelets and matplotlib's "grace_hopper.jpg" are in the public domain. scikit-learn's "china.jpg", by
-danielbuechele, and "flower.jpg", by vultilion, are under CC BY 2.0.
+of PyWavelets is from public-domain-image.com; matplotlib's "grace_hopper.jpg" is the US Navy's portrait, in the public
+domain. scikit-learn's "china.jpg" (flickr.com/photos/danielbuechele/6061409035) and "flower.jpg"
+(flickr.com/photos/vultilion/6056698931) are under CC BY 2.0 (creativecommons.org/licenses/by/2.0).
 """
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -16,7 +17,7 @@ PHOTOGRAPHS = {  # name and package
     "trained": {
         **dict.fromkeys(
             ("astronaut", "coffee", "chelsea", "clock", "coins", "hubble_deep_field", "brick", "grass", "gravel",
-             "retina", "immunohistochemistry", "cell", "moon", "microaneurysms"),
+             "retina", "immunohistochemistry", "cell", "microaneurysms"),
             SKIMAGE,
         ),
         "ascent": "pywavelets",
@@ -69,13 +70,14 @@ def _to_image(field, size):
     return Image.fromarray(np.clip(field, 0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
 
 
-@lru_cache(maxsize=len(PHOTOGRAPHS["trained"]))
+@cache
 def photograph(name: str, package: str) -> Image.Image:
     """A photograph of PHOTOGRAPHS, as RGB."""
     if package == "matplotlib":
         from matplotlib.cbook import get_sample_data
 
-        return Image.open(get_sample_data(name)).convert("RGB")
+        with Image.open(get_sample_data(name, asfileobj=False)) as image:
+            return image.convert("RGB")
     if package == "scikit-learn":
         from sklearn.datasets import load_sample_image
 
@@ -104,10 +106,10 @@ def _crop(rng, photographs):
 
 
 def _augment(image, rng):
-    """A changed copy of a training photograph: a model would memorize so few photographs alone.
+    """A changed copy of a training photograph: a model would memorize so few photographs if they never changed.
 
-    Each change comes by chance: a smaller part, turned, gray, mixed with or set beside another part, cut out before a
-    sky, blurred, grainy.
+    Each change comes by chance: a smaller part, turned, gray, mixed with or set beside another part, cut out and put in
+    front of a sky, blurred, grainy.
     """
     width, height = image.size
     if rng.random() < 0.4:
@@ -125,7 +127,7 @@ def _augment(image, rng):
         else:
             image.paste(other, (round(image.width * rng.uniform(0.25, 0.75)), 0))
     elif rng.random() < 0.3:
-        image = before_sky(image, rng)
+        image = in_front_of_sky(image, rng)
     if rng.random() < 0.45:
         image = image.convert("L").convert("RGB")
     if rng.random() < 0.2:
@@ -137,15 +139,15 @@ def _augment(image, rng):
     return image
 
 
-def before_sky(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Some parts of a photograph before a ground that changes smoothly: a thing alone does not make it a drawing."""
+def in_front_of_sky(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Some parts of a photograph on a smooth ground: that things stand alone on one does not make it a drawing."""
     width, height = image.size
     sky = _to_image(rng.uniform(0, 255, 3) + rng.normal(0, 25, (int(rng.integers(2, 4)), 1, 3)), image.size)
     mask = Image.new("L", image.size)
     for _ in range(int(rng.integers(1, 4))):
-        half, tall = rng.uniform(0.03, 0.2) * width, rng.uniform(0.2, 0.7) * height
+        half_width, part_height = rng.uniform(0.03, 0.2) * width, rng.uniform(0.2, 0.7) * height
         x, top = rng.uniform(0.1, 0.9) * width, rng.uniform(0, 0.6) * height
         angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(5, 12))))
-        corners = zip(x + half * np.cos(angles), top + tall * (1 + np.sin(angles)) / 2, strict=True)
+        corners = zip(x + half_width * np.cos(angles), top + part_height * (1 + np.sin(angles)) / 2, strict=True)
         ImageDraw.Draw(mask).polygon(list(corners), 255)
     return Image.composite(image, sky, mask.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 2.0))))

@@ -108,7 +108,7 @@ def sample_page(rng: np.random.Generator, style: Style = Style(), kind: str | No
 
 def sample_text(rng: np.random.Generator, style: Style) -> str:
     """A random code, a pseudo-word or a word."""
-    # often the longer of two lengths: a long text has more to get wrong
+    # in half of the cases the longer of two lengths: a long text has more to get wrong
     length = style.longest if style.exactly else int(rng.integers(1, style.longest + 1, rng.integers(1, 3)).max())
     kind = rng.random()
     if kind < 0.5:

@@ -117,7 +117,7 @@ BRANCHES = 9  # questions about one image, more than fit into a row: what does n
 PAGE_BRANCHES = 7
 ROW = 160  # tokens after the image
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image
-FULL_AMONG_ASKED = 0.2  # the same in batches with conversations, of which these pages have none
+FULL_SHARE_ASKED = 0.2  # the same share in batches with conversations; such a page has none
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 LEAST, MOST = 0.5, 2.0  # how much less, and more often than the mean a skill is asked about
 STATE = {"plan", "start", "learner", "mean", "optimizers", "done", "seconds", "skipped", "weights", "bf16"}
@@ -214,7 +214,7 @@ def lesson(
     kind = rng.choice(KINDS_OF_SAMPLES, p=config.shares if config.has_conversations(index) else config.seeing_shares)
     if kind == "outside":
         return Page((), Scene((), (1, 1))), sample_outside(rng), outside_branches(rng, PAGE_BRANCHES)
-    full = FULL_AMONG_ASKED if config.has_conversations(index) else FULL_SHARE
+    full = FULL_SHARE_ASKED if config.has_conversations(index) else FULL_SHARE
     if kind == "page" and rng.random() < full:
         return *sample_page(rng, config.style(index), "full"), []
     if kind == "page":
@@ -659,7 +659,7 @@ class Run:
             labels = Labels(*(part.to(self.device) for part in labels))
             head_alone = self.done < self.config.head_alone
             features, patch_loss = self.learner.encode(pixels.to(self.device), labels, head_alone)
-            if not self.config.has_conversations(self.done):
+            if not self.config.has_conversations(self.done) or not any(names):
                 return torch.zeros(()), patch_loss, []
             tokens = Tokens(*(part.to(self.device) for part in tokens))
             answer_loss, answered = self.learner.answer_loss(features, labels, self.opening, tokens, names)
