@@ -27,7 +27,7 @@ PHOTOGRAPHS = {  # name and package
     },
     "unseen": {"camera": SKIMAGE, "rocket": SKIMAGE},
 }  # fmt: skip
-PACKAGES = tuple(sorted(set(PHOTOGRAPHS["trained"].values())))
+PACKAGES = tuple(sorted(set(PHOTOGRAPHS["trained"].values())))  # without which training cannot begin
 
 
 def sample_outside(rng: np.random.Generator, kind: str | None = None, photographs: str = "trained") -> Image.Image:
