@@ -148,3 +148,22 @@ def test_texts_of_all_lengths_are_learned_long_ones_more_often():
     lengths = np.bincount([len(sample_text(rng, Style())) for _ in range(4000)], minlength=LONGEST + 1) / 4000
     expected = [(1 / LONGEST + (2 * length - 1) / LONGEST**2) / 2 for length in range(1, LONGEST + 1)]
     assert lengths[1:] == pytest.approx(expected, abs=0.025)
+
+
+def test_hard_texts_are_smaller_and_more_often_in_lower_case():
+    """Of texts of two characters and more; the bounds are four standard errors away."""
+    rng = np.random.default_rng(0)
+    shares = []
+    for hard in (False, True):
+        texts = [sample_text(rng, Style(hard=hard)) for _ in range(4000)]
+        longer = [text for text in texts if len(text) > 1]
+        shares.append(np.mean([text[1:].islower() for text in longer]))
+    assert shares == pytest.approx([0.12, 0.3], abs=0.03)
+    heights = [
+        np.median([page.lines[0].box[3] - page.lines[0].box[1] for page in pages])
+        for pages in (
+            [sample_page(np.random.default_rng(seed), Style(hard=hard), "one")[0] for seed in range(150)]
+            for hard in (False, True)
+        )
+    ]
+    assert heights[1] < 0.9 * heights[0]

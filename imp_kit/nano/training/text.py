@@ -63,6 +63,7 @@ LEAST_CONTRAST = 70  # of 255, between the lightness of ink and ground
 LEAST_GLYPH = (0.028, 0.06)  # of the image: mean width and capital's height below which a text is too small to read
 MOST_GLYPH = (0.17, 0.42)  # the same for the largest text
 PLAIN_EM = 50  # pixels, on the probe's canvas
+LOWER_CASE, LOWER_CASE_HARD = 0.12, 0.3  # shares of codes and words that are words in lower case
 _CONSONANTS, _VOWELS = "BCDFGHJKLMNPRSTVWYZ", "AEIOU"
 
 
@@ -91,6 +92,7 @@ class Style:
     longest: int = LONGEST  # characters of a code or word
     exactly: bool = False  # always `longest` characters, not fewer
     variety: float = 1.0  # share of images with any ground, ink, face and size; the others are black on white
+    hard: bool = False  # whether small letters, and words in lower case, come more often: what is misread most
 
 
 def sample_page(rng: np.random.Generator, style: Style = Style(), kind: str | None = None) -> tuple[Page, Image.Image]:
@@ -110,7 +112,8 @@ def sample_text(rng: np.random.Generator, style: Style) -> str:
     """A random code, a pseudo-word or a word."""
     # in half of the cases the longer of two lengths: a long text has more to get wrong
     length = style.longest if style.exactly else int(rng.integers(1, style.longest + 1, rng.integers(1, 3)).max())
-    kind = rng.random()
+    lower_case = LOWER_CASE_HARD if style.hard else LOWER_CASE
+    kind = rng.random() * ((1 - LOWER_CASE) / (1 - lower_case))
     if kind < 0.5:
         return "".join(rng.choice(list(CHARSET), length))
     if kind < 0.6:  # also with what the probe leaves out, but for 0, O, 1 and I, which some faces draw alike
@@ -121,7 +124,7 @@ def sample_text(rng: np.random.Generator, style: Style) -> str:
     words = [word for word in WORDS if len(word) == length]
     # One letter alone looks the same in both cases.
     word = any_of(words, rng)
-    return word.upper() if length == 1 or kind < 0.88 else any_of((word, word.capitalize()), rng)
+    return word.upper() if length == 1 or kind < 1 - LOWER_CASE else any_of((word, word.capitalize()), rng)
 
 
 def _sentence(rng):
@@ -251,7 +254,10 @@ def _draw_line(image, text, ink, area, rng, style):
     least = max(LEAST_GLYPH[0] * width * len(text) / long, LEAST_GLYPH[1] * height / capital, 8)
     if least > most:
         return None
-    em = int(rng.uniform(least, most)) if rng.random() < 0.7 else int(rng.uniform(0.75, 1.0) * most)
+    if rng.random() < 0.7:
+        em = int(least + (most - least) * rng.random() ** (2 if style.hard else 1))
+    else:
+        em = int(rng.uniform(0.75, 1.0) * most)
     em = max(em if style.variety else min(PLAIN_EM, int(most)), int(np.ceil(least)))
     if em > most:
         return None

@@ -108,7 +108,7 @@ BOXES_WEIGHT = 4.0  # of the mean error of a corner, as a fraction of the image
 HEAD_RATE = 4.0  # times the learning rate, for the head of the labels, which is new in each run
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
 RARE: tuple[tuple[float, Callable[[Scene], bool]], ...] = (  # shares of drawings, and what they must show: few would
-    (0.2, lambda scene: any(thing.holding for thing in scene.things)),
+    (0.25, lambda scene: any(thing.holding for thing in scene.things)),
     (0.15, lambda scene: any(thing.kind == "person" for thing in scene.things)),
     (0.2, lambda scene: any(len(thing.colors) == 2 for thing in scene.things)),
     (0.15, lambda scene: any(alike > 1 for _, _, alike, _ in thing_numbers(scene))),
@@ -142,6 +142,7 @@ class TrainConfig:
     head_alone: int = 0  # samples at the start from whose patch labels only the head learns: a new head's first errors
     # would spoil a tower that was trained before
     varied_share: float = 0.0  # of drawings, those of variety.py
+    hard: bool = False  # whether texts that are hard to read come more often
     steered: bool = False  # whether skills that are behind are asked about more, see `steer`
     lengthening: int = 1_000  # when conversations begin, texts have one character; one more each time after so many
     seed: int = 0  # of drawings and weights; evaluation draws from other streams
@@ -167,7 +168,7 @@ class TrainConfig:
         """Which texts sample `index` may show: while only the tower learns, of any length, but at first all plain."""
         longest = LONGEST if index < self.seeing else min(LONGEST, 1 + (index - self.seeing) // self.lengthening)
         variety = (index - self.plain) / (self.varied - self.plain)
-        return Style(longest, variety=min(1.0, max(0.0, variety)))
+        return Style(longest, variety=min(1.0, max(0.0, variety)), hard=self.hard)
 
     def rate(self, done: int) -> float:
         """Learning rate after `done` samples: warm-up, then constant, then linearly down to nearly nothing.
@@ -186,7 +187,8 @@ CONFIGS = {
         seeing=0,
         plain=-1,
         varied=0,
-        shares=(0.55, 0.34, 0.11),
+        shares=(0.52, 0.4, 0.08),
+        hard=True,
         talk_every=1,
         varied_share=0.45,
         steered=True,
@@ -196,7 +198,7 @@ CONFIGS = {
         batch=32,
         learning_rate=5e-4,
         warm_up=2_000,
-        decay=0.6,
+        decay=0.8,
         averaging=0.996,
     ),
 }
