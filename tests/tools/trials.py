@@ -1,11 +1,12 @@
-"""Which ways to train imp-nano are worth their lines: each learns for equally long from the same weights.
+"""Which ways to train imp-nano are worth their lines: each learns from equally many pictures, from the same weights.
 
-    python tests/tools/trials.py [--start imp-nano] [--seconds 100] [--ways "as it is" "AdamW alone" ...]
+    python tests/tools/trials.py [--start imp-nano] [--pictures 1440] [--ways "as it is" "AdamW alone" ...]
 
-Every way has so many seconds of the CPU's time, a rate that falls to nothing over them or at their end, and its own new
-head, which learned alone before. None is steered but the one that is named so, and that once, before it learns. Then
-all answer the same questions about the same new pictures; an answer is right if each of its tokens is the likeliest
-after the true ones before it. Prints a table as Markdown.
+Every way sees so many pictures, the same ones, at a rate that falls to nothing over them or at their end. All begin
+with one new head, which learned alone before. None is steered but the one that is named so, and that once, before it
+learns. Then all answer the same questions about the same new pictures; an answer is right if each of its tokens is the
+likeliest after the true ones before it. Prints a table as Markdown, with the CPU's time for learning: the seconds of
+all its cores added up.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from imp_kit.checkpoints.hub import NANO_FOLDER
@@ -30,7 +32,7 @@ SEED, EXAM_SEED = 100, 101  # of streams that no run has used; the two after the
 HEAD_PICTURES, HEAD_RATE = 960, 4e-3
 EXAM = 320  # pictures
 AVERAGING = 0.95  # so few steps are averaged over fewer
-WARM_UP = 0.1  # share of the time
+WARM_UP = 0.1  # share of the pictures
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Way:
     prepare: Callable[[Run], None] = lambda run: None
     constants: dict[str, float] = field(default_factory=dict)  # of train.py, while it learns
     averaged: bool = True  # whether the mean of the weights is examined, or the last ones
-    decay: float = 1.0  # share of the time, at its end, in which the rate falls
+    decay: float = 1.0  # share of the pictures, at their end, in which the rate falls
 
 
 def adamw_alone(run: Run) -> None:
@@ -72,52 +74,60 @@ def batches(run: Run, seed: int) -> Iterator[Batch]:
         yield collate([lessons[index] for index in range(start, start + config.batch)])
 
 
-def trial(way: Way, start: Path, seconds: float, folder: Path) -> tuple[int, float, float]:
-    """Learn for so long, then answer: samples seen, loss of the answers, share of right ones."""
-    # the head learns before the clock starts, so no sample of the trial is for it alone
+def new_run(way: Way, start: Path, folder: Path) -> Run:
+    # the head has learned before, so no sample of the trial is for it alone
     plan = replace(CONFIGS["further"], seed=SEED, head_alone=0, steered=False, averaging=AVERAGING)
-    config = way.config(plan)
-    run = Run(folder, config, torch.device("cpu"), start)
+    run = Run(folder, way.config(plan), torch.device("cpu"), start)
     way.prepare(run)
+    return run
+
+
+def trial(way: Way, start: Path, head: dict[str, Tensor], pictures: int, folder: Path) -> tuple[float, float, float]:
+    """Learn from so many pictures, then answer: seconds of the CPU's time, loss of the answers, share of right ones."""
+    run = new_run(way, start, folder)
+    run.learner.head.load_state_dict(head)
     with run.kernels():
-        teach_head(run)
-        if config.steered:
+        if run.config.steered:
             _, results = examine(run, EXAM_SEED + 2)
             run.weights = steer(results)
         with patch.dict(vars(train), way.constants):
-            seen = learn(run, seconds, way.decay)
+            seconds = learn(run, pictures, way.decay)
         if way.averaged:
             run.learner.model.load_state_dict(run.mean.module.state_dict())
         loss, results = examine(run, EXAM_SEED)
         marks = [right for rights in results.values() for right in rights]
-        return seen, loss, sum(marks) / len(marks)
+        return seconds, loss, sum(marks) / len(marks)
 
 
-def learn(run: Run, seconds: float, decay: float) -> int:
-    """How many samples fit into the time; they are drawn outside of it, as workers do."""
-    used, drawn = 0.0, batches(run, SEED)
-    while used < seconds:
-        batch, share = next(drawn), used / seconds
+def learn(run: Run, pictures: int, decay: float) -> float:
+    """The seconds that the CPU's cores worked, together, but for drawing, which workers do in a real run."""
+    seconds, drawn = 0.0, batches(run, SEED)
+    while run.done < pictures:
+        batch, share = next(drawn), run.done / pictures
         begun = time.process_time()
         answer_loss, patch_loss, _ = run.losses(batch)
         rate = min(1.0, share / WARM_UP + 0.01, (1.0 - share) / decay)
         run.update(answer_loss + patch_loss, rate * run.config.learning_rate)
-        used += time.process_time() - begun
+        seconds += time.process_time() - begun
         run.done += run.config.batch
-    return run.done
+    return seconds
 
 
-def teach_head(run: Run) -> None:
+def taught_head(start: Path, folder: Path) -> dict[str, Tensor]:
+    """What a new head has learned alone; all ways begin with it."""
+    run = new_run(WAYS["as it is"], start, folder)
     optimizer = torch.optim.AdamW(run.learner.head.parameters(), lr=HEAD_RATE)
     steps = HEAD_PICTURES // run.config.batch
     rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
-    for _, (pixels, labels, _, _) in zip(range(steps), batches(run, EXAM_SEED + 1), strict=False):
-        with torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
-            _, loss = run.learner.encode(pixels, labels, head_alone=True)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        rates.step()
+    with run.kernels():
+        for _, (pixels, labels, _, _) in zip(range(steps), batches(run, EXAM_SEED + 1), strict=False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=run.bf16):
+                _, loss = run.learner.encode(pixels, labels, head_alone=True)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rates.step()
+    return run.learner.head.state_dict()
 
 
 @torch.inference_mode()
@@ -135,14 +145,16 @@ def examine(run: Run, seed: int) -> tuple[float, dict[str, list[bool]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--start", type=Path, default=NANO_FOLDER, help="folder of the imp-nano to begin from")
-    parser.add_argument("--seconds", type=float, default=100)
+    parser.add_argument("--pictures", type=int, default=1440)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
-    print("| way | pictures seen | loss of answers | right answers |\n| --- | --- | --- | --- |")
+    with TemporaryDirectory() as folder:
+        head = taught_head(args.start, Path(folder))
+    print("| way | CPU seconds | loss of answers | right answers |\n| --- | --- | --- | --- |")
     for name in tqdm(args.ways):
         with TemporaryDirectory() as folder:
-            seen, loss, right = trial(WAYS[name], args.start, args.seconds, Path(folder))
-        print(f"| {name} | {seen:,} | {loss:.4f} | {right:.1%} |", flush=True)
+            seconds, loss, right = trial(WAYS[name], args.start, head, args.pictures, Path(folder))
+        print(f"| {name} | {seconds:.0f} | {loss:.4f} | {right:.1%} |", flush=True)
 
 
 if __name__ == "__main__":
