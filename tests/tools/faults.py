@@ -532,7 +532,7 @@ EXPERIMENTS = (
     fault("a place as planned, not as drawn", "nano/training/variety.py", "scene = placed(scene)", "pass",
           "variety::a_scene_says_what_its_image_shows"),
     fault("what is carried has the shirt's color", "nano/training/variety.py", "held = (some[-1],", "held = (some[0],",
-          "variety::what_is_carried_shows_in_front_of_what_is_behind"),
+          "variety::what_is_carried_shows_beside_what_is_behind_or_in_front"),
     fault("doubtful places are kept", "nano/training/variety.py", "if is_clear(scene):", "if True:",
           "variety::no_place_is_doubtful_and_nothing_too_small"),
     fault("a figure without a free hand drops what it held", "nano/training/figures.py",

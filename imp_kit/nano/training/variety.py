@@ -41,6 +41,7 @@ from imp_kit.nano.training.seen import LEAST_CLEAR, as_seen, is_clear, least_sid
 Box = tuple[float, float, float, float]
 MOST_THINGS = 5
 MOST_COVERED, LEAST_VISIBLE = 0.3, 0.76  # of a thing's box: under another one, and inside of the image
+MOST_HIDDEN = 0.3  # of a person's width, by what is in front: at least half of what HOLDER holds then shows
 # Most boxes are of cardboard, and its browns are lighter: CSS's sienna, and "light brown" of the xkcd color survey.
 CARDBOARD = ((160, 82, 45), (173, 129, 80))
 VARIED_COLORS = TRUE_COLORS | {"brown": (*TRUE_COLORS["brown"], *CARDBOARD * 2)}
@@ -206,8 +207,8 @@ def _cut_off(boxes):
 def _scattered(rng, count, low, high, fits):
     kinds = [str(any_of(KINDS, rng)) for _ in range(count)]
     figures = [any_of(VARIED[kind], rng) for kind in kinds]
-    if fits is _overlapping:  # what shines through a hollow thing would be disputed
-        figures = [f if getattr(f, "style", "flat") != "line" else replace(f, style="child") for f in figures]
+    if fits is _overlapping:
+        figures = [_solid(figure) for figure in figures]
     colors = [_some_colors(kind, rng) for kind in kinds]
     if fits is _overlapping:
         colors = [(COLORS[i],) for i in rng.choice(len(COLORS), count, replace=False)]
@@ -226,11 +227,17 @@ def _scattered(rng, count, low, high, fits):
                 return [_Plan(Thing(k, c, 0, 0, box), f, int(seed)) for k, c, box, f, seed in named], size
 
 
+def _solid(figure):
+    """The figure filled: what shines through a hollow thing would be disputed."""
+    return replace(figure, style="child") if getattr(figure, "style", "flat") == "line" else figure
+
+
 def _carrying(rng):
-    """Somebody who carries something, and a thing that is partly behind them."""
-    holder = any_of((*FIGURES["person"], HOLDER, HOLDER), rng)
+    """Somebody who carries something, and a thing that is partly behind them, or in front."""
+    in_front = rng.random() < 0.5
+    holder = HOLDER if in_front else any_of((*FIGURES["person"], HOLDER, HOLDER), rng)
     kind = str(any_of([kind for kind in KINDS if kind != "person"], rng))
-    figure = any_of(VARIED[kind], rng)
+    figure = _solid(any_of(VARIED[kind], rng)) if in_front else any_of(VARIED[kind], rng)
     shirt, held, color = (COLORS[i] for i in rng.choice(len(COLORS), 3, replace=False))
     person = Thing("person", (shirt,), 0, 0, (0, 0, 1, 1), (held, str(any_of(HELD, rng))))
     if "brown" not in (shirt, color):
@@ -244,11 +251,13 @@ def _carrying(rng):
             )
             if None in extents:
                 continue
-            behind, before = (_around(*rng.uniform(0.1, 0.9, 2), extent) for extent in extents)
-            if _overlapping([behind, before]):
-                thing = Thing(kind, (color,), 0, 0, behind)
+            box, around = (_around(*rng.uniform(0.1, 0.9, 2), extent) for extent in extents)
+            hidden = (min(box[2], around[2]) - max(box[0], around[0])) / (around[2] - around[0])
+            if _overlapping([box, around]) and not (in_front and hidden > MOST_HIDDEN):
                 seeds = rng.integers(2**32, size=2).tolist()
-                return [_Plan(thing, figure, seeds[0]), _Plan(replace(person, box=before), holder, seeds[1])], size
+                thing = _Plan(Thing(kind, (color,), 0, 0, box), figure, seeds[0])
+                whole = [thing, _Plan(replace(person, box=around), holder, seeds[1])]
+                return whole[::-1] if in_front else whole, size
 
 
 def _drawn(plans: Sequence[_Plan], size, rng):
