@@ -343,16 +343,25 @@ def test_how_often_samples_are_of_a_kind():
     for part, whole, share in ((pages, samples, 0.4), (drawings, samples, 0.52), (unasked, pages, 0.2)):
         assert abs(len(part) / len(whole) - share) < 4 * sqrt(share * (1 - share) / len(whole))
     assert all(len(page.lines) > 2 for page in unasked)
+    assert config.style(0).hard
+    assert not CONFIGS["first"].style(0).hard
 
 
 @pytest.mark.slow
 def test_a_trial_learns_in_its_way_and_is_examined_as_all(tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "HEAD_PICTURES", 32)
     monkeypatch.setattr(trials, "EXAM", 32)
-    head = trials.taught_head(NANO_FOLDER, tmp_path)
-    examined = []
+    head, learn, examined = trials.taught_head(NANO_FOLDER, tmp_path), trials.learn, []
+
+    def checked(run, *rest):
+        assert all(torch.equal(value, head[name]) for name, value in run.learner.head.state_dict().items())
+        seconds = learn(run, *rest)
+        assert run.done == 64
+        return seconds
+
+    monkeypatch.setattr(trials, "learn", checked)
     for name in ("as it is", "one conversation about each picture", "skills that are behind asked about more"):
-        seconds, loss, right = trials.trial(trials.WAYS[name], NANO_FOLDER, head, 33, tmp_path)
+        seconds, loss, right = trials.trial(trials.WAYS[name], NANO_FOLDER, head, 64, tmp_path)
         assert seconds > 0
         assert loss > 0
         assert right > 0.5

@@ -151,7 +151,7 @@ def test_texts_of_all_lengths_are_learned_long_ones_more_often():
 
 
 def test_hard_texts_are_smaller_and_more_often_in_lower_case():
-    """Of texts of two characters and more; the bounds are four standard errors away."""
+    """The shares are of texts of two characters and more; their bounds are four standard errors away."""
     rng = np.random.default_rng(0)
     shares = []
     for hard in (False, True):
@@ -162,7 +162,7 @@ def test_hard_texts_are_smaller_and_more_often_in_lower_case():
     heights = [
         np.median([page.lines[0].box[3] - page.lines[0].box[1] for page in pages])
         for pages in (
-            [sample_page(np.random.default_rng(seed), Style(hard=hard), "one")[0] for seed in range(150)]
+            [sample_page(np.random.default_rng(seed), Style(hard=hard), "one")[0] for seed in range(400)]
             for hard in (False, True)
         )
     ]

@@ -71,11 +71,14 @@ def test_what_is_carried_shows_beside_what_is_behind_or_in_front(monkeypatch):
         plans, size = variety._carrying(rng)
         (x0, y0, x1, y1), (left, top, right, bottom) = (plan.thing.box for plan in plans)
         assert min(x1, right) > max(x0, left)
+        in_front = plans[1].thing.kind != "person"
+        if in_front:
+            assert min(x1, right) - max(x0, left) < 0.3001 * (x1 - x0)
         assert min(y1, bottom) > max(y0, top)
         image, scene = variety._drawn(plans, size, rng)
         other, person = sorted(scene.things, key=lambda thing: thing.kind == "person")
         assert other.kind != "person"
-        front += plans[1].thing.kind != "person"
+        front += in_front
         assert len({other.colors[0], person.colors[0], person.holding[0]}) == 3
         paint = np.array(TRUE_COLORS[person.holding[0]][0])
         near = np.abs(np.asarray(image, int) - paint).max(axis=2) < 40  # some are shaded

@@ -2,11 +2,11 @@
 
     python tests/tools/trials.py [--start imp-nano] [--pictures 1440] [--ways "as it is" "AdamW alone" ...]
 
-Every way sees so many pictures, the same ones, at a rate that falls to nothing over them or at their end. All begin
-with one new head, which learned alone before. None is steered but the one that is named so, and that once, before it
-learns. Then all answer the same questions about the same new pictures; an answer is right if each of its tokens is the
-likeliest after the true ones before it. Prints a table as Markdown, with the CPU's time for learning: the seconds of
-all its cores added up.
+Every way sees as many pictures as --pictures says, the same ones, at a rate that falls to nothing over them or at their
+end. All begin with one new head, which learned alone before. None is steered but the one that is named so, and that
+once, before it learns. Then all answer the same questions about the same new pictures; an answer is right if each of
+its tokens is the likeliest after the true ones before it. Prints a table as Markdown, with the CPU time that learning
+took: the seconds of all cores added up.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def batches(run: Run, seed: int) -> Iterator[Batch]:
 
 
 def new_run(way: Way, start: Path, folder: Path) -> Run:
-    # the head has learned before, so no sample of the trial is for it alone
+    # the head learns in taught_head, so no sample of a trial is for it alone
     plan = replace(CONFIGS["further"], seed=SEED, head_alone=0, steered=False, averaging=AVERAGING)
     run = Run(folder, way.config(plan), torch.device("cpu"), start)
     way.prepare(run)
@@ -100,7 +100,7 @@ def trial(way: Way, start: Path, head: dict[str, Tensor], pictures: int, folder:
 
 
 def learn(run: Run, pictures: int, decay: float) -> float:
-    """The seconds that the CPU's cores worked, together, but for drawing, which workers do in a real run."""
+    """Learn, and return the CPU time in seconds, all cores added up; not of drawing, which workers do in a real run."""
     seconds, drawn = 0.0, batches(run, SEED)
     while run.done < pictures:
         batch, share = next(drawn), run.done / pictures
@@ -148,12 +148,21 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1440)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
+    if args.pictures < 1 or args.pictures % CONFIGS["further"].batch:
+        parser.error(f"--pictures is {args.pictures}; give a multiple of {CONFIGS['further'].batch}, the batch's size")
+    bf16 = train.bf16_is_faster()
+    print(f"learning in {'bf16' if bf16 else 'fp32'}\n")
+    with patch.object(train, "bf16_is_faster", lambda: bf16):  # measured once: a busy machine may say otherwise later
+        compare(args.ways, args.start, args.pictures)
+
+
+def compare(ways: list[str], start: Path, pictures: int) -> None:
     with TemporaryDirectory() as folder:
-        head = taught_head(args.start, Path(folder))
+        head = taught_head(start, Path(folder))
     print("| way | CPU seconds | loss of answers | right answers |\n| --- | --- | --- | --- |")
-    for name in tqdm(args.ways):
+    for name in tqdm(ways):
         with TemporaryDirectory() as folder:
-            seconds, loss, right = trial(WAYS[name], args.start, head, args.pictures, Path(folder))
+            seconds, loss, right = trial(WAYS[name], start, head, pictures, Path(folder))
         print(f"| {name} | {seconds:.0f} | {loss:.4f} | {right:.1%} |", flush=True)
 
 

@@ -63,7 +63,7 @@ LEAST_CONTRAST = 70  # of 255, between the lightness of ink and ground
 LEAST_GLYPH = (0.028, 0.06)  # of the image: mean width and capital's height below which a text is too small to read
 MOST_GLYPH = (0.17, 0.42)  # the same for the largest text
 PLAIN_EM = 50  # pixels, on the probe's canvas
-LOWER_CASE, LOWER_CASE_HARD = 0.12, 0.3  # shares of codes and words that are words in lower case
+LOWER_CASE, LOWER_CASE_HARD = 0.12, 0.3  # shares of texts that are words in lower case, half of them capitalized
 _CONSONANTS, _VOWELS = "BCDFGHJKLMNPRSTVWYZ", "AEIOU"
 
 
@@ -92,7 +92,7 @@ class Style:
     longest: int = LONGEST  # characters of a code or word
     exactly: bool = False  # always `longest` characters, not fewer
     variety: float = 1.0  # share of images with any ground, ink, face and size; the others are black on white
-    hard: bool = False  # whether small letters, and words in lower case, come more often: what is misread most
+    hard: bool = False  # whether tiny texts, and words in lower case, come more often: what is misread most
 
 
 def sample_page(rng: np.random.Generator, style: Style = Style(), kind: str | None = None) -> tuple[Page, Image.Image]:
@@ -113,6 +113,7 @@ def sample_text(rng: np.random.Generator, style: Style) -> str:
     # in half of the cases the longer of two lengths: a long text has more to get wrong
     length = style.longest if style.exactly else int(rng.integers(1, style.longest + 1, rng.integers(1, 3)).max())
     lower_case = LOWER_CASE_HARD if style.hard else LOWER_CASE
+    # stretched, so that the other kinds keep their proportions
     kind = rng.random() * ((1 - LOWER_CASE) / (1 - lower_case))
     if kind < 0.5:
         return "".join(rng.choice(list(CHARSET), length))

@@ -228,7 +228,7 @@ def _scattered(rng, count, low, high, fits):
 
 
 def _solid(figure):
-    """The figure filled: what shines through a hollow thing would be disputed."""
+    """The figure, filled if it is line art: what shines through lines would be disputed."""
     return replace(figure, style="child") if getattr(figure, "style", "flat") == "line" else figure
 
 
