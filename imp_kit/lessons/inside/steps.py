@@ -189,7 +189,7 @@ def occlusion(
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's rank correlation of two maps: 1 where they have the same order, 0 where they have none in common.
+    """Spearman's rank correlation of two maps: 1 for the same order, 0 for nothing in common, -1 for the reverse.
 
     It is nan where a map has one value alone.
     """
