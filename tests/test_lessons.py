@@ -143,7 +143,10 @@ def test_counts():
     } <= stars
     assert {"There are three things.", "There is one red thing.", "There are no green things."} <= stars
     held = answers("count", PERSON, tries=300)
+    assert "There is one box." in held
     assert not any(" boxes" in answer or "brown" in answer or "two things" in answer for answer in held)
+    both = scene(*PERSON.things, thing("box", "red", 2, 2))
+    assert "There are two boxes." in answers("count", both, tries=300)
 
 
 def test_positions():

@@ -509,6 +509,8 @@ EXPERIMENTS = (
           "lessons::questions_are_typed_as_people_type"),
     fault("a skill's weight is ignored", "nano/training/lessons.py", "share * weights.get(skill, 1.0)", "share",
           "lessons::weights_steer_which_skills_are_asked"),
+    fault("what is held is not counted", "nano/training/lessons.py", "for thing in scene.things] + held\n    by_kind",
+          "for thing in scene.things]\n    by_kind", "lessons::counts"),
     fault("one of those counted together is another thing", "nano/training/lessons.py",
           "counted.add(appearance)", "pass", "lessons::answers_know_the_things_that_they_are_about"),
     fault("a resumed run forgets its optimizer", "nano/training/train.py",

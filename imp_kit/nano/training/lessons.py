@@ -288,8 +288,9 @@ def shape(scene: Scene, rng: np.random.Generator) -> list[Ask]:
 
 
 def count(scene: Scene, rng: np.random.Generator) -> list[Ask]:
-    held = {kind for _, kind in _held_things(scene)}
-    by_kind = [(kind, _plural(kind), sum(t.kind == kind for t in scene.things)) for kind in KINDS if kind not in held]
+    held = [kind for _, kind in _held_things(scene)]
+    kinds = [thing.kind for thing in scene.things] + held
+    by_kind = [(kind, _plural(kind), kinds.count(kind)) for kind in KINDS]
     by_color = [
         (f"{name} thing", f"{name} things", sum(name in t.colors for t in scene.things))
         for name in _clear_colors(scene)
