@@ -635,19 +635,22 @@ def test_chats_ask_two_things_that_do_not_need_each_other():
 
 @pytest.mark.slow
 def test_the_card_tells_the_truth(nano):
-    """A fresh, small exam agrees with the bundled figures: no cell further off than four standard errors."""
+    """A fresh, small exam agrees with the bundled figures: no two shares differ by four standard errors of both."""
     samples = 40
     card = json.loads((NANO_FOLDER / "evaluation.json").read_text("utf-8"))
     assert card["checkpoint"] == "imp-nano"
     figures = evaluate(nano, seed=99, samples=samples)
+
+    def agree(claimed, found):
+        together = (claimed["right"] + found["right"]) / (claimed["samples"] + found["samples"])
+        variance = max(together * (1 - together), 0.01) * (1 / claimed["samples"] + 1 / found["samples"])
+        return abs(claimed["share"] - found["share"]) < 4 * sqrt(variance)
+
     for skill in SKILLS:
         for column in columns(skill):
-            claimed, found = (entry["skills"][skill][column]["share"] for entry in (card, figures))
-            error = sqrt(max(claimed * (1 - claimed), 0.01) / samples)
-            assert abs(found - claimed) < 4 * error, (skill, column)
+            assert agree(card["skills"][skill][column], figures["skills"][skill][column]), (skill, column)
     for place in ("first", "second"):
-        claimed, found = (entry["chat"][place]["share"] for entry in (card, figures))
-        assert abs(found - claimed) < 4 * sqrt(max(claimed * (1 - claimed), 0.01) / samples), place
+        assert agree(card["chat"][place], figures["chat"][place]), place
     first, second = (figures["chat"][place]["right"] for place in ("first", "second"))
     assert second >= first - samples / 10  # what was said before does not mislead
     asked = 0
