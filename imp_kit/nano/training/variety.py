@@ -41,7 +41,7 @@ from imp_kit.nano.training.seen import LEAST_CLEAR, as_seen, is_clear, least_sid
 Box = tuple[float, float, float, float]
 MOST_THINGS = 5
 MOST_COVERED, LEAST_VISIBLE = 0.3, 0.76  # of a thing's box: under another one, and inside of the image
-MOST_HIDDEN = 0.3  # of a person's width, by what is in front: at least half of what HOLDER holds then shows
+MOST_HIDDEN = 0.3  # of a person's width, by what is in front: about half of what HOLDER holds, or more, then shows
 # Most boxes are of cardboard, and its browns are lighter: CSS's sienna, and "light brown" of the xkcd color survey.
 CARDBOARD = ((160, 82, 45), (173, 129, 80))
 VARIED_COLORS = TRUE_COLORS | {"brown": (*TRUE_COLORS["brown"], *CARDBOARD * 2)}
@@ -256,8 +256,8 @@ def _carrying(rng):
             if _overlapping([box, around]) and not (in_front and hidden > MOST_HIDDEN):
                 seeds = rng.integers(2**32, size=2).tolist()
                 thing = _Plan(Thing(kind, (color,), 0, 0, box), figure, seeds[0])
-                whole = [thing, _Plan(replace(person, box=around), holder, seeds[1])]
-                return whole[::-1] if in_front else whole, size
+                plans = [thing, _Plan(replace(person, box=around), holder, seeds[1])]
+                return plans[::-1] if in_front else plans, size
 
 
 def _drawn(plans: Sequence[_Plan], size, rng):
