@@ -398,6 +398,9 @@ def test_reading():
     }
     assert {meaning for meaning, *_ in said("line", page("K7X", "AB"))} == {"upper", "lower"}
     assert said("line", CODE) == set()
+    three = page("K7X", "AB", "Two cups")
+    assert said("read", three) == {("read", 'The text reads "K7X" and "AB" and "Two cups".', None)}
+    assert said("read", page(*["The cats are red."] * 3)) == said("line", three) == set()
     assert page_question(CODE, "line", np.random.default_rng(0)) is None
     assert answers("no_text", TOWN) == {"There is no text."}
 

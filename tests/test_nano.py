@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count, islice
 from math import sqrt
 
 import numpy as np
@@ -222,6 +223,7 @@ def test_what_each_token_of_an_answer_attends_to(nano):
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
 RUN = f"""
 import shutil, sys, torch
+from itertools import count, islice
 from pathlib import Path
 from imp_kit.nano.training import train as training
 
@@ -323,11 +325,11 @@ def test_the_log_says_how_one_step_was_answered(tmp_path, monkeypatch):
         assert float(row[skill]) == pytest.approx(np.mean(right), abs=1e-4), skill
 
 
-def test_a_batch_of_full_pages_teaches_the_tower_alone(tmp_path):
+def test_a_batch_of_long_texts_teaches_the_tower_alone(tmp_path):
     config = dataclasses.replace(PLAN, seeing=0, talk_every=1)
     run = Run(tmp_path, config, torch.device("cpu"), NANO_FOLDER)
-    asked_nothing = [index for index in range(60) if not lesson(config, index)[2]]
-    lessons = Lessons(config, tmp_path, asked_nothing[:2], {})
+    asked_nothing = [*islice((index for index in count() if not lesson(config, index)[2]), 2)]
+    lessons = Lessons(config, tmp_path, asked_nothing, {})
     answer_loss, patch_loss, marks = run.losses(collate([lessons[0], lessons[1]]))
     assert (answer_loss.item(), marks) == (0.0, [])
     assert patch_loss.item() > 0.1
@@ -339,10 +341,13 @@ def test_how_often_samples_are_of_a_kind():
     samples = [lesson(config, index) for index in range(600)]
     pages = [page for page, _, _ in samples if page.lines]
     drawings = [page for page, _, _ in samples if page.scene.things and not page.lines]
-    unasked = [page for page, _, conversations in samples if not conversations]
-    for part, whole, share in ((pages, samples, 0.4), (drawings, samples, 0.52), (unasked, pages, 0.2)):
+    full = [(page, conversations) for page, _, conversations in samples if len(page.lines) > 2]
+    for part, whole, share in ((pages, samples, 0.4), (drawings, samples, 0.52), (full, pages, 0.2)):
         assert abs(len(part) / len(whole) - share) < 4 * sqrt(share * (1 - share) / len(whole))
-    assert all(len(page.lines) > 2 for page in unasked)
+    for page, conversations in full:
+        answers = {turn.answer for turns in conversations for turn in turns}
+        assert any('" and "' in answer for answer in answers) == (sum(len(each.text) for each in page.lines) <= 50)
+    assert all(conversations or len(page.lines) > 2 for page, _, conversations in samples)
     assert config.style(0).hard
     assert not CONFIGS["first"].style(0).hard
 
@@ -465,8 +470,10 @@ def test_skills_that_are_behind_are_asked_about_more():
     weights = steer({"color": [True] * 10, "count": [True, False] * 5, "read_3": [False] * 4, "read": [True] * 4})
     assert weights["color"] == LEAST
     assert weights["count"] == weights["read"] > 1
-    assert steer({"color": [True], "count": [True]}) == {"color": 1.0, "count": 1.0}
+    assert steer({"color": [True], "count": [True]}) == {"color": 1.0, "count": 1.0, "locate": LEAST}
     assert steer({"color": [False], "count": [True] * 9, "read_1": [True], "line": [True]})["color"] == MOST
+    boxes = steer({"locate": [False] * 20, "color": [True, False] * 5, "count": [True] * 3 + [False]})
+    assert boxes == {"color": pytest.approx(4 / 3), "count": pytest.approx(2 / 3), "locate": LEAST}
 
 
 def test_a_run_whose_numbers_are_lost_stops_and_keeps_its_state(tmp_path):

@@ -26,6 +26,7 @@ MISSING_SHARE = 0.15  # of questions about a color or place that ask about a thi
 MISSING_PERSON_SHARE = 0.05  # of scenes without a person where it is asked what the person holds
 ALONE_SHARE = 0.15  # of questions about a color or place that say "it" and come first
 MOST_DETAILED = 5  # things to describe in one answer; more would not fit
+MOST_READ = 50  # characters of all lines to read in one answer; more would not fit
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = {"bus": "buses", "box": "boxes", "person": "people"}
 BRITISH = {"gray": "grey", "center": "centre"}
@@ -443,7 +444,9 @@ def region(scene: Scene, rng: np.random.Generator) -> list[Ask]:
 
 
 def read(page: Page, rng: np.random.Generator) -> list[Ask]:
-    """All of a page's text."""
+    """All of a page's text, unless it is long."""
+    if sum(len(line.text) for line in page.lines) > MOST_READ:
+        return []
     texts = " and ".join(f'"{line.text}"' for line in page.lines)
     short = page.lines[0].text if len(page.lines) == 1 else None
     return [Ask("read", f"The text reads {texts}.", short)]
@@ -451,7 +454,7 @@ def read(page: Page, rng: np.random.Generator) -> list[Ask]:
 
 def line(page: Page, rng: np.random.Generator) -> list[Ask]:
     """One of two lines."""
-    if len(page.lines) < 2:
+    if len(page.lines) != 2:
         return []
     upper, lower = page.lines
     above = f'The upper line reads "{upper.text}".'

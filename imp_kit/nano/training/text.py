@@ -97,7 +97,7 @@ class Style:
 
 def sample_page(rng: np.random.Generator, style: Style = Style(), kind: str | None = None) -> tuple[Page, Image.Image]:
     """Text and its image. `kind` is "one" line, "two" lines, "beside" a drawn thing (chance decides between them), or
-    "full" of lines, to learn letters from but not to be asked about.
+    "full" of lines.
     """
     kind = kind or str(rng.choice(("one", "two", "beside"), p=(0.5, 0.38, 0.12)))
     if rng.random() >= style.variety:

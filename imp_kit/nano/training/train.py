@@ -96,7 +96,7 @@ CONFIG = {
         "hidden_act": "gelu_pytorch_tanh",
     },
 }
-LOGGED = (*SKILLS, *(f"read_{length}" for length in range(1, LONGEST + 1)))  # "read" itself: two lines at once
+LOGGED = (*SKILLS, *(f"read_{length}" for length in range(1, LONGEST + 1)))  # "read" itself: all of several lines
 LOG = ("samples", "seconds", "skipped", "loss", "patch_loss", *LOGGED)
 LABEL_SIZES = (*LOOKS.values(), 4, NUMBERS * MOST_COUNTED, ACROSS * (len(CHARACTERS) + 1), ACROSS * ORDINALS)
 GUIDED_LAYER = 2  # of the decoder; its first head is trained to attend to the text that an answer spells, its second
@@ -117,7 +117,7 @@ BRANCHES = 9  # questions about one image, more than fit into a row: what does n
 PAGE_BRANCHES = 7
 ROW = 160  # tokens after the image
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image
-FULL_SHARE_ASKED = 0.2  # the same share in batches with conversations; such a page has none
+FULL_SHARE_ASKED = 0.2  # the same share in batches with conversations; such a page has one, unless its text is long
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 LEAST, MOST = 0.5, 2.0  # how much less, and more often than the mean a skill is asked about
 STATE = {"plan", "start", "learner", "mean", "optimizers", "done", "seconds", "skipped", "weights", "bf16"}
@@ -216,11 +216,9 @@ def lesson(
     kind = rng.choice(KINDS_OF_SAMPLES, p=config.shares if config.has_conversations(index) else config.seeing_shares)
     if kind == "outside":
         return Page((), Scene((), (1, 1))), sample_outside(rng), outside_branches(rng, PAGE_BRANCHES)
-    full = FULL_SHARE_ASKED if config.has_conversations(index) else FULL_SHARE
-    if kind == "page" and rng.random() < full:
-        return *sample_page(rng, config.style(index), "full"), []
     if kind == "page":
-        page, image = sample_page(rng, config.style(index))
+        full = rng.random() < (FULL_SHARE_ASKED if config.has_conversations(index) else FULL_SHARE)
+        page, image = sample_page(rng, config.style(index), "full" if full else None)
         return page, image, page_branches(page, rng, PAGE_BRANCHES, weights=weights)
     if rng.random() < config.varied_share:
         image, scene = sample_varied(rng)
@@ -536,13 +534,18 @@ def init_from(folder: Path, model: ImpModel) -> None:
 
 
 def steer(results: Mapping[str, Sequence[bool]]) -> dict[str, float]:
-    """How often each skill is asked about next, by its share of wrong answers: 1 for the mean, LEAST to MOST."""
+    """How often each skill is asked about next, by its share of wrong answers: 1 for the mean, LEAST to MOST.
+
+    But boxes are asked for least often: that every digit is the likeliest says little about where a box lies.
+    """
     by_skill: dict[str, list[bool]] = defaultdict(list)
     for name, right in results.items():
-        by_skill["read" if name.startswith("read") else name] += right
+        if name != "locate":
+            by_skill["read" if name.startswith("read") else name] += right
     wrong = {skill: 1 - sum(right) / len(right) for skill, right in by_skill.items() if right}
     mean = sum(wrong.values()) / max(1, len(wrong))
-    return {skill: min(MOST, max(LEAST, share / mean)) if mean else 1.0 for skill, share in wrong.items()}
+    weights = {skill: min(MOST, max(LEAST, share / mean)) if mean else 1.0 for skill, share in wrong.items()}
+    return weights | {"locate": LEAST}
 
 
 def make_optimizers(learner: TrainingModel, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -70,7 +70,7 @@ def sample_varied(rng: np.random.Generator) -> tuple[Image.Image, Scene]:
             things = tuple(_with_brown_box(thing, rng) for thing in scene.things)
             image, scene = draw(replace(scene, things=things), rng, VARIED, VARIED_COLORS)
         else:
-            sample = _group if kind < 0.55 else _few if kind < 0.78 else _crowded if kind < 0.88 else _carrying
+            sample = _group if kind < 0.51 else _few if kind < 0.73 else _crowded if kind < 0.82 else _carrying
             image, scene = _drawn(*sample(rng), rng)
         scene = placed(scene)
         if is_clear(scene):
