@@ -155,7 +155,7 @@ def plot(log: Path, target: Path) -> None:
     for number, skill in enumerate(SKILLS):
         panels.append(figure.add_subplot(grid[2 + number // columns, number % columns]))
         line(panels[-1], skill, color="#1f77b4")
-        panels[-1].set_title("read two lines" if skill == "read" else skill.replace("_", " "), fontsize=10)
+        panels[-1].set_title("read several lines" if skill == "read" else skill.replace("_", " "), fontsize=10)
     for axes in panels:
         axes.grid(alpha=0.3)
         axes.set(xlim=(0, max(int(row["samples"]) for row in rows) / 1000))

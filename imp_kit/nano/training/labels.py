@@ -34,7 +34,8 @@ COVERED = 0.3  # share of a patch from which it shows a thing
 class Labels(NamedTuple):
     """What each of n patches shows, known from the scene; the tower learns to predict it."""
 
-    looks: Tensor  # int (n, LOOKS): those of `thing_looks`; where no thing is, kind 0 and else IGNORED
+    looks: Tensor  # int (n, LOOKS): those of `thing_looks`; where no thing is, kind 0 and else IGNORED; where two are,
+    # of which a scene does not say the one in front, all IGNORED
     boxes: Tensor  # float (n, 4): the corners of the thing's box as fractions of the image
     numbers: Tensor  # int (n, NUMBERS): those of `thing_numbers`; IGNORED where no thing is
     characters: Tensor  # int (n, ACROSS): 1 + index in CHARACTERS, 0 where there is none
@@ -76,6 +77,7 @@ def patch_labels(page: Page, side: int) -> Labels:
     characters = torch.zeros(side, side, ACROSS, dtype=torch.long)
     content_ids = torch.full((side, side, ACROSS), IGNORED)
     edges = np.arange(side + 1) / side
+    things_there = torch.zeros(side, side, dtype=torch.long)
     for number, thing in enumerate(page.scene.things):
         x0, y0, x1, y1 = thing.box
         across = np.clip(np.minimum(edges[1:], x1) - np.maximum(edges[:-1], x0), 0, None) * side
@@ -85,6 +87,9 @@ def patch_labels(page: Page, side: int) -> Labels:
         boxes[covered] = torch.tensor(thing.box)
         numbers[covered] = torch.tensor(numbered[number])
         content_ids[covered] = THING + number
+        things_there += covered
+    for part in (looks, numbers, content_ids):
+        part[things_there > 1] = IGNORED
     middles = (np.arange(side * ACROSS) + 0.5) / (side * ACROSS)
     for number, line in enumerate(page.lines):
         top, bottom = line.box[1], line.box[3]
@@ -110,11 +115,12 @@ def attention_targets(tokenizer: TextTokenizer, answer: list[int], turn: Turn, p
     text, targets = "", []
     pieces = [tokenizer.decode([id]) for id in answer]
     whole = "".join(pieces)
-    spans = []
+    spans, after = [], 0
     for number, line in enumerate(page.lines):
-        start = 1 if whole.strip() == line.text else whole.find(f'"{line.text}"') + 1
+        start = 1 if whole.strip() == line.text else whole.find(f'"{line.text}"', after) + 1
         if start:
             spans.append((number, line, start))
+            after = start + len(line.text)
     # Offsets of the turn's answer; the tokens begin with a space.
     about = [(thing, start + 1, end + 1) for thing, start, end in spans_of_things(turn)]
     for piece in pieces:

@@ -637,16 +637,20 @@ def page_branches(
     weights: Mapping[str, float] | None = None,
 ) -> list[list[Turn]]:
     """As `branches`, without follow-ups, about an image with text and the things beside it; without any, now and then
-    about one that is not there.
+    one question about a thing that is not there.
     """
-    # nearly 0, and not 0: whether weights make sense may not depend on chance
-    beside = 0.4 if page.scene.things else 0.3 if rng.random() < MISSING_SHARE else 1e-6
+    beside = 0.4 if page.scene.things else 0.3
+    missing = not page.scene.things and rng.random() < MISSING_SHARE
     shares = {skill: (1 - beside) / len(READING) for skill in READING} | {s: beside / len(BESIDE) for s in BESIDE}
     chances, chosen, asked = _chances(shares, weights), [], set()
     for _ in range(8 * count):
         if len(asked) == count:
             break
         skill = str(rng.choice(tuple(shares), p=chances))
+        if skill in BESIDE and not page.scene.things:
+            if not missing:
+                continue
+            missing = False
         options = READING[skill](page, rng) if skill in READING else LESSONS[skill](page.scene, rng)
         ask = _choose([ask for ask in options if ask.answer not in asked and ask.meaning not in ALONE], rng)
         if ask is not None:

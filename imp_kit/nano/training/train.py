@@ -57,7 +57,7 @@ from imp_kit.nano.training.labels import (
     patch_labels,
     thing_numbers,
 )
-from imp_kit.nano.training.lessons import SKILLS, Turn, branches, outside_branches, page_branches
+from imp_kit.nano.training.lessons import LESSONS, SKILLS, Turn, branches, outside_branches, page_branches
 from imp_kit.nano.training.outside import sample_outside
 from imp_kit.nano.training.text import LONGEST, Page, Style, sample_page
 from imp_kit.nano.training.variety import sample_varied
@@ -96,7 +96,7 @@ CONFIG = {
         "hidden_act": "gelu_pytorch_tanh",
     },
 }
-LOGGED = (*SKILLS, *(f"read_{length}" for length in range(1, LONGEST + 1)))  # "read" itself: all of several lines
+LOGGED = (*SKILLS, *(f"read_{length}" for length in range(1, LONGEST + 1)))  # "read" itself: two lines or more
 LOG = ("samples", "seconds", "skipped", "loss", "patch_loss", *LOGGED)
 LABEL_SIZES = (*LOOKS.values(), 4, NUMBERS * MOST_COUNTED, ACROSS * (len(CHARACTERS) + 1), ACROSS * ORDINALS)
 GUIDED_LAYER = 2  # of the decoder; its first head is trained to attend to the text that an answer spells, its second
@@ -117,7 +117,7 @@ BRANCHES = 9  # questions about one image, more than fit into a row: what does n
 PAGE_BRANCHES = 7
 ROW = 160  # tokens after the image
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image
-FULL_SHARE_ASKED = 0.2  # the same share in batches with conversations; such a page has one, unless its text is long
+FULL_SHARE_ASKED = 0.2  # the same share in batches with conversations
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 LEAST, MOST = 0.5, 2.0  # how much less, and more often than the mean a skill is asked about
 STATE = {"plan", "start", "learner", "mean", "optimizers", "done", "seconds", "skipped", "weights", "bf16"}
@@ -129,7 +129,8 @@ BAD_STEPS = 3  # without numbers, one after the other, that stop a run
 class TrainConfig:
     """How long and how fast imp-nano learns.
 
-    A run is a function of these values, the versions of its libraries, and whether the device learns in bf16.
+    A run is a function of these values, the versions of its libraries, and whether the device learns in bf16; a steered
+    one also of how often `train` reports.
     """
 
     samples: int = 148_000
@@ -536,13 +537,11 @@ def init_from(folder: Path, model: ImpModel) -> None:
 def steer(results: Mapping[str, Sequence[bool]]) -> dict[str, float]:
     """How often each skill is asked about next, by its share of wrong answers: 1 for the mean, LEAST to MOST.
 
-    But boxes are asked for least often: that every digit is the likeliest says little about where a box lies.
+    Only skills that compete for a drawing's questions are weighed: about a page all is asked that can be. Boxes always
+    have LEAST, since an answer counts as right only if every digit is exact, and a box can be good without that.
     """
-    by_skill: dict[str, list[bool]] = defaultdict(list)
-    for name, right in results.items():
-        if name != "locate":
-            by_skill["read" if name.startswith("read") else name] += right
-    wrong = {skill: 1 - sum(right) / len(right) for skill, right in by_skill.items() if right}
+    weighed = {*LESSONS, "second_turn"} - {"locate"}
+    wrong = {name: 1 - sum(right) / len(right) for name, right in results.items() if right and name in weighed}
     mean = sum(wrong.values()) / max(1, len(wrong))
     weights = {skill: min(MOST, max(LEAST, share / mean)) if mean else 1.0 for skill, share in wrong.items()}
     return weights | {"locate": LEAST}
