@@ -34,13 +34,13 @@ COVERED = 0.3  # share of a patch from which it shows a thing
 class Labels(NamedTuple):
     """What each of n patches shows, known from the scene; the tower learns to predict it."""
 
-    looks: Tensor  # int (n, LOOKS): those of `thing_looks`; where no thing is, kind 0 and else IGNORED; where two are,
-    # of which a scene does not say the one in front, all IGNORED
+    looks: Tensor  # int (n, LOOKS): those of `thing_looks`; where no thing is, kind 0 and the others IGNORED; where
+    # two are, all IGNORED, since the scene does not say which one is in front
     boxes: Tensor  # float (n, 4): the corners of the thing's box as fractions of the image
-    numbers: Tensor  # int (n, NUMBERS): those of `thing_numbers`; IGNORED where no thing is
+    numbers: Tensor  # int (n, NUMBERS): those of `thing_numbers`; IGNORED where no thing is, or two are
     characters: Tensor  # int (n, ACROSS): 1 + index in CHARACTERS, 0 where there is none
     content_ids: Tensor  # int (n, ACROSS): ORDINALS times the line's number plus the `ordinal` in it; or THING plus
-    # the thing's number; IGNORED where there is neither
+    # the thing's number; IGNORED where there is neither, or two things and no character
 
 
 def thing_numbers(scene: Scene) -> list[tuple[int, ...]]:
@@ -69,7 +69,7 @@ def patch_labels(page: Page, side: int) -> Labels:
     """The labels of side x side patches.
 
     A patch shows a thing if the thing's box covers at least COVERED of it, and the characters at the middles of its
-    ACROSS columns.
+    ACROSS columns. Where two things do, it has the labels of neither.
     """
     looks, boxes = torch.full((side, side, len(LOOKS)), IGNORED), torch.zeros(side, side, 4)
     looks[..., 0] = 0

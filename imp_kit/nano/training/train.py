@@ -537,8 +537,9 @@ def init_from(folder: Path, model: ImpModel) -> None:
 def steer(results: Mapping[str, Sequence[bool]]) -> dict[str, float]:
     """How often each skill is asked about next, by its share of wrong answers: 1 for the mean, LEAST to MOST.
 
-    Only skills that compete for a drawing's questions are weighed: about a page all is asked that can be. Boxes always
-    have LEAST, since an answer counts as right only if every digit is exact, and a box can be good without that.
+    Only the skills that are asked about drawings are weighed: about a page with text alone all is asked that can be.
+    The weight of "locate" is always LEAST: its answer counts as right only if every digit is exact, and a box can be
+    good without that.
     """
     weighed = {*LESSONS, "second_turn"} - {"locate"}
     wrong = {name: 1 - sum(right) / len(right) for name, right in results.items() if right and name in weighed}
