@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ CONFIG = {
     "vision_config": {
         "hidden_size": 192,
         "intermediate_size": 768,
-        "num_hidden_layers": 7,  # six are used and stored, see mm_vision_select_layer
+        "num_hidden_layers": 9,  # eight are used and stored, see mm_vision_select_layer
         "num_attention_heads": 4,
         "patch_size": 16,
         "image_size": 192,  # the caption of the reading probe is then about 5 pixels a character
@@ -99,6 +100,7 @@ CONFIG = {
 LOGGED = (*SKILLS, *(f"read_{length}" for length in range(1, LONGEST + 1)))  # "read" itself: two lines or more
 LOG = ("samples", "seconds", "skipped", "loss", "patch_loss", *LOGGED)
 LABEL_SIZES = (*LOOKS.values(), 4, NUMBERS * MOST_COUNTED, ACROSS * (len(CHARACTERS) + 1), ACROSS * ORDINALS)
+TOWER_LAYER = re.compile(r"(vision\.encoder\.layers\.)(\d+)(.*)")  # of its weights' names
 GUIDED_LAYER = 2  # of the decoder; its first head is trained to attend to the text that an answer spells, its second
 # one to the thing that an answer is about
 ATTENTION_WEIGHT = 0.3  # of the loss that trains these heads
@@ -520,18 +522,31 @@ def branch_mask(branches: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 def init_from(folder: Path, model: ImpModel) -> None:
-    """Copy an earlier imp-nano's weights into a new model. Raises SettingError for other checkpoints."""
+    """Copy an earlier imp-nano's weights into a new model. Raises SettingError for other checkpoints.
+
+    The earlier one may have fewer layers in its vision tower. Some of them are then copied twice, spread evenly, and
+    the second copy adds nothing at first: the model computes what it did before (block expansion, C. Wu and others,
+    arXiv:2401.02415).
+    """
     TextTokenizer(folder)  # raises for a folder without one
     before, _ = load_weights(folder, torch.device("cpu"), torch.float32)
-    old, new = dict(before.named_parameters()), dict(model.named_parameters())
-    for name, parameter in new.items():
-        if name not in old or old[name].shape != parameter.shape:
-            found = tuple(old[name].shape) if name in old else "missing"
+    had, has = len(before.vision.encoder.layers), len(model.vision.encoder.layers)
+    if had > has:
+        raise SettingError(f"{folder} is no imp-nano to begin from: its tower has {had} layers instead of {has}.")
+    copied = [at * had // has for at in range(has)]
+    again = {at for at in range(1, has) if copied[at] == copied[at - 1]}
+    old = dict(before.named_parameters())
+    for name, parameter in model.named_parameters():
+        layer = TOWER_LAYER.match(name)
+        source = f"{layer[1]}{copied[int(layer[2])]}{layer[3]}" if layer else name
+        if source not in old or old[source].shape != parameter.shape:
+            found = tuple(old[source].shape) if source in old else "missing"
             raise SettingError(
-                f"{folder} is no imp-nano to begin from: its {name} is {found} instead of {tuple(parameter.shape)}."
+                f"{folder} is no imp-nano to begin from: its {source} is {found} instead of {tuple(parameter.shape)}."
             )
+        adds_nothing = layer and int(layer[2]) in again and layer[3].startswith((".self_attn.out_proj", ".mlp.fc2"))
         with torch.no_grad():
-            parameter.copy_(old[name])
+            parameter.copy_(torch.zeros_like(parameter) if adds_nothing else old[source])
 
 
 def steer(results: Mapping[str, Sequence[bool]]) -> dict[str, float]:
