@@ -57,6 +57,7 @@ from imp_kit.nano.training.lessons import (
 )
 from imp_kit.nano.training.text import Line, Page, sample_page
 from imp_kit.nano.training.train import (
+    CONFIG,
     CONFIGS,
     LEAST,
     MOST,
@@ -73,6 +74,7 @@ from imp_kit.nano.training.train import (
     init_from,
     lesson,
     new_model,
+    save_checkpoint,
     steer,
     train,
 )
@@ -442,6 +444,41 @@ def test_a_run_cannot_begin_from_another_network(tmp_path):
     write_checkpoint(make_oracle(), tmp_path)
     shutil.copy(NANO_FOLDER / "tokenizer.json", tmp_path)
     with pytest.raises(imp_kit.SettingError, match="no imp-nano to begin from"):
+        init_from(tmp_path, new_model(0))
+
+
+def test_a_deeper_tower_begins_as_the_earlier_one(nano, tmp_path, monkeypatch):
+    """Of three layers made seven, it computes what they did, and each of its layers can learn."""
+    used, vision = 3, CONFIG["vision_config"]
+    with monkeypatch.context() as patch:
+        patch.setitem(CONFIG, "vision_config", {**vision, "num_hidden_layers": used + 1})
+        earlier = new_model(1)
+        save_checkpoint(earlier, nano.tokenizer, tmp_path)
+    shutil.copy(NANO_FOLDER / "tokenizer.json", tmp_path)
+    monkeypatch.setitem(CONFIG, "vision_config", {**vision, "num_hidden_layers": 7 + 1})
+    model = new_model(2)
+    init_from(tmp_path, model)
+    stored = load_file(tmp_path / "model.safetensors")
+    fc1 = "model.vision_tower.vision_tower.vision_model.encoder.layers.{}.mlp.fc1.weight"
+    origins = [stored[fc1.format(at)].float() for at in (0, 0, 0, 1, 1, 2, 2)]
+    layers = model.vision.encoder.layers
+    assert all(torch.equal(layer.mlp.fc1.weight, origin) for layer, origin in zip(layers, origins, strict=True))
+    pixels = torch.randn(2, 3, 192, 192)
+    half = earlier.half().float()
+    assert torch.equal(model.vision(pixels), half.vision(pixels))
+    model.vision(pixels).square().mean().backward()
+    assert all(layer.mlp.fc2.weight.grad.any() for layer in layers)
+    assert all(layer.self_attn.out_proj.weight.grad.any() for layer in layers)
+
+
+def test_a_run_does_not_begin_from_a_deeper_tower(nano, tmp_path, monkeypatch):
+    vision = CONFIG["vision_config"]
+    with monkeypatch.context() as patch:
+        patch.setitem(CONFIG, "vision_config", {**vision, "num_hidden_layers": 10})
+        save_checkpoint(new_model(1), nano.tokenizer, tmp_path)
+    shutil.copy(NANO_FOLDER / "tokenizer.json", tmp_path)
+    monkeypatch.setitem(CONFIG, "vision_config", {**vision, "num_hidden_layers": 9})
+    with pytest.raises(imp_kit.SettingError, match="its tower has 9 layers instead of 8"):
         init_from(tmp_path, new_model(0))
 
 
