@@ -650,6 +650,23 @@ def test_weights_steer_which_skills_are_asked():
             branches(TOWN, np.random.default_rng(0), 2, weights=wrong)
 
 
+def test_how_two_things_lie_is_practiced_more_than_it_is_examined():
+    """Each meaning that a scene allows is examined as often as the others; this one is practiced twice as often."""
+    where = scene(thing("bus", "red", 0, 1), thing("tree", "green", 2, 1))
+
+    def share(found):
+        words = ("above", "below", "to the left of", "to the right of")
+        return np.mean([any(word in turn.question.lower() for word in words) for turn in found])
+
+    rng = np.random.default_rng(0)
+    only = {name: 0 for name in LESSONS if name != "yes_no"} | {"second_turn": 0}
+    learned = [turns[0] for _ in range(600) for turns in branches(where, rng, 1, weights=only)]
+    examined = [question(where, "yes_no", rng)[0] for _ in range(600)]
+    kinds = len({ask.meaning for ask in LESSONS["yes_no"](where, rng)})
+    assert share(examined) == pytest.approx(1 / kinds, abs=0.06)
+    assert share(learned) == pytest.approx(2 / (kinds + 1), abs=0.06)
+
+
 def test_branches_about_pages_and_about_no_drawing():
     rng, missing = np.random.default_rng(0), 0
     for seed in range(200):

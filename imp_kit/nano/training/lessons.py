@@ -483,17 +483,21 @@ LESSONS: dict[str, Callable[[Scene, np.random.Generator], list[Ask]]] = {
     "no_text": no_text,
 }
 READING: dict[str, Callable[[Page, np.random.Generator], list[Ask]]] = {"read": read, "line": line}
+PRACTICED = frozenset({"relation"})  # asked about more often while it learns: two things, and how they lie
 ALONE = ("alone_color", "alone_position")  # meanings of first questions that say "it"
 BESIDE = ("color", "position", "locate")  # what is also asked about things beside a text
 OUTSIDE = "not_drawing"
 SKILLS = (*LESSONS, "second_turn", *READING, OUTSIDE)
 
 
-def _choose(asks: list[Ask], rng: np.random.Generator) -> Ask | None:
-    """One of the questions, each meaning as likely as the next however many things it could be asked of."""
+def _choose(asks: list[Ask], rng: np.random.Generator, practiced: frozenset[str] = frozenset()) -> Ask | None:
+    """One of the questions, each meaning as likely as the next however many things it could be asked of, but for those
+    that are `practiced`: each is as likely as two.
+    """
     if not asks:
         return None
-    meaning = _pick(rng, sorted({ask.meaning for ask in asks}))
+    meanings = sorted({ask.meaning for ask in asks})
+    meaning = _pick(rng, [*meanings, *(meaning for meaning in meanings if meaning in practiced)])
     return _pick(rng, [ask for ask in asks if ask.meaning == meaning])
 
 
@@ -613,8 +617,8 @@ def branches(
         tries = rng.choice(tuple(LESSONS), 8, p=chances).tolist()
         leading = 6 if rng.random() < follow_ups else 0  # tries that must allow a follow-up; some scenes have none
         for number, skill in enumerate(tries):
-            options = new(LESSONS[skill](scene, rng))
-            ask = _choose([ask for ask in options if number >= leading or new(_second_turn(scene, ask))], rng)
+            asks = new(LESSONS[skill](scene, rng))
+            ask = _choose([ask for ask in asks if number >= leading or new(_second_turn(scene, ask))], rng, PRACTICED)
             # Only a "yes" has a follow-up: with them among the first turns there would be more of these than of "no".
             if ask is None or (skill == "yes_no" and number < leading):
                 continue
