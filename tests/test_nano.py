@@ -13,11 +13,13 @@ import sys
 import time
 from itertools import count, islice
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trials
+from average import average
 from oracle import make_oracle, write_checkpoint
 from PIL import Image, ImageDraw
 from quick import quick
@@ -80,6 +82,7 @@ from imp_kit.nano.training.train import (
 )
 from imp_kit.prompts import PHI2
 
+ROOT = Path(__file__).parents[1]
 PLAN = TrainConfig(samples=96, seeing=32, plain=8, varied=24, lengthening=8, batch=8, warm_up=16)
 
 
@@ -471,6 +474,17 @@ def test_a_deeper_tower_begins_as_the_earlier_one(nano, tmp_path, monkeypatch):
     assert all(layer.self_attn.out_proj.weight.grad.any() for layer in layers)
 
 
+def test_the_mean_of_two_checkpoints(nano, tmp_path):
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        save_checkpoint(new_model(seed), nano.tokenizer, tmp_path / str(seed))
+        shutil.copy(NANO_FOLDER / "tokenizer.json", tmp_path / str(seed))
+    average([tmp_path / "1", tmp_path / "2"], tmp_path / "mean")
+    one, other, mean = (load_file(tmp_path / name / "model.safetensors") for name in ("1", "2", "mean"))
+    for name, tensor in mean.items():
+        assert torch.equal(tensor, ((one[name].float() + other[name].float()) / 2).half())
+
+
 def test_a_run_does_not_begin_from_a_deeper_tower(nano, tmp_path, monkeypatch):
     vision = CONFIG["vision_config"]
     with monkeypatch.context() as patch:
@@ -704,6 +718,19 @@ def test_chats_ask_two_things_that_do_not_need_each_other():
         assert WHICH_ONE not in {turn.answer for turn in case.turns}
         assert not pointing.match(other.question.split(". ")[-1])
     assert {case.turns[-1].skill for case in cases} == set(LESSONS)
+
+
+@pytest.mark.parametrize(
+    "file", ["imp_kit/nano/checkpoint/README.md", "notebooks/00_setup.ipynb", "docs/workshop.md", "CHANGELOG.md"]
+)
+def test_its_size_is_what_the_texts_say(nano, file):
+    numbers = sum(parameter.numel() for parameter in nano.model.parameters())
+    assert f"{numbers / 1e6:.1f} million" in (ROOT / file).read_text("utf-8")
+
+
+def test_its_file_is_as_large_as_the_card_says():
+    size = (NANO_FOLDER / "model.safetensors").stat().st_size
+    assert f"fp16, {size / 1e6:.0f} MB" in (NANO_FOLDER / "README.md").read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -233,7 +233,7 @@ def test_a_comment_in_a_text_ends_no_entry(folder):
     ("english", "text"),
     [
         ("729 patches, `x[0](1)`", "`x[0](1)`, 729個"),
-        ("about 7.4 million numbers, 3 billion in all", "約740万個、合わせて30億個"),
+        ("about 8.3 million numbers, 3 billion in all", "約830万個、合わせて30億個"),
         ("1,757 images", "1757장"),
         ("95 % of two images in September 2025", "2025年9月の2枚の画像の95％"),
         ("**Guess:** a * b", "**予想：** a * b"),
@@ -251,7 +251,7 @@ def test_a_right_translation(english, text):
     [
         ("729 patches", "792個", "missing: 729"),
         ("729 patches", "729個、3層", "has not: 3"),
-        ("7.4 million", "74万", "missing: 7,400,000"),
+        ("8.3 million", "83万", "missing: 8,300,000"),
         ("`a`", "`b`", "code"),
         ("```python\na = 1\n```", "```python\na = 2\n```", "code"),
         ("[a](b.md)", "[a](c.md)", "links"),

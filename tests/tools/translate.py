@@ -216,7 +216,7 @@ MONTHS = {name.lower(): number for number, name in enumerate(calendar.month_name
 
 
 def amounts(text: str) -> set[float]:
-    """The numbers in a text that are written with digits: 7.4 million and 740万 are the same."""
+    """The numbers in a text that are written with digits: 8.3 million and 830万 are the same."""
     text = unicodedata.normalize("NFKC", text)
     return {round(float(digits.replace(",", "")) * SCALES.get(scale, 1), 6) for digits, scale in AMOUNT.findall(text)}
 

@@ -524,9 +524,9 @@ def branch_mask(branches: Tensor, length: int) -> tuple[Tensor, Tensor]:
 def init_from(folder: Path, model: ImpModel) -> None:
     """Copy an earlier imp-nano's weights into a new model. Raises SettingError for other checkpoints.
 
-    The earlier one may have fewer layers in its vision tower. Some of them are then copied twice, spread evenly, and
-    the second copy adds nothing at first: the model computes what it did before (block expansion, C. Wu and others,
-    arXiv:2401.02415).
+    The earlier one may have fewer layers in its vision tower. Some of them are then copied more than once, spread
+    evenly, and all copies but the first add nothing at first: the model computes what it did before (block expansion,
+    C. Wu and others, arXiv:2401.02415).
     """
     TextTokenizer(folder)  # raises for a folder without one
     before, _ = load_weights(folder, torch.device("cpu"), torch.float32)
