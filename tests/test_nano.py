@@ -43,6 +43,7 @@ from imp_kit.nano.training.labels import (
     THING,
     Labels,
     attention_targets,
+    named_things,
     patch_labels,
     thing_numbers,
 )
@@ -77,6 +78,7 @@ from imp_kit.nano.training.train import (
     lesson,
     new_model,
     save_checkpoint,
+    spelled,
     steer,
     train,
 )
@@ -252,6 +254,51 @@ def test_what_each_token_of_an_answer_attends_to(nano):
     named = targets("The picture shows a red cup and a green tree.", things=(cup, tree))
     assert (named["red"], named["cup"], named["green"], named["tree"]) == (THING, THING, THING + 1, THING + 1)
     assert set(targets("[0.10, 0.20, 0.30, 0.40]", things=(cup,)).values()) == {THING}
+
+
+def test_attention_is_trained_to_look_at_the_things_that_a_question_names(nano):
+    cat, house = Thing("cat", ("red",), 0, 0, (0, 0, 1, 1)), Thing("house", ("gray",), 0, 2, (0, 0, 1, 1))
+    page = Page((), Scene((house, cat), (1, 1)))
+    for asked in (
+        "Is the cat located above the grey house?",
+        "IS THE CAT ABOVE THE GRAY HOUSE?",
+        "The cat: gray house?",
+    ):
+        turn = Turn("yes_no", asked, "Yes.", named=(("cat", cat), ("gray house", house)))
+        ids = nano.tokenizer.encode(" " + asked)
+        targets = named_things(nano.tokenizer, ids, turn, page)
+        ends = {
+            content: nano.tokenizer.decode(ids[: at + 1]).lower() for at, content in enumerate(targets) if content >= 0
+        }
+        assert ends.keys() == {THING, THING + 1}
+        assert ends[THING].rstrip("?").endswith("house")
+        assert ends[THING + 1].rstrip(": ").endswith("the cat")
+    row = Row()
+    row.add(nano.tokenizer, [Turn("yes_no", "Is the cat there?", "Yes.", named=(("cat", cat),))], page)
+    (after,) = [at for at, content in enumerate(row.targets) if content >= 0]
+    assert nano.tokenizer.decode(row.ids[:after]).endswith("Is the cat")
+    rng = np.random.default_rng(0)
+    relations = [
+        ask for where in map(sample_scene, [rng] * 200) for ask in LESSONS["yes_no"](where, rng) if len(ask.named) == 2
+    ]
+    assert len(relations) > 50
+    for ask in relations:
+        assert [words for words, _ in ask.named] == [ask.slots["x"], ask.slots["y"]]
+        assert all(words.split()[-1] == thing.kind for words, thing in ask.named)
+
+
+def test_what_is_read_is_spelled(nano):
+    def tokens(answer, skill="read"):
+        return [nano.tokenizer.decode([id]) for id in spelled(nano.tokenizer, Turn(skill, "?", answer))]
+
+    assert tokens('The text reads "Week".')[4:] == ["W", "e", "e", "k", '".']
+    assert tokens('The text reads "tomorrow" and "K7".')[4:12] == [*"tomorrow"]
+    assert "".join(tokens("question")) == " question"
+    assert all(len(token.strip()) <= 1 for token in tokens("question"))
+    sentence = 'The lower line reads "The cup is red.".'
+    assert tokens(sentence, "line") == tokens(sentence, "describe")
+    for same in ('The text reads "K7" and "XQ2".', "K7X", "There is no text."):
+        assert tokens(same) == tokens(same, "describe")
 
 
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}

@@ -1,5 +1,6 @@
 """What each patch of an image shows, known from how it was drawn: direct targets for the tower and for attention."""
 
+import re
 from string import ascii_letters, digits
 from typing import NamedTuple
 
@@ -108,6 +109,25 @@ def patch_labels(page: Page, side: int) -> Labels:
 def ordinal(line: Line, index: int) -> int:
     """The index of a character in its code, or of its word in a sentence; at most the last of ORDINALS."""
     return min(line.text[:index].count(" ") if line.sentence else index, ORDINALS - 1)
+
+
+def named_things(tokenizer: TextTokenizer, question: list[int], turn: Turn, page: Page) -> list[int]:
+    """For each token of a question the content id, as in Labels, of the thing that the words up to it name, or IGNORED.
+
+    Each name counts where it stands last, as an opening may hold the same word, and at its end, where it is known.
+    """
+    text, ends = "", []
+    for id in question:
+        text += tokenizer.decode([id])
+        ends.append(len(text))
+    text = text.lower().replace("grey", "gray")  # whose tokens are others
+    targets = [IGNORED] * len(question)
+    for words, thing in turn.named:
+        found = [*re.finditer(rf"\b{re.escape(words)}\b", text)]
+        if found:
+            last = next(index for index, end in enumerate(ends) if end >= found[-1].end())
+            targets[last] = THING + page.scene.things.index(thing)
+    return targets
 
 
 def attention_targets(tokenizer: TextTokenizer, answer: list[int], turn: Turn, page: Page) -> list[int]:

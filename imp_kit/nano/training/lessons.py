@@ -84,6 +84,7 @@ class Turn:
     question: str
     answer: str
     things: tuple[Thing, ...] = ()  # what the answer is about, in its order
+    named: tuple[tuple[str, Thing], ...] = ()  # words of the question, and which thing they mean
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Ask:
     topic: Thing | None = None  # the one thing that "it" can refer to afterwards
     about: str = ""  # "color" or "position": what "And the tree?" would then ask for
     things: tuple[Thing, ...] = ()  # what the answer is about, in its order
+    named: tuple[tuple[str, Thing], ...] = ()  # words of the question, and which thing they mean
 
 
 def _a(words: str) -> str:
@@ -344,7 +346,8 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
             says = f"there is {_a(name) if wanted else 'no ' + name}"
             color, _, kind = name.rpartition(" ")
             many = f"{color} {_plural(kind)}".strip()
-            asks.append(ask("exists", wanted, says, topic, a=_a(name), many=many))
+            exists = ask("exists", wanted, says, topic, a=_a(name), many=many)
+            asks.append(replace(exists, things=(topic,) if topic else ()))
     scene_colors = sorted({c for thing in scene.things for c in thing.colors})
     for thing in unique:
         person = thing.kind == "person"
@@ -376,7 +379,8 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
                     true, false = (before, after) if step < 0 else (after, before)
                     wanted = rng.random() < 0.5
                     slots = {"x": x, "y": y, "rel": true if wanted else false}
-                    asks.append(ask("relation", wanted, f"the {x} is {true} the {y}", **slots))
+                    lies = ask("relation", wanted, f"the {x} is {true} the {y}", **slots)
+                    asks.append(replace(lies, named=((x, one), (y, other))))
     for person in (
         t for t in scene.things if t.kind == "person" and sum(p.kind == "person" for p in scene.things) == 1
     ):
@@ -385,7 +389,7 @@ def yes_no(scene: Scene, rng: np.random.Generator) -> list[Ask]:
         asked = true if true and rng.random() < 0.6 else _pick(rng, [k for k in HELD if k != true])
         if true or rng.random() < 0.2:
             says = f"the person is holding {_a(true) if true else 'nothing'}"
-            asks.append(ask("is_holding", asked == true, says, a=_a(asked)))
+            asks.append(replace(ask("is_holding", asked == true, says, a=_a(asked)), things=(person,)))
     return asks
 
 
@@ -483,21 +487,21 @@ LESSONS: dict[str, Callable[[Scene, np.random.Generator], list[Ask]]] = {
     "no_text": no_text,
 }
 READING: dict[str, Callable[[Page, np.random.Generator], list[Ask]]] = {"read": read, "line": line}
-PRACTICED = frozenset({"relation"})  # asked about more often while it learns: two things, and how they lie
+PRACTICED = {"relation": 4}  # asked about more often while it learns: two things, and how they lie
 ALONE = ("alone_color", "alone_position")  # meanings of first questions that say "it"
 BESIDE = ("color", "position", "locate")  # what is also asked about things beside a text
 OUTSIDE = "not_drawing"
 SKILLS = (*LESSONS, "second_turn", *READING, OUTSIDE)
 
 
-def _choose(asks: list[Ask], rng: np.random.Generator, practiced: frozenset[str] = frozenset()) -> Ask | None:
+def _choose(asks: list[Ask], rng: np.random.Generator, practiced: Mapping[str, int] | None = None) -> Ask | None:
     """One of the questions, each meaning as likely as the next however many things it could be asked of, but for those
-    that are `practiced`: each is as likely as two.
+    that are `practiced`: each is as likely as so many.
     """
     if not asks:
         return None
     meanings = sorted({ask.meaning for ask in asks})
-    meaning = _pick(rng, [*meanings, *(meaning for meaning in meanings if meaning in practiced)])
+    meaning = _pick(rng, [meaning for meaning in meanings for _ in range((practiced or {}).get(meaning, 1))])
     return _pick(rng, [ask for ask in asks if ask.meaning == meaning])
 
 
@@ -572,8 +576,8 @@ def _worded(skill: str, ask: Ask, rng: np.random.Generator, wording: str, first:
         if rng.random() < 0.08:
             text = text.rstrip("?.")
     if ask.short and rng.random() < SHORT_SHARE:
-        return Turn(skill, text + SHORT_SUFFIX, ask.short, ask.things)
-    return Turn(skill, text, ask.answer, ask.things)
+        return Turn(skill, text + SHORT_SUFFIX, ask.short, ask.things, ask.named)
+    return Turn(skill, text, ask.answer, ask.things, ask.named)
 
 
 def _chances(shares: Mapping[str, float], weights: Mapping[str, float] | None) -> np.ndarray:
@@ -710,14 +714,16 @@ def spans_of_things(turn: Turn) -> list[tuple[Thing, int, int]]:
         return [(turn.things[0], 0, len(turn.answer))]
     spans, done, counted = [], 0, set()
     for thing in turn.things:
-        appearance = (thing.kind, thing.colors, thing.holding)
-        if appearance in counted and not turn.answer.startswith("There"):  # counted together with one alike
-            continue
-        counted.add(appearance)
-        start = turn.answer.lower().find(_named(thing), done)
-        if start < 0:  # people in shirts of one color
-            continue
-        end, held = start + len(_named(thing)), f" holding {_held(thing)}"
+        appearance, name = (thing.kind, thing.colors), _named(thing)
+        if not thing.holding and not turn.answer.startswith("There"):
+            if appearance in counted:  # together with one alike
+                continue
+            counted.add(appearance)
+        start = turn.answer.lower().find(name, done)
+        if start < 0:
+            name = f"people in {_color(thing)} shirts"
+            start = turn.answer.find(name, done)
+        end, held = start + len(name), f" holding {_held(thing)}"
         if thing.holding and turn.answer[end:].startswith(held):
             end += len(held)
         if turn.answer.startswith("There"):  # in detail: a sentence for each

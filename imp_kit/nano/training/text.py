@@ -110,8 +110,9 @@ def sample_page(rng: np.random.Generator, style: Style = Style(), kind: str | No
 
 def sample_text(rng: np.random.Generator, style: Style) -> str:
     """A random code, a pseudo-word or a word."""
-    # in half of the cases the longer of two lengths: a long text has more to get wrong
-    length = style.longest if style.exactly else int(rng.integers(1, style.longest + 1, rng.integers(1, 3)).max())
+    # in half of the cases the longer of two lengths: at first, a long text has more to get wrong
+    drawn = 1 if style.exactly or style.hard else rng.integers(1, 3)
+    length = style.longest if style.exactly else int(rng.integers(1, style.longest + 1, drawn).max())
     lower_case = LOWER_CASE_HARD if style.hard else LOWER_CASE
     # stretched, so that the other kinds keep their proportions
     kind = rng.random() * ((1 - LOWER_CASE) / (1 - lower_case))

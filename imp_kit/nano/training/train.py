@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from pickle import UnpicklingError
 from shutil import copyfile
@@ -39,7 +39,7 @@ from imp_kit.checkpoints.plan import slots
 from imp_kit.checkpoints.tokenizer import TextTokenizer
 from imp_kit.device import bf16_is_faster, choose_device
 from imp_kit.errors import RunError, SettingError
-from imp_kit.experiments.drawings import Scene, draw, sample_scene
+from imp_kit.experiments.drawings import Scene, Thing, draw, sample_scene
 from imp_kit.images import to_pixels
 from imp_kit.model.decoder import rope_at, rotate
 from imp_kit.model.imp import ImpModel
@@ -55,10 +55,11 @@ from imp_kit.nano.training.labels import (
     THING,
     Labels,
     attention_targets,
+    named_things,
     patch_labels,
     thing_numbers,
 )
-from imp_kit.nano.training.lessons import LESSONS, SKILLS, Turn, branches, outside_branches, page_branches
+from imp_kit.nano.training.lessons import LESSONS, READING, SKILLS, Turn, branches, outside_branches, page_branches
 from imp_kit.nano.training.outside import sample_outside
 from imp_kit.nano.training.text import LONGEST, Page, Style, sample_page
 from imp_kit.nano.training.variety import sample_varied
@@ -109,17 +110,26 @@ LOOKS_WEIGHT = 0.25  # of each loss of what is known of the things
 BOXES_WEIGHT = 4.0  # of the mean error of a corner, as a fraction of the image
 HEAD_RATE = 4.0  # times the learning rate, for the head of the labels, which is new in each run
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
+
+
+def _nearly_alike(one: Thing, other: Thing) -> bool:
+    """Whether two things could be taken for "two red cups", and are not."""
+    differ = (one.kind, one.colors, one.holding) != (other.kind, other.colors, other.holding)
+    return differ and (one.kind == other.kind or bool({*one.colors} & {*other.colors}))
+
+
 RARE: tuple[tuple[float, Callable[[Scene], bool]], ...] = (  # shares of drawings, and what they must show: few would
     (0.25, lambda scene: any(thing.holding for thing in scene.things)),
     (0.15, lambda scene: any(thing.kind == "person" for thing in scene.things)),
     (0.2, lambda scene: any(len(thing.colors) == 2 for thing in scene.things)),
-    (0.15, lambda scene: any(alike > 1 for _, _, alike, _ in thing_numbers(scene))),
+    (0.05, lambda scene: any(alike > 1 for _, _, alike, _ in thing_numbers(scene))),
+    (0.15, lambda scene: any(_nearly_alike(one, other) for one, other in combinations(scene.things, 2))),
 )
 BRANCHES = 9  # questions about one image, more than fit into a row: what does not fit is left out
 PAGE_BRANCHES = 7
 ROW = 160  # tokens after the image
 FULL_SHARE = 0.9  # of pages, while only the tower learns: the more letters, the more it learns from an image
-FULL_SHARE_ASKED = 0.4  # the same share in batches with conversations: one line alone gives little to spell
+FULL_SHARE_ASKED = 0.3  # the same share in batches with conversations: one line alone gives little to spell
 KINDS_OF_SAMPLES = ("scene", "page", "outside")
 LEAST, MOST = 0.5, 2.0  # how much less, and more often than the mean a skill is asked about
 STATE = {"plan", "start", "learner", "mean", "optimizers", "done", "seconds", "skipped", "weights", "bf16"}
@@ -222,6 +232,8 @@ def lesson(
     if kind == "page":
         full = rng.random() < (FULL_SHARE_ASKED if config.has_conversations(index) else FULL_SHARE)
         page, image = sample_page(rng, config.style(index), "full" if full else None)
+        while full and config.has_conversations(index) and not READING["read"](page, rng):
+            page, image = sample_page(rng, config.style(index), "full")  # the one before had too much to read
         return page, image, page_branches(page, rng, PAGE_BRANCHES, weights=weights)
     if rng.random() < config.varied_share:
         image, scene = sample_varied(rng)
@@ -246,7 +258,8 @@ class Row:
     ids: list[int] = field(default_factory=list)
     branches: list[int] = field(default_factory=list)  # which conversation it belongs to
     owners: list[int] = field(default_factory=list)  # the index in `names` of the turn that it answers, or IGNORED
-    targets: list[int] = field(default_factory=list)  # what it spells or is about, see `attention_targets`, or IGNORED
+    targets: list[int] = field(default_factory=list)  # what it spells or is about, see `attention_targets`, or, in a
+    # question, what the token before it names, see `named_things`; or IGNORED
     names: list[str] = field(default_factory=list)  # for each turn the column of the log that counts it
 
     def add(self, tokenizer: TextTokenizer, turns: list[Turn], page: Page) -> None:
@@ -256,10 +269,12 @@ class Row:
         targets: list[int] = []
         for number, turn in enumerate(turns):
             asked = tokenizer.encode_pieces(PHI2.ask(turn.question, first=number == 0))
-            answer = tokenizer.encode(" " + turn.answer)
+            answer = spelled(tokenizer, turn)
             ids += asked + answer
             owners += [IGNORED] * len(asked) + [len(self.names) + number] * len(answer)
-            targets += [IGNORED] * len(asked) + attention_targets(tokenizer, answer, turn, page)
+            # What a token attends to stands with the token that follows it: the one that it predicts.
+            named = [IGNORED, *named_things(tokenizer, asked, turn, page)[:-1]]
+            targets += named + attention_targets(tokenizer, answer, turn, page)
             if number:  # the stop mark that opens a later turn ends the answer before it, and is learned with it
                 owners[-len(asked) - len(answer)] = len(self.names) + number - 1
         ids.append(tokenizer.control[PHI2.stop])
@@ -270,6 +285,22 @@ class Row:
         self.owners += [*owners, len(self.names) + len(turns) - 1]
         self.targets += [*targets, IGNORED]
         self.names += [_log_name(page, turn) for turn in turns]
+
+
+def spelled(tokenizer: TextTokenizer, turn: Turn) -> list[int]:
+    """An answer's tokens: a code or word that is read letter by letter, all else as the tokenizer cuts it.
+
+    A piece of a word would be learned apart from its letters, and there are few words to learn it from.
+    """
+    text = " " + turn.answer
+    if turn.skill not in READING:
+        return tokenizer.encode(text)
+    if '"' not in text and " " not in turn.answer:
+        pieces = [text[:2], *text[2:]]
+    else:
+        parts = re.split(r'(?<=")([^" ]+)(?=")', text)  # what is read stands at the odd places
+        pieces = [piece for index, part in enumerate(parts) for piece in (part if index % 2 else [part])]
+    return [id for piece in pieces for id in tokenizer.encode(piece)]
 
 
 def _log_name(page: Page, turn: Turn) -> str:
