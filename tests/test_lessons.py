@@ -454,6 +454,13 @@ def test_answers_know_the_people_that_they_are_about():
         (one, "The picture shows two people in red shirts"),
         (cat, " and a blue cat"),
     ]
+    third = replace(two, holding=("purple", "box"))
+    answer = "The picture shows two people in red shirts and a person in a red shirt holding a purple box."
+    spans = spans_of_things(Turn("describe", "?", answer, (one, two, third)))
+    assert [(each, answer[a:b]) for each, a, b in spans] == [
+        (one, "The picture shows two people in red shirts"),
+        (third, " and a person in a red shirt holding a purple box"),
+    ]
     one, two = (replace(each, holding=("blue", "cup")) for each in (one, two))
     person = "a person in a red shirt holding a blue cup"
     answer = f"The picture shows {person}, {person} and a blue cat."
@@ -706,8 +713,9 @@ def test_branches_about_pages_and_about_no_drawing():
             assert len(absent) <= 1
             assert all(re.fullmatch(r"There is no [a-z ]+\.|no [a-z ]+", answer) for answer in absent)
     assert 0 < missing < 60
-    chats = outside_branches(rng, 40)
-    assert [turn.answer for turns in chats for turn in turns] == [ONLY_DRAWINGS] * 40
+    chats = outside_branches(rng, 2000)
+    assert [turn.answer for turns in chats for turn in turns] == [ONLY_DRAWINGS] * 2000
+    assert not any(turn.things or turn.named for turns in chats for turn in turns)
     assert {len(turns) for turns in chats} >= {1, 2}
 
 

@@ -114,7 +114,7 @@ def ordinal(line: Line, index: int) -> int:
 def named_things(tokenizer: TextTokenizer, question: list[int], turn: Turn, page: Page) -> list[int]:
     """For each token of a question the content id, as in Labels, of the thing that the words up to it name, or IGNORED.
 
-    Each name counts where it stands last, as an opening may hold the same word, and at its end, where it is known.
+    Each name counts at its end, where it is known.
     """
     text, ends = "", []
     for id in question:
@@ -123,9 +123,8 @@ def named_things(tokenizer: TextTokenizer, question: list[int], turn: Turn, page
     text = text.lower().replace("grey", "gray")  # whose tokens are others
     targets = [IGNORED] * len(question)
     for words, thing in turn.named:
-        found = [*re.finditer(rf"\b{re.escape(words)}\b", text)]
-        if found:
-            last = next(index for index, end in enumerate(ends) if end >= found[-1].end())
+        if found := re.search(rf"\b{re.escape(words)}\b", text):
+            last = next(index for index, end in enumerate(ends) if end >= found.end())
             targets[last] = THING + page.scene.things.index(thing)
     return targets
 

@@ -677,7 +677,7 @@ def outside_branches(rng: np.random.Generator, count: int, wording: str = "train
         else:
             scene = sample_scene(rng)
             asks = [ask for name in ("describe", _pick(rng, tuple(LESSONS))) for ask in LESSONS[name](scene, rng)]
-        ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=())
+        ask = replace(_choose(asks, rng), answer=ONLY_DRAWINGS, short=None, things=(), named=())
         turns = _open(chosen, 1, rng, alone=ask.meaning in ALONE)
         turns.append(_worded(OUTSIDE, ask, rng, wording, first=not turns))
     return chosen
@@ -714,15 +714,13 @@ def spans_of_things(turn: Turn) -> list[tuple[Thing, int, int]]:
         return [(turn.things[0], 0, len(turn.answer))]
     spans, done, counted = [], 0, set()
     for thing in turn.things:
-        appearance, name = (thing.kind, thing.colors), _named(thing)
+        appearance = (thing.kind, thing.colors)
         if not thing.holding and not turn.answer.startswith("There"):
             if appearance in counted:  # together with one alike
                 continue
             counted.add(appearance)
-        start = turn.answer.lower().find(name, done)
-        if start < 0:
-            name = f"people in {_color(thing)} shirts"
-            start = turn.answer.find(name, done)
+        ways = (_named(thing), f"people in {_color(thing)} shirts")
+        start, name = min((at, way) for way in ways if (at := turn.answer.lower().find(way, done)) >= 0)
         end, held = start + len(name), f" holding {_held(thing)}"
         if thing.holding and turn.answer[end:].startswith(held):
             end += len(held)

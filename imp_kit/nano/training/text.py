@@ -92,7 +92,8 @@ class Style:
     longest: int = LONGEST  # characters of a code or word
     exactly: bool = False  # always `longest` characters, not fewer
     variety: float = 1.0  # share of images with any ground, ink, face and size; the others are black on white
-    hard: bool = False  # whether tiny texts, and words in lower case, come more often: what is misread most
+    hard: bool = False  # whether tiny texts and words in lower case, which are misread most, come more often, and long
+    # texts no more often than short ones
 
 
 def sample_page(rng: np.random.Generator, style: Style = Style(), kind: str | None = None) -> tuple[Page, Image.Image]:
@@ -110,7 +111,7 @@ def sample_page(rng: np.random.Generator, style: Style = Style(), kind: str | No
 
 def sample_text(rng: np.random.Generator, style: Style) -> str:
     """A random code, a pseudo-word or a word."""
-    # in half of the cases the longer of two lengths: at first, a long text has more to get wrong
+    # unless it is hard, in half of the cases the longer of two lengths: a long text has more to get wrong
     drawn = 1 if style.exactly or style.hard else rng.integers(1, 3)
     length = style.longest if style.exactly else int(rng.integers(1, style.longest + 1, drawn).max())
     lower_case = LOWER_CASE_HARD if style.hard else LOWER_CASE

@@ -103,7 +103,7 @@ LOG = ("samples", "seconds", "skipped", "loss", "patch_loss", *LOGGED)
 LABEL_SIZES = (*LOOKS.values(), 4, NUMBERS * MOST_COUNTED, ACROSS * (len(CHARACTERS) + 1), ACROSS * ORDINALS)
 TOWER_LAYER = re.compile(r"(vision\.encoder\.layers\.)(\d+)(.*)")  # of its weights' names
 GUIDED_LAYER = 2  # of the decoder; its first head is trained to attend to the text that an answer spells, its second
-# one to the thing that an answer is about
+# one to the thing that an answer is about, or that a question has just named
 ATTENTION_WEIGHT = 0.3  # of the loss that trains these heads
 NUMBERS_WEIGHT = 0.5  # of the loss of the labels that count and order the things
 LOOKS_WEIGHT = 0.25  # of each loss of what is known of the things
@@ -113,7 +113,7 @@ TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has i
 
 
 def _nearly_alike(one: Thing, other: Thing) -> bool:
-    """Whether two things could be taken for "two red cups", and are not."""
+    """Whether two things share their kind or a color, and are not alike: an answer may mix them up."""
     differ = (one.kind, one.colors, one.holding) != (other.kind, other.colors, other.holding)
     return differ and (one.kind == other.kind or bool({*one.colors} & {*other.colors}))
 
@@ -155,7 +155,7 @@ class TrainConfig:
     head_alone: int = 0  # samples at the start from whose patch labels only the head learns: a new head's first errors
     # would spoil a tower that was trained before
     varied_share: float = 0.0  # of drawings, those of variety.py
-    hard: bool = False  # whether texts that are hard to read come more often
+    hard: bool = False  # of texts, see `Style`
     steered: bool = False  # whether skills that are behind are asked about more, see `steer`
     lengthening: int = 1_000  # when conversations begin, texts have one character; one more each time after so many
     seed: int = 0  # of drawings and weights; evaluation draws from other streams
