@@ -181,7 +181,7 @@ def test_imp_nano_answers_as_by_torch(nano):
         for question in ("Describe the image.", "What color is the cup?", "How many things are there?"):
             assert other.ask(image, question).token_ids == kit.ask(image, question).token_ids
     assert other.ask(None, "What is a bus?").token_ids == kit.ask(None, "What is a bus?").token_ids
-    assert repr(other) == "<Imp imp-nano: 7.4 M parameters, f32 on cpu, by llama.cpp (you asked for it)>"
+    assert repr(other) == "<Imp imp-nano: 8.3 M parameters, f32 on cpu, by llama.cpp (you asked for it)>"
     answer = nano["q8_0"].ask(DOOR, "What is it?")
     assert (answer.checkpoint, answer.dtype, answer.device) == ("imp-nano", "q8_0", "cpu, by llama.cpp")
 

@@ -850,7 +850,7 @@ def test_the_bundled_checkpoint_is_small_and_plain():
     files = {file.name for file in NANO_FOLDER.iterdir()}
     plain = {"config.json", "model.safetensors", "tokenizer.json", "evaluation.json", "README.md", "log.csv"}
     assert files == {*plain, "training.png", "mistakes.png"}
-    assert sum(file.stat().st_size for file in NANO_FOLDER.iterdir()) <= 15_500_000
+    assert sum(file.stat().st_size for file in NANO_FOLDER.iterdir()) <= 17_500_000
     assert {tensor.dtype for tensor in load_file(NANO_FOLDER / "model.safetensors").values()} == {torch.float16}
 
 
