@@ -113,7 +113,7 @@ def test_inspecting_downloads_no_weights(hub, tmp_path):
     here = run("checkpoints", "inspect", "imp-nano").stdout.splitlines()
     message = done.stdout.splitlines()
     assert message[0] == f"MILVLG/imp-v1-3b at {COMMIT}"
-    assert message.pop(2).startswith("to download: 3 files, 0.0166 GB (config.json 838 bytes, ")
+    assert message.pop(2).startswith("to download: 3 files, 0.0165 GB (config.json 838 bytes, ")
     assert message[1:] == here[1:]
     assert "The kit would load it." in message
     header = int.from_bytes(FILES["model.safetensors"][:8], "little")
