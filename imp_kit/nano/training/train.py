@@ -101,7 +101,7 @@ CONFIG = {
 LOGGED = (*SKILLS, *(f"read_{length}" for length in range(1, LONGEST + 1)))  # "read" itself: two lines or more
 LOG = ("samples", "seconds", "skipped", "loss", "patch_loss", *LOGGED)
 LABEL_SIZES = (*LOOKS.values(), 4, NUMBERS * MOST_COUNTED, ACROSS * (len(CHARACTERS) + 1), ACROSS * ORDINALS)
-TOWER_LAYER = re.compile(r"(vision\.encoder\.layers\.)(\d+)(.*)")  # of its weights' names
+TOWER_LAYER = re.compile(r"(vision\.encoder\.layers\.)(\d+)(.*)")  # a weight's name, its layer's number in the middle
 GUIDED_LAYER = 2  # of the decoder; its first head is trained to attend to the text that an answer spells, its second
 # one to the thing that an answer is about, or that a question has just named
 ATTENTION_WEIGHT = 0.3  # of the loss that trains these heads
@@ -110,14 +110,6 @@ LOOKS_WEIGHT = 0.25  # of each loss of what is known of the things
 BOXES_WEIGHT = 4.0  # of the mean error of a corner, as a fraction of the image
 HEAD_RATE = 4.0  # times the learning rate, for the head of the labels, which is new in each run
 TRAINING, VOCABULARY_TEXT = 1, 2  # streams of random numbers; evaluate.py has its own
-
-
-def _nearly_alike(one: Thing, other: Thing) -> bool:
-    """Whether two things share their kind or a color, and are not alike: an answer may mix them up."""
-    differ = (one.kind, one.colors, one.holding) != (other.kind, other.colors, other.holding)
-    return differ and (one.kind == other.kind or bool({*one.colors} & {*other.colors}))
-
-
 RARE: tuple[tuple[float, Callable[[Scene], bool]], ...] = (  # shares of drawings, and what they must show: few would
     (0.25, lambda scene: any(thing.holding for thing in scene.things)),
     (0.15, lambda scene: any(thing.kind == "person" for thing in scene.things)),
@@ -215,6 +207,12 @@ CONFIGS = {
         averaging=0.996,
     ),
 }
+
+
+def _nearly_alike(one: Thing, other: Thing) -> bool:
+    """Whether two things share their kind or a color, and are not alike: an answer may mix them up."""
+    differ = (one.kind, one.colors, one.holding) != (other.kind, other.colors, other.holding)
+    return differ and (one.kind == other.kind or bool({*one.colors} & {*other.colors}))
 
 
 def lesson(
