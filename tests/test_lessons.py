@@ -13,6 +13,7 @@ from imp_kit.experiments.drawings import COLORS, KINDS, TWO_COLORED, Scene, Thin
 from imp_kit.nano.training import lessons
 from imp_kit.nano.training.lessons import (
     BESIDE,
+    GROUPS,
     LESSONS,
     ONLY_DRAWINGS,
     OUTSIDE,
@@ -125,13 +126,34 @@ def test_colors():
 
 
 def test_shapes():
-    assert answers("shape", ONE) == {"It is a circle."}
-    colored = {(ask.slots["c"], ask.answer) for ask in LESSONS["shape"](TOWN, None) if "c" in ask.slots}
-    assert colored == {("green", "It is a tree."), ("orange", "It is a cup.")}
-    placed = {ask.slots["place"]: ask.answer for ask in LESSONS["shape"](TOWN, None) if "place" in ask.slots}
+    def asked(where, slot):
+        rng = np.random.default_rng(0)
+        asks = [ask for _ in range(60) for ask in LESSONS["shape"](where, rng) if slot in ask.slots]
+        return {ask.slots[slot]: ask.answer for ask in asks if not ask.answer.startswith("There is no ")}
+
+    assert about_things("shape", ONE) == {"It is a circle."}
+    assert asked(TOWN, "c") == {"green": "It is a tree.", "orange": "It is a cup."}
+    assert asked(PERSON, "c") == {"black": "It is a cat.", "brown": "It is a box."}  # also what a person holds
+    assert asked(scene(thing("person", "red", holding=("red", "cup"))), "c") == {}
+    placed = asked(TOWN, "place")
     assert placed["at the top left"] == placed["on the left"] == "It is a tree."
     assert placed["in the center"] == "It is a bus."
     assert "at the top right" not in placed
+    assert asked(TOWN, "g") == {"plant": "It is a tree.", "vehicle": "It is a bus."}
+    assert asked(STARS, "g") == {"animal": "It is a cat."}  # of two stars none is "the shape"
+    assert about_things("shape", PERSON, "who") == {"It is a person."}
+    assert asked(PERSON, "y") == {}  # the cat is not near
+    near = scene(thing("person", "blue", 0, 1), thing("cat", "black", 1, 0), thing("star", "red", 2, 1))
+    assert asked(near, "y") == {"cat": "It is a person."}
+
+
+def test_groups_that_are_not_there():
+    def missing(where):
+        return answers("shape", where) - about_things("shape", where)
+
+    assert missing(TOWN) == {f"There is no {each}." for each in ("animal", "building", "shape", "person")}
+    # A person might be called an animal.
+    assert missing(PERSON) == {f"There is no {each}." for each in ("vehicle", "building", "plant", "shape")}
 
 
 def test_counts():
@@ -262,7 +284,7 @@ def test_a_question_has_one_meaning():
 
 def test_unseen_wordings_never_occur_in_training():
     names = f"(({'|'.join(COLORS)}) )?(({'|'.join(COLORS)}) and )?(({'|'.join(COLORS)}) )?"
-    slots = {"x": f"(person's shirt|{names}({'|'.join(KINDS)}))", "box": "[0-9 ]+"}
+    slots = {"x": f"(person's shirt|{names}({'|'.join(KINDS)}))", "box": "[0-9 ]+", "g": f"({'|'.join(GROUPS)})"}
     slots["y"] = slots["x"]
     openers = "|".join(normal(o) + " " for o in lessons.ASK_OPENERS + lessons.DO_OPENERS)
     inside = "(" + "|".join(sorted(set(lessons.INSIDE))) + ")"
@@ -554,7 +576,7 @@ def test_only_a_first_question_says_this_of_the_picture():
     clear = re.compile(r"(it )?that (you|we|can|the|is|this)|this (a )?\{pic\}(:.*)?|text\{in\}.*", re.IGNORECASE)
     pointing = {
         core
-        for meaning in ("caption", "what", "read")  # other questions name what they are about
+        for meaning in ("caption", "what", "what_group", "who", "read")  # other questions name what they are about
         for core in (*WORDINGS[meaning]["trained"], *WORDINGS[meaning]["unseen"])
         if re.search(r"\b(it|this|that|here)\b", clear.sub("", core), re.IGNORECASE)
     }
