@@ -153,7 +153,7 @@ def test_groups_that_are_not_there():
 
     assert missing(TOWN) == {f"There is no {each}." for each in ("animal", "building", "shape", "person")}
     # A person might be called an animal.
-    assert missing(PERSON) == {f"There is no {each}." for each in ("vehicle", "building", "plant", "shape")}
+    assert missing(IDLE) == {f"There is no {each}." for each in ("vehicle", "building", "plant")}
 
 
 def test_counts():
