@@ -14,6 +14,7 @@ import time
 from math import sqrt
 from pathlib import Path
 
+import history
 import numpy as np
 import pytest
 import torch
@@ -529,6 +530,8 @@ def test_the_mean_of_two_checkpoints(nano, tmp_path):
     one, other, mean = (load_file(tmp_path / name / "model.safetensors") for name in ("1", "2", "mean"))
     for name, tensor in mean.items():
         assert torch.equal(tensor, ((one[name].float() + other[name].float()) / 2).half())
+    with pytest.raises(imp_kit.SettingError, match="is one of the two folders"):
+        average([tmp_path / "1", tmp_path / "2"], tmp_path / "mean" / ".." / "2")
 
 
 def test_a_run_does_not_begin_from_a_deeper_tower(nano, tmp_path, monkeypatch):
@@ -826,6 +829,33 @@ def test_the_log_is_drawn(tmp_path):
     drawn = np.asarray(Image.open(tmp_path / "training.png").convert("L"))
     assert drawn.shape[1] == 800
     assert (drawn < 128).sum() > 2000
+
+
+def test_the_story_lists_each_run_and_its_last_exam():
+    story, card = (file.read_text("utf-8") for file in (history.STORY, NANO_FOLDER / "README.md"))
+    listed = history.runs(story)
+    assert [run.number for run in listed] == list(range(1, len(listed) + 1))
+    assert f"all together had {sum(run.pictures for run in listed):,} pictures" in " ".join(card.split())
+    assert [run.number for run in listed if run.commit is None] == [6]
+    assert [run.number for run in listed if run.commit == ""] == [len(listed)]
+    assert (listed[4].pictures, listed[4].commit) == (32_000, "ecc3a24")
+    figures = json.loads((NANO_FOLDER / "evaluation.json").read_text("utf-8"))["skills"]
+    for row in history.table({len(listed): figures}).splitlines():
+        *_, skill, cell, _ = row.split("|")
+        assert re.search(rf"^\|{re.escape(skill)}\|.*\|{re.escape(cell)}\|$", story, re.MULTILINE), row
+
+
+def test_the_exams_of_the_runs_are_drawn(tmp_path):
+    figures = json.loads((NANO_FOLDER / "evaluation.json").read_text("utf-8"))["skills"]
+    history.plot({3: 1000, 4: 3000}, {3: figures, 4: figures}, tmp_path / "runs.png")
+    drawn = np.asarray(Image.open(tmp_path / "runs.png").convert("L"))
+    assert drawn.shape[1] == 880
+    assert (drawn < 128).sum() > 2000
+
+
+def test_a_result_that_the_history_lacks():
+    with pytest.raises(history.HistoryError, match="0000000 has no imp_kit/nano/checkpoint/evaluation.json"):
+        history.skills_after(history.Run(9, 1, "0000000"))
 
 
 def test_the_card_replaces_no_other_readme(tmp_path):

@@ -13,11 +13,14 @@ from shutil import copyfile
 import torch
 
 from imp_kit.checkpoints.tokenizer import TextTokenizer
+from imp_kit.errors import ImpKitError, SettingError
 from imp_kit.nano.training.train import init_from, new_model, save_checkpoint
 
 
 def average(folders: list[Path], out: Path) -> None:
-    """Write the mean into the folder `out`. Raises SettingError for folders without an imp-nano."""
+    """Write the mean into the folder `out`. Raises SettingError for folders without an imp-nano, or if it is one."""
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise SettingError(f"--out is {out}, which is one of the two folders; choose another one.")
     models = [new_model(0) for _ in folders]
     for folder, model in zip(folders, models, strict=True):
         init_from(folder, model)
@@ -35,4 +38,7 @@ if __name__ == "__main__":
     parser.add_argument("folders", type=Path, nargs=2, metavar="FOLDER")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    average(args.folders, args.out)
+    try:
+        average(args.folders, args.out)
+    except ImpKitError as error:
+        raise SystemExit(f"imp-kit: {error}") from None
