@@ -65,6 +65,7 @@ from imp_kit.nano.training.train import (
     FULL_SHARE_ASKED,
     LEAST,
     MOST,
+    RARE,
     ROW,
     TRAINING,
     VOCABULARY_TEXT,
@@ -430,6 +431,34 @@ def test_how_often_samples_are_of_a_kind():
     assert all(conversations for _, _, conversations in samples)
     assert config.style(0).hard
     assert not CONFIGS["first"].style(0).hard
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(RARE)))
+def test_rare_scenes_come_as_often_as_planned(number, monkeypatch):
+    """Of 1,500 drawings; the bound is four standard errors away."""
+    monkeypatch.setattr("imp_kit.nano.training.train.RARE", (RARE[number],))
+    monkeypatch.setattr("imp_kit.nano.training.train.draw", lambda scene, rng: (None, scene))
+    monkeypatch.setattr("imp_kit.nano.training.train.branches", lambda *args, **weights: [])
+    config = dataclasses.replace(CONFIGS["further"], shares=(1, 0, 0), varied_share=0)
+    share, shows = RARE[number]
+    rng = np.random.default_rng(0)
+    by_chance = np.mean([shows(sample_scene(rng)) for _ in range(6000)])
+    found = np.mean([shows(lesson(config, index)[0].scene) for index in range(1500)])
+    planned = share + (1 - share) * by_chance
+    assert abs(found - planned) < 4 * sqrt(planned * (1 - planned) / 1500)
+    assert planned - by_chance > 0.03, "the bound could not tell them apart"
+
+
+def test_things_that_an_answer_may_mix_up():
+    def alike(one, other):
+        return RARE[-1][1](Scene((one, other), (1, 1)))
+
+    cup, *others = (
+        Thing(kind, (color,), 0, 0, (0, 0, 1, 1))
+        for kind, color in (("cup", "red"), ("cup", "blue"), ("cat", "red"), ("cat", "blue"), ("cup", "red"))
+    )
+    assert [alike(cup, other) for other in others] == [True, True, False, False]
 
 
 @pytest.mark.slow
