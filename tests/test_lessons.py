@@ -140,20 +140,28 @@ def test_shapes():
     assert placed["in the center"] == "It is a bus."
     assert "at the top right" not in placed
     assert asked(TOWN, "g") == {"plant": "It is a tree.", "vehicle": "It is a bus."}
-    assert asked(STARS, "g") == {"animal": "It is a cat."}  # of two stars none is "the shape"
+    assert asked(scene(thing("cat", "black", 0), thing("cat", "red", 2)), "g") == {}  # none is "the animal"
     assert about_things("shape", PERSON, "who") == {"It is a person."}
+    two = scene(thing("person", "blue", 0), thing("cat", "black"), thing("person", "red", 2))
+    assert about_things("shape", two, "who") == about_things("shape", two, "who_near") == set()
     assert asked(PERSON, "y") == {}  # the cat is not near
-    near = scene(thing("person", "blue", 0, 1), thing("cat", "black", 1, 0), thing("star", "red", 2, 1))
-    assert asked(near, "y") == {"cat": "It is a person."}
+    man, star = thing("person", "blue", 0, 0), thing("star", "red", 1, 1)
+    assert asked(scene(man, star, thing("cat", "black", 0, 2)), "y") == {"star": "It is a person."}
+    assert asked(scene(man, star, thing("star", "blue", 1, 0)), "y") == {}
 
 
 def test_groups_that_are_not_there():
     def missing(where):
-        return answers("shape", where) - about_things("shape", where)
+        rng = np.random.default_rng(0)
+        asks = [ask for _ in range(60) for ask in LESSONS["shape"](where, rng)]
+        asks = [ask for ask in asks if ask.answer.startswith("There is no ")]
+        assert all(ask.answer == f"There is {ask.short}." and not ask.things and ask.topic is None for ask in asks)
+        return {(ask.slots.get("g") or ask.slots.get("y", "who"), ask.short) for ask in asks}
 
-    assert missing(TOWN) == {f"There is no {each}." for each in ("animal", "building", "shape", "person")}
+    nobody = {(each, "no person") for each in ("who", "tree", "bus", "cup")}
+    assert missing(TOWN) == {("animal", "no animal"), ("building", "no building")} | nobody
     # A person might be called an animal.
-    assert missing(IDLE) == {f"There is no {each}." for each in ("vehicle", "building", "plant")}
+    assert missing(IDLE) == {(each, f"no {each}") for each in ("vehicle", "building", "plant")}
 
 
 def test_counts():

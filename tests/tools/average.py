@@ -18,7 +18,7 @@ from imp_kit.nano.training.train import init_from, new_model, save_checkpoint
 
 
 def average(folders: list[Path], out: Path) -> None:
-    """Write the mean into the folder `out`. Raises SettingError for folders without an imp-nano, or if it is one."""
+    """Write the mean into the folder `out`. Raises SettingError where it is a source, or one has no imp-nano."""
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise SettingError(f"--out is {out}, which is one of the two folders; choose another one.")
     models = [new_model(0) for _ in folders]

@@ -529,7 +529,7 @@ EXPERIMENTS = (
           "nano::what_is_read_is_spelled"),
     fault("what is held has no color", "nano/training/lessons.py", "all_colors.count(name) == 1", "False",
           "lessons::shapes"),
-    fault("there is one shape of two", "nano/training/lessons.py",
+    fault("there is one animal of two", "nano/training/lessons.py",
           "if thing.kind in kinds]\n        if len(having) == 1:", "if thing.kind in kinds]\n        if having:",
           "lessons::shapes"),
     fault("a person is no animal", "nano/training/lessons.py", 'if group != "animal"]', "]",

@@ -1,4 +1,4 @@
-"""imp-nano's exam after each of its runs, from the repository's history: a table, and a picture.
+"""imp-nano's exam after its runs, from the third on, from the repository's history: a table, and a picture.
 
     python tests/tools/history.py --plot images/imp_nano_runs.png
 
@@ -19,7 +19,6 @@ STORY = ROOT / "docs/imp_nano.md"
 FIGURES = "imp_kit/nano/checkpoint/evaluation.json"
 FIRST = 3  # the first run whose exam is similar to today's
 AIM, LOWER_AIM, LOWER = 0.97, 0.95, ("describe", "read", "line")  # share of right answers, and which skills have less
-LEAST = 0.7  # lower end of the plot
 
 
 class HistoryError(Exception):
@@ -51,7 +50,10 @@ def skills_after(run: Run) -> dict:
     """What a run's exam found, by skill. Raises HistoryError where the history lacks it."""
     if not run.commit:
         return json.loads((ROOT / FIGURES).read_text("utf-8"))["skills"]
-    shown = subprocess.run(["git", "show", f"{run.commit}:{FIGURES}"], cwd=ROOT, capture_output=True, text=True)
+    try:
+        shown = subprocess.run(["git", "show", f"{run.commit}:{FIGURES}"], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise HistoryError("git is not installed, and the results lie in the repository's history.") from None
     if shown.returncode:
         raise HistoryError(f"{run.commit} has no {FIGURES}: is this a whole clone? ({shown.stderr.strip()})")
     return json.loads(shown.stdout)["skills"]
@@ -85,10 +87,10 @@ def plot(pictures: dict[int, int], results: dict[int, dict], target: Path) -> No
             axes.plot(shown, shares, style, markersize=3, linewidth=1.2, label=f"{wording} wordings")
         axes.axhline(LOWER_AIM if skill in LOWER else AIM, color="black", linewidth=0.8, linestyle=":", label="aim")
         axes.set_title(skill.replace("_", " "), fontsize=10)
-        axes.set_ylim(LEAST, 1.005)
         axes.grid(alpha=0.3)
     for axes in panels[len(SKILLS) :]:
         axes.set_axis_off()
+    panels[0].set_ylim(top=1.01)
     panels[-1].legend(*panels[0].get_legend_handles_labels(), loc="center")
     figure.supxlabel("pictures in all runs up to then, thousands")
     figure.supylabel("share of right answers in the exam")
@@ -107,7 +109,10 @@ def main() -> None:
         raise SystemExit(f"imp-kit: {error}") from None
     print(table(results))
     if args.plot:
-        plot(pictures, results, args.plot)
+        try:
+            plot(pictures, results, args.plot)
+        except OSError as error:
+            raise SystemExit(f"imp-kit: --plot {args.plot} cannot be written ({error.strerror})") from None
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from imp_kit.errors import SettingError
-from imp_kit.experiments.drawings import COLORS, HELD, KINDS, SHAPES, Scene, Thing, sample_scene
+from imp_kit.experiments.drawings import COLORS, HELD, KINDS, Scene, Thing, sample_scene
 from imp_kit.nano.training.text import Page
 
 SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
 SHORT_SHARE = 0.15
 ONLY_DRAWINGS = "I only know drawings."
 WHICH_ONE = "Which one do you mean?"
-MISSING_GROUP_SHARE = 0.1  # of scenes where it is asked what animal there is, or who, and there is none
+MISSING_GROUP_SHARE = 0.1  # of scenes where it is only asked what animal there is, or who, and there is none
 BRANCH_FOLLOW_UP_SHARE = 0.4  # more than half of them find none, in scenes of one thing above all
 CHAT_SHARE = 0.35  # of questions that could go on with the conversation before them: they do, as in a chat
 MOST_TURNS = 3  # of conversations that go on so: longer ones would not fit into a row
@@ -28,7 +28,7 @@ MISSING_PERSON_SHARE = 0.05  # of scenes without a person where it is asked what
 ALONE_SHARE = 0.15  # of questions about a color or place that say "it" and come first
 MOST_DETAILED = 5  # things to describe in one answer; more would not fit
 MOST_READ = 50  # characters of all lines to read in one answer: with its question it may have 100 tokens of a row
-GROUPS = {"vehicle": ("bus",), "animal": ("cat",), "building": ("house",), "plant": ("tree",), "shape": SHAPES}
+GROUPS = {"vehicle": ("bus",), "animal": ("cat",), "building": ("house",), "plant": ("tree",)}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = {"bus": "buses", "box": "boxes", "person": "people"}
 BRITISH = {"gray": "grey", "center": "centre"}
@@ -307,13 +307,17 @@ def shape(scene: Scene, rng: np.random.Generator) -> list[Ask]:
 
 
 def _missing_groups(scene: Scene) -> list[Ask]:
-    """What is asked of a group that is not there; a person might be called an animal, so then none is missing."""
+    """Asks of groups that are not there, and who is there where nobody is."""
     kinds = {thing.kind for thing in scene.things}
     missing = [group for group, members in GROUPS.items() if not kinds & {*members}]
-    if "person" in kinds:
+    if "person" in kinds:  # who might be called an animal
         missing = [group for group in missing if group != "animal"]
     asks = [Ask("what_group", f"There is no {group}.", f"no {group}", {"g": group}) for group in missing]
-    return asks if "person" in kinds else [*asks, Ask("who", "There is no person.", "no person")]
+    if "person" not in kinds:
+        nobody = Ask("who", "There is no person.", "no person")
+        near = [replace(nobody, meaning="who_near", slots={"y": thing.kind}) for thing in _unique(scene)]
+        asks += [nobody, *near]
+    return asks
 
 
 def count(scene: Scene, rng: np.random.Generator) -> list[Ask]:
@@ -532,8 +536,8 @@ def _choose(asks: list[Ask], rng: np.random.Generator, practiced: Mapping[str, i
 
 
 def _misspelled(text: str, rng: np.random.Generator) -> str:
-    """With two letters swapped, one left out or one doubled, inside a word that names no kind and no color."""
-    names = {*KINDS, *map(_plural, KINDS), *COLORS, *BRITISH.values()}
+    """With two letters swapped, one left out or one doubled, inside a word that names no kind, group or color."""
+    names = {*KINDS, *map(_plural, KINDS), *GROUPS, *COLORS, *BRITISH.values()}
     words = [word for word in re.finditer("[A-Za-z]{4,}", text) if word[0].lower() not in names]
     if not words:
         return text
