@@ -13,7 +13,6 @@ from imp_kit.experiments.drawings import COLORS, KINDS, TWO_COLORED, Scene, Thin
 from imp_kit.nano.training import lessons
 from imp_kit.nano.training.lessons import (
     BESIDE,
-    GROUPS,
     LESSONS,
     ONLY_DRAWINGS,
     OUTSIDE,
@@ -126,42 +125,13 @@ def test_colors():
 
 
 def test_shapes():
-    def asked(where, slot):
-        rng = np.random.default_rng(0)
-        asks = [ask for _ in range(60) for ask in LESSONS["shape"](where, rng) if slot in ask.slots]
-        return {ask.slots[slot]: ask.answer for ask in asks if not ask.answer.startswith("There is no ")}
-
-    assert about_things("shape", ONE) == {"It is a circle."}
-    assert asked(TOWN, "c") == {"green": "It is a tree.", "orange": "It is a cup."}
-    assert asked(PERSON, "c") == {"black": "It is a cat.", "brown": "It is a box."}  # also what a person holds
-    assert asked(scene(thing("person", "red", holding=("red", "cup"))), "c") == {}
-    placed = asked(TOWN, "place")
+    assert answers("shape", ONE) == {"It is a circle."}
+    colored = {(ask.slots["c"], ask.answer) for ask in LESSONS["shape"](TOWN, None) if "c" in ask.slots}
+    assert colored == {("green", "It is a tree."), ("orange", "It is a cup.")}
+    placed = {ask.slots["place"]: ask.answer for ask in LESSONS["shape"](TOWN, None) if "place" in ask.slots}
     assert placed["at the top left"] == placed["on the left"] == "It is a tree."
     assert placed["in the center"] == "It is a bus."
     assert "at the top right" not in placed
-    assert asked(TOWN, "g") == {"plant": "It is a tree.", "vehicle": "It is a bus."}
-    assert asked(scene(thing("cat", "black", 0), thing("cat", "red", 2)), "g") == {}  # none is "the animal"
-    assert about_things("shape", PERSON, "who") == {"It is a person."}
-    two = scene(thing("person", "blue", 0), thing("cat", "black"), thing("person", "red", 2))
-    assert about_things("shape", two, "who") == about_things("shape", two, "who_near") == set()
-    assert asked(PERSON, "y") == {}  # the cat is not near
-    man, star = thing("person", "blue", 0, 0), thing("star", "red", 1, 1)
-    assert asked(scene(man, star, thing("cat", "black", 0, 2)), "y") == {"star": "It is a person."}
-    assert asked(scene(man, star, thing("star", "blue", 1, 0)), "y") == {}
-
-
-def test_groups_that_are_not_there():
-    def missing(where):
-        rng = np.random.default_rng(0)
-        asks = [ask for _ in range(60) for ask in LESSONS["shape"](where, rng)]
-        asks = [ask for ask in asks if ask.answer.startswith("There is no ")]
-        assert all(ask.answer == f"There is {ask.short}." and not ask.things and ask.topic is None for ask in asks)
-        return {(ask.slots.get("g") or ask.slots.get("y", "who"), ask.short) for ask in asks}
-
-    nobody = {(each, "no person") for each in ("who", "tree", "bus", "cup")}
-    assert missing(TOWN) == {("animal", "no animal"), ("building", "no building")} | nobody
-    # A person might be called an animal.
-    assert missing(IDLE) == {(each, f"no {each}") for each in ("vehicle", "building", "plant")}
 
 
 def test_counts():
@@ -292,7 +262,7 @@ def test_a_question_has_one_meaning():
 
 def test_unseen_wordings_never_occur_in_training():
     names = f"(({'|'.join(COLORS)}) )?(({'|'.join(COLORS)}) and )?(({'|'.join(COLORS)}) )?"
-    slots = {"x": f"(person's shirt|{names}({'|'.join(KINDS)}))", "box": "[0-9 ]+", "g": f"({'|'.join(GROUPS)})"}
+    slots = {"x": f"(person's shirt|{names}({'|'.join(KINDS)}))", "box": "[0-9 ]+"}
     slots["y"] = slots["x"]
     openers = "|".join(normal(o) + " " for o in lessons.ASK_OPENERS + lessons.DO_OPENERS)
     inside = "(" + "|".join(sorted(set(lessons.INSIDE))) + ")"
@@ -584,7 +554,7 @@ def test_only_a_first_question_says_this_of_the_picture():
     clear = re.compile(r"(it )?that (you|we|can|the|is|this)|this (a )?\{pic\}(:.*)?|text\{in\}.*", re.IGNORECASE)
     pointing = {
         core
-        for meaning in ("caption", "what", "what_group", "who", "read")  # other questions name what they are about
+        for meaning in ("caption", "what", "read")  # other questions name what they are about
         for core in (*WORDINGS[meaning]["trained"], *WORDINGS[meaning]["unseen"])
         if re.search(r"\b(it|this|that|here)\b", clear.sub("", core), re.IGNORECASE)
     }

@@ -2,7 +2,7 @@
 
     python tests/tools/history.py --plot images/imp_nano_runs.png
 
-The runs and their commits are those of the table in docs/imp_nano.md; the last result is the checkpoint in this folder.
+The runs and their commits are those of the table in docs/imp_nano.md; the last result is the checkpoint in this clone.
 """
 
 import argparse

@@ -19,7 +19,6 @@ SHORT_SUFFIX = "\nAnswer the question using a single word or phrase."
 SHORT_SHARE = 0.15
 ONLY_DRAWINGS = "I only know drawings."
 WHICH_ONE = "Which one do you mean?"
-MISSING_GROUP_SHARE = 0.1  # of scenes where it is only asked what animal there is, or who, and there is none
 BRANCH_FOLLOW_UP_SHARE = 0.4  # more than half of them find none, in scenes of one thing above all
 CHAT_SHARE = 0.35  # of questions that could go on with the conversation before them: they do, as in a chat
 MOST_TURNS = 3  # of conversations that go on so: longer ones would not fit into a row
@@ -28,7 +27,6 @@ MISSING_PERSON_SHARE = 0.05  # of scenes without a person where it is asked what
 ALONE_SHARE = 0.15  # of questions about a color or place that say "it" and come first
 MOST_DETAILED = 5  # things to describe in one answer; more would not fit
 MOST_READ = 50  # characters of all lines to read in one answer: with its question it may have 100 tokens of a row
-GROUPS = {"vehicle": ("bus",), "animal": ("cat",), "building": ("house",), "plant": ("tree",)}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = {"bus": "buses", "box": "boxes", "person": "people"}
 BRITISH = {"gray": "grey", "center": "centre"}
@@ -276,47 +274,19 @@ def shape(scene: Scene, rng: np.random.Generator) -> list[Ask]:
         topic = thing if thing in _unique(scene) else None
         return Ask(meaning, f"It is {_a(thing.kind)}.", thing.kind, slots, topic, things=(thing,))
 
-    things, held = scene.things, _held_things(scene)
-    people = [thing for thing in things if thing.kind == "person"]
-    if rng.random() < MISSING_GROUP_SHARE:
-        return _missing_groups(scene)
-    asks = [it_is("what", things[0])] if len(things) == 1 and not held else []
+    things, asks = scene.things, []
+    if len(things) == 1 and not _held_things(scene):
+        asks.append(it_is("what", things[0]))
     for name in _clear_colors(scene):
         having = [thing for thing in things if name in thing.colors]
         if len(having) == 1:
             asks.append(it_is("what_colored", having[0], c=name))
-    all_colors = [c for thing in things for c in thing.colors] + [c for c, _ in held]
-    for person, name, kind in [(person, *person.holding) for person in people if person.holding]:
-        if all_colors.count(name) == 1:
-            asks.append(Ask("what_colored", f"It is {_a(kind)}.", kind, {"c": name}, things=(person,)))
     for (column, row), place in SIDES.items():
         # "on the left" asks for the whole side, "at the top left" and "in the center" for one spot
         whole_column, whole_row = row == 1 and column != 1, column == 1 and row != 1
         there = [t for t in things if (whole_row or t.column == column) and (whole_column or t.row == row)]
         if len(there) == 1 and not there[0].holding:
             asks.append(it_is("what_placed", there[0], place=place))
-    for group, kinds in GROUPS.items():
-        having = [thing for thing in things if thing.kind in kinds]
-        if len(having) == 1:
-            asks.append(it_is("what_group", having[0], g=group))
-    if len(people) == 1:
-        near = [t for t in _unique(scene) if max(abs(t.column - people[0].column), abs(t.row - people[0].row)) <= 1]
-        asks.append(it_is("who", people[0]))
-        asks += [it_is("who_near", people[0], y=thing.kind) for thing in near if thing != people[0]]
-    return asks
-
-
-def _missing_groups(scene: Scene) -> list[Ask]:
-    """Asks of groups that are not there, and who is there where nobody is."""
-    kinds = {thing.kind for thing in scene.things}
-    missing = [group for group, members in GROUPS.items() if not kinds & {*members}]
-    if "person" in kinds:  # who might be called an animal
-        missing = [group for group in missing if group != "animal"]
-    asks = [Ask("what_group", f"There is no {group}.", f"no {group}", {"g": group}) for group in missing]
-    if "person" not in kinds:
-        nobody = Ask("who", "There is no person.", "no person")
-        near = [replace(nobody, meaning="who_near", slots={"y": thing.kind}) for thing in _unique(scene)]
-        asks += [nobody, *near]
     return asks
 
 
@@ -536,8 +506,8 @@ def _choose(asks: list[Ask], rng: np.random.Generator, practiced: Mapping[str, i
 
 
 def _misspelled(text: str, rng: np.random.Generator) -> str:
-    """With two letters swapped, one left out or one doubled, inside a word that names no kind, group or color."""
-    names = {*KINDS, *map(_plural, KINDS), *GROUPS, *COLORS, *BRITISH.values()}
+    """With two letters swapped, one left out or one doubled, inside a word that names no kind and no color."""
+    names = {*KINDS, *map(_plural, KINDS), *COLORS, *BRITISH.values()}
     words = [word for word in re.finditer("[A-Za-z]{4,}", text) if word[0].lower() not in names]
     if not words:
         return text
