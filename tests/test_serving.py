@@ -224,7 +224,7 @@ def test_scores_of_a_stream_end_with_its_text(imp, client, settings):
 
 
 def test_a_seed_makes_an_answer_repeatable(client):
-    asked = request("Describe the image.", temperature=2, max_tokens=20)
+    asked = request("Why?", temperature=2, max_tokens=20)  # imp-nano was not taught it, so it has no one answer
     first, again = ([text(client.ask(**asked, seed=seed)[1]) for seed in range(8)] for _ in range(2))
     assert first == again
     assert len(set(first)) >= 3, "other seeds draw other answers, though two may agree"
