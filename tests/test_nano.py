@@ -446,8 +446,9 @@ def test_rare_scenes_come_as_often_as_planned(number, monkeypatch):
     by_chance = np.mean([shows(sample_scene(rng)) for _ in range(6000)])
     found = np.mean([shows(lesson(config, index)[0].scene) for index in range(1500)])
     planned = share + (1 - share) * by_chance
-    assert abs(found - planned) < 4 * sqrt(planned * (1 - planned) / 1500)
-    assert planned - by_chance > 0.03, "the bound could not tell them apart"
+    bound = 4 * sqrt(planned * (1 - planned) / 1500)
+    assert abs(found - planned) < bound
+    assert planned - by_chance > bound, "the bound could not tell them apart"
 
 
 def test_things_that_an_answer_may_mix_up():
