@@ -153,9 +153,9 @@ def test_a_long_text_takes_no_long_time(row, length):
     parts = [re.sub(r"\\[a-zA-Z]|[\\^$()\[\]{}|?*+]", "", sign.pattern)[:-1] for sign in known.signs]
     shuffled = random.Random(0).choices("".join(parts) + " 1a", k=length // 2)
     text = "".join(shuffled) + (" ".join(parts) + " ") * (length // 2 // (len(" ".join(parts)) + 1))
-    start = time.perf_counter()
+    start = time.process_time()
     known.fits(text, text)
-    assert time.perf_counter() - start < 0.5 * (1 + len(known.signs))
+    assert time.process_time() - start < 0.5 * (1 + len(known.signs))
 
 
 def test_the_table_is_in_the_package():

@@ -114,8 +114,11 @@ def test_settings_are_checked_before_anything_is_sent():
     assert server.requests == []
 
 
+SHORT = 2  # seconds: a timeout, which a busy machine keeps where it should
+
+
 def slow(talk: Talk) -> None:
-    time.sleep(1.5)
+    time.sleep(2 * SHORT)
     talk.give(completion("too late"))
 
 
@@ -132,11 +135,16 @@ PASSING = {
     "invalid JSON": lambda talk: talk.give('{"choices": [{"message"'),
     "an empty body": lambda talk: talk.give(""),
     "a dropped connection": lambda talk: talk.hang_up(),
-    "a byte at a time, slower than the timeout": lambda talk: talk.give_slowly(completion("x" * 50), 3),
+    "a byte at a time, slower than the timeout": lambda talk: talk.give_slowly(completion("x" * 50), 2 * SHORT),
     "429 with Retry-After, a date": lambda talk: talk.fail(429, "slow", Retry_After=formatdate(time.time() + 2.5)),
     "429 with a Retry-After that is none": lambda talk: talk.fail(429, "slow down", Retry_After="soon"),
 }
-WAITS = {"429 with Retry-After: 1": 1, "429 with Retry-After, a date": 1.4}
+WAITS = {  # seconds before the request that is answered
+    "429 with Retry-After: 1": 1,
+    "429 with Retry-After, a date": 1.4,
+    "slower than the timeout": SHORT,
+    "a byte at a time, slower than the timeout": SHORT,
+}
 
 
 @pytest.mark.parametrize("fault", quick(11, PASSING))
@@ -146,13 +154,12 @@ def test_a_fault_that_passes_costs_another_request(fault, tmp_path):
 
     with serve(answer) as server:
         start = time.perf_counter()
-        timeout = 0.7 if "timeout" in fault else 5
+        timeout = SHORT if "timeout" in fault else 5
         (record,) = run("trial", cases(1), Subject.of(endpoint(server, timeout=timeout)), tmp_path)
         seconds = time.perf_counter() - start
     assert (record["status"], record["answer"]) == ("ok", "answer to question 0")
     assert len(server.requests) == 2
-    assert seconds >= WAITS.get(fault, 0)
-    assert record["seconds"] < 1
+    assert 0 < record["seconds"] <= seconds - WAITS.get(fault, 0)
 
 
 def deep(talk: Talk) -> None:
@@ -164,7 +171,7 @@ RECORDED = {
     "429 again and again": (PASSING["429"], 2, "status 429: slow down"),
     "500 again and again": (PASSING["500"], 2, "status 500: oh no"),
     "502 again and again": (PASSING["502 as a proxy's page"], 2, "status 502: a web page"),
-    "always too slow": (slow, 2, "no answer within 0.7 s"),
+    "always too slow": (slow, 2, f"no answer within {SHORT} s"),
     "always invalid JSON": (PASSING["invalid JSON"], 2, "is no JSON"),
     "much too long": (lambda talk: talk.give(completion("x" * 11_000_000)), 1, "longer than 10,000,000 bytes"),
     "empty choices": (lambda talk: talk.give({"choices": []}), 1, "holds no answer"),
@@ -196,7 +203,7 @@ def test_a_fault_of_one_sample_is_recorded_and_the_others_are_answered(fault, tm
         misbehave(talk) if talk.question == "question 1" else good(talk, number)
 
     with serve(answer) as server:
-        timeout = 0.7 if "slow" in fault else 5
+        timeout = SHORT if "slow" in fault else 5
         records = run("trial", cases(3), Subject.of(endpoint(server, timeout=timeout)), tmp_path)
     assert [record["status"] for record in records] == ["ok", "error", "ok"]
     assert len(server.requests) == 2 + requests
@@ -409,13 +416,13 @@ def test_before_the_first_request_it_says_how_many_images_go_where(tmp_path, cap
 
 @pytest.mark.parametrize("concurrency", [1, 5])
 def test_so_many_requests_at_once_and_no_more(concurrency, tmp_path):
-    now, most, lock = [0], [0], threading.Lock()
+    now, most, lock, together = [0], [0], threading.Lock(), threading.Barrier(concurrency, timeout=20)
 
     def answer(talk, number):
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(0.05)
+        together.wait()
         with lock:
             now[0] -= 1
         good(talk, number)
@@ -461,7 +468,9 @@ def test_a_question_is_taken_only_once_an_answer_was(tmp_path):
             assert len(taken) <= done + 3
             if done == 5:
                 break
-        time.sleep(0.2)
+        end = time.monotonic() + 20
+        while len(server.requests) < len(taken) and time.monotonic() < end:
+            time.sleep(0.02)
         assert len(server.requests) == len(taken) <= 8
         assert list(endpoint(server).ask_each([])) == []
 
@@ -490,7 +499,7 @@ def test_answers_that_are_under_way_are_kept_when_the_run_stops(tmp_path):
         together.wait()
         if talk.question == "question 0":
             return talk.fail(401, "no")
-        time.sleep(0.3)
+        time.sleep(1)
         good(talk, number)
 
     with serve(answer) as server, pytest.raises(EndpointError, match="a key is asked for"):
@@ -500,22 +509,31 @@ def test_answers_that_are_under_way_are_kept_when_the_run_stops(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_an_interrupt_does_not_wait_for_the_server_and_gives_the_command(tmp_path, key):
+@pytest.mark.parametrize("wakes", [True, False])
+def test_an_interrupt_does_not_wait_for_the_server_and_gives_the_command(wakes, tmp_path, key):
+    """Also one that wakes nobody, as where a thread is just about to wait, or on Windows."""
+    ended, waited = threading.Event(), []
+
     def answer(talk, number):
         if number == 6:
             os.kill(os.getpid(), signal.SIGINT)
         if number >= 4:
-            time.sleep(3)
+            waited.append(ended.wait(60))
             return talk.fail(500, "later")
         good(talk, number)
 
     with serve(answer) as server:
-        asked = endpoint(server, concurrency=3, api_key_env="TEST_KEY", timeout=60)
-        start = time.perf_counter()
-        with pytest.raises(KeyboardInterrupt) as caught:
-            run("captcha", cases(20), Subject.of(asked), tmp_path, design={"size": "smoke", "seed": 1})
-        assert time.perf_counter() - start < 2.5
-        time.sleep(3)
+        asked = endpoint(server, concurrency=3, api_key_env="TEST_KEY", timeout=100)
+        if not wakes:  # it goes to a thread of the server's, begun before; Python deals with it in the main thread
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with pytest.raises(KeyboardInterrupt) as caught:
+                run("captcha", cases(20), Subject.of(asked), tmp_path, design={"size": "smoke", "seed": 1})
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        assert waited == []
+        ended.set()
+        time.sleep(1)
         assert len(server.requests) == 7  # nothing is sent again once it was stopped
     again = (
         f"To go on: python -m imp_kit probe captcha --subject {shlex.quote(server.url + '#tiny')} "

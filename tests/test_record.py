@@ -592,9 +592,9 @@ def test_many_records_on_one_line_are_read_in_time(tmp_path):
     (record,) = read(tmp_path)
     lines = (json.dumps(record | {"sample_id": f"case {i}", "answer": "a" * 1000}) for i in range(4000))
     (tmp_path / "samples.jsonl").write_text("\r".join(lines))
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(read(tmp_path)) == 4000
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_head_that_an_editor_saved_with_a_mark(tmp_path):

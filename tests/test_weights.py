@@ -443,10 +443,10 @@ def test_too_little_memory_is_said_before_anything_is_read(oracle, tmp_path):
             target.write(struct.pack("<Q", len(text)) + text)
             target.truncate(8 + len(text) + end)
         assert file.stat().st_size > 500e9
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(MemoryLimitError, match=r"516\.\d GB on cpu as float16.*GB are free"):
             load_weights(tmp_path, torch.device("cpu"), torch.float16)
-        assert time.perf_counter() - started < 5
+        assert time.process_time() - started < 5
     finally:
         file.unlink(missing_ok=True)
 

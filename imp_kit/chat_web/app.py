@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -304,7 +303,8 @@ class Page:
 
     def wait(self) -> None:
         """Until the process is interrupted."""
-        threading.Event().wait()
+        while True:
+            time.sleep(1)  # a lock would hold up Ctrl-C on Windows
 
     def close(self) -> None:
         """End the server, and delete the pictures that were shown to it."""

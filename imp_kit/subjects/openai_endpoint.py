@@ -5,6 +5,7 @@ followed, and a loopback address is never reached through a proxy.
 """
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from importlib import import_module
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Unpack
 from urllib.parse import urlsplit
 
@@ -36,6 +37,7 @@ FIRST_DELAY = 0.5  # seconds before the first retry; each further one waits twic
 LONGEST_DELAY = 120.0  # at most so long; a server that asks for more ends the run
 MOST_BYTES = 10_000_000  # of a response, many times what an answer needs
 MOST_SHOWN = 300  # characters of a server's own words in an error
+CTRL_C = 0.2  # seconds of one wait: on Windows, and rarely elsewhere, it does not end one that has no limit
 SECRET = 8  # characters from which a key is looked for in what a server sends; shorter ones are words such as "none"
 AGAIN = {408, 409, 425, 429}  # with those from 500 on: the next request may be answered
 REFUSED = {"content_filter", "content_policy_violation", "refusal", "safety"}
@@ -195,7 +197,7 @@ class OpenAIEndpoint:
                 tasks.put(task)
                 under_way += 1
             while under_way:
-                number, reply = replies.get()
+                number, reply = _first(replies)
                 under_way -= 1
                 if isinstance(reply, EndpointError) and not isinstance(reply, ReplyError):
                     end = end or reply
@@ -419,6 +421,13 @@ def _read_key(name: str | None) -> str | None:
     if not re.fullmatch("[!-~]+", key):
         raise SettingError(f"The environment variable {shown} holds blanks or other characters that no key has.")
     return key
+
+
+def _first(replies: SimpleQueue) -> Any:
+    """The first of them, once there is one; meanwhile Ctrl-C ends the waiting."""
+    while True:
+        with contextlib.suppress(Empty):
+            return replies.get(timeout=CTRL_C)
 
 
 def _data_url(image: Any) -> str:

@@ -673,6 +673,8 @@ SUBJECTS = (
           "openai_endpoint::answers_that_are_under_way_are_kept_when_the_run_stops"),
     fault("a request too many", ENDPOINT, "else islice(rest, 1):", "else islice(rest, 2):",
           "openai_endpoint::a_question_is_taken_only_once_an_answer_was"),
+    fault("Ctrl-C that waits for the server", ENDPOINT, "replies.get(timeout=CTRL_C)", "replies.get()",
+          "openai_endpoint::an_interrupt_does_not_wait_for_the_server_and_gives_the_command"),
     fault("a device for an endpoint", "subjects/named.py", 'if {device, dtype, revision} != {"auto", None}:',
           "if False:", "openai_endpoint::subjects_by_name"),
     fault("answers given to other cases", "experiments/runs.py", "case = mine[number]", "case = mine[done - 1]",
