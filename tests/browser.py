@@ -17,7 +17,7 @@ OPTIONS = (  # no requests of its own, and a camera that needs no hardware
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
     *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--disable-dev-shm-usage"),
 )
-DRIVEN = 60  # seconds that a busy machine may take for a step
+DRIVEN = 300  # seconds that a busy machine may take for a step
 
 
 class Browser:

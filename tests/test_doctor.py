@@ -40,7 +40,7 @@ def doctor(tmp_path):
         base |= {"CUDA_VISIBLE_DEVICES": "", "PATH": str(tmp_path / "bin")}
         command = [sys.executable, "-m", "imp_kit", "doctor", *arguments]
         done = subprocess.run(
-            command, env={**base, **environment}, input=typed, capture_output=True, text=True, check=False, timeout=120
+            command, env={**base, **environment}, input=typed, capture_output=True, text=True, check=False, timeout=600
         )
         assert "Traceback" not in done.stdout + done.stderr
         return done

@@ -213,12 +213,16 @@ def test_the_loading_table_and_its_picture_on_a_full_disk(tmp_path):
 
 SLOW = """
 import os, sys, time
+from pathlib import Path
 from PIL import Image
+import imp_kit.settings  # what a run loads later
 from imp_kit.errors import RunError
 from imp_kit.experiments.runs import Case, Subject, run
 class Slow:
     def ask(self, picture, question, **settings):
         time.sleep(float(sys.argv[2]))
+        while not Path(sys.argv[3]).exists():
+            time.sleep(0.02)
         return f"{question} by {os.getpid()}"
 cases = [Case(f"case {i}", Image.new("RGB", (8, 8)), f"question {i}", {}, {}, i) for i in range(20)]
 print("ready", flush=True)
@@ -230,16 +234,16 @@ except RunError as error:
 """
 
 
-def writer(folder: Path, seconds: float) -> subprocess.Popen:
-    """A process that is ready to ask twenty samples into a folder, each for so long."""
+def writer(folder: Path, seconds: float, gate: Path = Path()) -> subprocess.Popen:
+    """A process that is ready to ask twenty samples into a folder, each for so long and until `gate` exists."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder), str(seconds)], **pipes, text=True)
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder), str(seconds), str(gate)], **pipes, text=True)
     assert process.stdout.readline() == "ready\n"
     return process
 
 
 def ended(process: subprocess.Popen) -> str:
-    said, errors = process.communicate("go\n", timeout=120)
+    said, errors = process.communicate("go\n", timeout=600)
     assert process.returncode == 0, errors
     return said
 
@@ -251,10 +255,14 @@ def answers(folder: Path) -> list[str]:
 
 def test_of_three_writers_at_once_one_writes_and_two_say_so(tmp_path):
     folder = tmp_path / "run"
-    processes = [writer(folder, 0.1) for _ in range(3)]
+    gate = tmp_path / "gate"
+    processes = [writer(folder, 0, gate) for _ in range(3)]
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
+    while [process.poll() for process in processes].count(None) > 1:
+        time.sleep(0.02)
+    gate.touch()
     said = [ended(process) for process in processes]
     refused = f"Another process is writing to {folder}. Wait until it has ended, or choose another folder"
     assert sum(text.startswith(refused) and text.count("\n") == 1 for text in said) == 2

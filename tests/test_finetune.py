@@ -504,7 +504,7 @@ def test_weights_too_large_for_their_dtype(folder):
 def test_a_killed_run_leaves_nothing_under_its_name(module, name, call, folder, monkeypatch):
     child = os.fork()
     if not child:
-        signal.alarm(100)  # should it hang: a thread of the parent may have held a lock
+        signal.alarm(1000)  # should it hang: a thread of the parent may have held a lock
         torch.set_num_threads(1)  # the parent's other threads are not here
         calls, function = [], getattr(module, name)
 

@@ -79,7 +79,11 @@ def run(tmp_path, monkeypatch):
         notebook = nbformat.v4.new_notebook(cells=cells)
         try:
             NotebookClient(
-                notebook, timeout=120, kernel_name="fresh", resources={"metadata": {"path": folder}}
+                notebook,
+                timeout=600,
+                startup_timeout=600,
+                kernel_name="fresh",
+                resources={"metadata": {"path": folder}},
             ).execute()
         finally:
             execute.printed = "".join(

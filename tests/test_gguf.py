@@ -453,8 +453,8 @@ def test_descriptions_that_are_none(change, exported, tmp_path):
 
 def test_a_killed_export_leaves_no_file_under_its_name(tmp_path):
     out = tmp_path / "out"
-    slow = "from imp_kit.llama_cpp import tensors\ntensors.PIECE = 4096\n"
-    code = f"{slow}from imp_kit.tools.cli import main\nmain(['export', 'gguf', 'imp-nano', '--out', {str(out)!r}])"
+    stuck = "import time\nfrom imp_kit.llama_cpp import tensors\ntensors._Stream.tofile = lambda *_: time.sleep(600)\n"
+    code = f"{stuck}from imp_kit.tools.cli import main\nmain(['export', 'gguf', 'imp-nano', '--out', {str(out)!r}])"
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     while child.poll() is None and not (out.exists() and any(out.iterdir())):
         time.sleep(0.01)

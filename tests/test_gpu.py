@@ -170,7 +170,7 @@ def test_a_report_of_nothing(tmp_path):
 def test_a_rehearsal_on_the_cpu(tmp_path):
     """As the command does it, but for the notebook, which other tests run: the tests of CUDA skip."""
     command = [sys.executable, ROOT / "tests" / "tools" / "gpu.py", "--device", "cpu", "--out", tmp_path]
-    command += ["--without", "notebooks"]
+    command += ["--without", "notebooks", "--minutes", "120"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     result = json.loads((tmp_path / "report.json").read_text("utf-8"))
     states = {(each["part"], each["name"]): each["state"] for each in result["outcomes"]}

@@ -819,7 +819,7 @@ def test_no_file_stays_open(tmp_path):
         except ImageError as error:
             kept.append(error)
     assert [isinstance(thing, ImageError) for thing in kept].count(True) == 3
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 # to_pixels.

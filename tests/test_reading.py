@@ -400,10 +400,12 @@ class Slow:
 
 def test_the_expected_time_is_measured_on_a_few_questions(tmp_path):
     subject = Slow()
+    start = time.perf_counter()
     expected = reading.expected(subject, "standard", 1, tmp_path)
+    elapsed = time.perf_counter() - start
     assert subject.asked == 9  # one that is not timed, and a batch
     assert expected.samples == len(cases("standard", 1))
-    assert 0.05 <= expected.seconds < 0.5
+    assert 0.05 <= expected.seconds <= elapsed / 8
     assert expected.total == expected.seconds * expected.samples
     assert not list(tmp_path.iterdir())
     assert str(Expected(0.061, 1629)) == "0.06 s a sample, about 99 s for 1,629"

@@ -456,7 +456,7 @@ def test_two_processes_make_the_same_run(script, undisturbed, tmp_path):
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     chosen = {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": loopback}
     environment = {**os.environ, **chosen}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
     assert ended.returncode == 0, ended.stderr
     assert essence(folder) == undisturbed
     # Each process asked its share and nothing else.

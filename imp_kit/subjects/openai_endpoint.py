@@ -121,14 +121,16 @@ class OpenAIEndpoint:
         self._headers = {"Authorization": f"Bearer {self._key}" if self._key else openai.Omit()}
         http_client = openai.DefaultHttpxClient(follow_redirects=False, trust_env=not local)
         weakref.finalize(self, http_client.close)
-        self._client: Any = openai.OpenAI(
+        client = openai.OpenAI(
             base_url=self.base_url,
             api_key=self._key or "none",
             max_retries=0,
             timeout=openai.Timeout(self.timeout, connect=min(self.timeout, 10.0)),
             http_client=http_client,
         )
-        self._client.organization = self._client.project = None  # the package reads them from the environment, too
+        client.organization = client.project = None  # the package reads them from the environment, too
+        # Loaded now, since it takes a moment that is no time of the first answer.
+        self._completions: Any = client.chat.completions.with_streaming_response
         self._limit, self._left_out = "max_tokens", set[str]()
         self._announced = self._silent = False  # what was said once is not said again
 
@@ -262,7 +264,7 @@ class OpenAIEndpoint:
         chosen = {name: value for name, value in chosen.items() if value is not None and name not in left_out}
         start = time.perf_counter()
         try:
-            with self._client.chat.completions.with_streaming_response.create(
+            with self._completions.create(
                 model=self.model, messages=[{"role": "user", "content": content}], extra_headers=self._headers, **chosen
             ) as response:
                 body = self._read(response, start + self.timeout)

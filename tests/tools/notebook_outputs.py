@@ -75,6 +75,7 @@ def execute(notebook: NotebookNode) -> None:
         client = NotebookClient(
             notebook,
             timeout=CELL_SECONDS,
+            startup_timeout=CELL_SECONDS,
             kernel_name="python3",
             record_timing=False,
             resources={"metadata": {"path": str(folder)}},
