@@ -265,8 +265,8 @@ def framed(records):
 def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
     """Through pictures, run and file; see the next test for 19 of 20."""
     held = Counter()
-    for seed in range(20):
-        right, in_japanese = 0.05 + 0.045 * seed, 0.95 - 0.045 * seed
+    for seed in range(10):
+        right, in_japanese = 0.05 + 0.1 * seed, 0.95 - 0.1 * seed
         chosen = [made for n in range(60) for made in scene_cases("color", 1000 * seed + n)]
         subject = Subject.of(Planted(chosen, speaker(right, in_japanese), seed))
         frame = framed(run("japanese", chosen, subject, tmp_path / str(seed)))
@@ -279,7 +279,7 @@ def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
                 ("right", "japanese", "both"), (found.right, found.japanese, found.both), truth, strict=True
             ):
                 held[name, part] += share.low <= true <= share.high
-    assert all(count >= 17 for count in held.values()), held
+    assert all(count >= 8 for count in held.values()), held
 
 
 @pytest.mark.slow

@@ -815,7 +815,7 @@ def test_its_file_is_as_large_as_the_card_says():
 @pytest.mark.slow
 def test_the_card_tells_the_truth(nano):
     """A fresh, small exam agrees with the bundled figures: no two shares differ by four standard errors of both."""
-    samples = 40
+    samples = 20
     card = json.loads((NANO_FOLDER / "evaluation.json").read_text("utf-8"))
     assert card["checkpoint"] == "imp-nano"
     figures = evaluate(nano, seed=99, samples=samples)

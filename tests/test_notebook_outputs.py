@@ -21,7 +21,13 @@ from set_repository import ROOT
 STACK = ("torch", "transformers", "numpy", "pandas", "matplotlib")
 QUICK = "01_captioning.ipynb"
 # Minutes of training or answers.
-LONG = {"06_contrastive.ipynb", "07_train_and_tune.ipynb", "09_documents.ipynb", "10_compare.ipynb"}
+LONG = {
+    "03_captcha_probe.ipynb",
+    "06_contrastive.ipynb",
+    "07_train_and_tune.ipynb",
+    "09_documents.ipynb",
+    "10_compare.ipynb",
+}
 
 
 def as_made() -> bool:

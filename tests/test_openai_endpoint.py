@@ -629,7 +629,7 @@ def test_a_killed_run_asks_nothing_again_that_was_answered(tmp_path):
     assert parts[-1][0] == parts[-1][1]
 
 
-KILLS = 3  # each start of the command takes seconds; with 10, 258 samples took 326 requests
+KILLS = 2  # each start of the command takes seconds; with 10, 258 samples took 326 requests
 
 
 @pytest.mark.slow

@@ -130,13 +130,13 @@ def reader(exact, copied):
 
 @pytest.mark.slow
 def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
-    """Through pictures, run and file. 19 of 20 is the average; 17 or more of 20 hold in 98 % of tries.
+    """Through pictures, run and file. 9.5 of 10 is the average; 8 or more of 10 hold in 99 % of tries.
 
     That it is 19 of 20 is the next test's, over more seeds.
     """
     held = Counter()
-    for seed in range(20):
-        exact, copied = 0.05 + 0.045 * seed, 0.95 - 0.045 * seed
+    for seed in range(10):
+        exact, copied = 0.05 + 0.1 * seed, 0.95 - 0.1 * seed
         chosen = [case(cell, 1000 * seed + n) for cell in (Cell(), Cell(caption="true")) for n in range(60)]
         subject = Planted(chosen, reader(exact, copied), seed)
         records = run("captcha", chosen, Subject.of(subject), tmp_path / str(seed))
@@ -149,7 +149,7 @@ def test_a_planted_subject_is_measured_back_within_its_intervals(tmp_path):
         held["copied"] += share.low <= copied <= share.high
         both = wilson(outcomes["both"], len(captioned))
         held["both"] += both.low <= exact * copied <= both.high
-    assert all(count >= 17 for count in held.values()), held
+    assert all(count >= 8 for count in held.values()), held
 
 
 @pytest.mark.slow
