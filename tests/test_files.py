@@ -215,7 +215,7 @@ SLOW = """
 import os, sys, time
 from pathlib import Path
 from PIL import Image
-import imp_kit.settings  # what a run loads later
+import imp_kit.settings  # before "ready", so that a run begins at once
 from imp_kit.errors import RunError
 from imp_kit.experiments.runs import Case, Subject, run
 class Slow:
@@ -234,7 +234,7 @@ except RunError as error:
 """
 
 
-def writer(folder: Path, seconds: float, gate: Path = Path()) -> subprocess.Popen:
+def writer(folder: Path, seconds: float, gate: Path = Path(".")) -> subprocess.Popen:
     """A process that is ready to ask twenty samples into a folder, each for so long and until `gate` exists."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder), str(seconds), str(gate)], **pipes, text=True)
@@ -260,7 +260,8 @@ def test_of_three_writers_at_once_one_writes_and_two_say_so(tmp_path):
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    while [process.poll() for process in processes].count(None) > 1:
+    end = time.monotonic() + 120
+    while [process.poll() for process in processes].count(None) > 1 and time.monotonic() < end:
         time.sleep(0.02)
     gate.touch()
     said = [ended(process) for process in processes]

@@ -16,12 +16,10 @@ from quick import quick
 from imp_kit.experiments.runs import read
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-# The command itself, after a sign of life: Python as it starts cannot be kept from a traceback of its own, nor what is
-# loaded before `prepare`, which the command calls first.
-ALIVE = (
-    "import runpy, sys; from imp_kit.system.interrupts import prepare; prepare(); print('alive', flush=True); "
-    "runpy.run_module('imp_kit', run_name='__main__', alter_sys=True)"
-)
+# The command itself, after a sign of life.
+COMMAND = "import runpy; print('alive', flush=True); runpy.run_module('imp_kit', run_name='__main__', alter_sys=True)"
+# While Python starts, and until the command calls prepare(), an interrupt leaves a traceback; so it is sent later.
+ALIVE = "from imp_kit.system.interrupts import prepare; prepare(); " + COMMAND
 BAR = "(sample|picture)/s|s/(sample|picture)"
 ENDED = {130, -signal.SIGINT}  # a shell gives 130 for both
 
@@ -67,7 +65,7 @@ def test_an_interrupt_within_an_import_ends_in_silence(module):
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Finder())\n"
     )
-    process = begin("caption", "images/bus.png", "--checkpoint", "imp-nano", code=code + ALIVE)
+    process = begin("caption", "images/bus.png", "--checkpoint", "imp-nano", code=code + COMMAND)
     output, errors = process.communicate(timeout=300)
     assert (process.returncode in ENDED, output, errors) == (True, "", "")
 
@@ -113,7 +111,7 @@ def test_an_interrupt_before_anything_was_asked_gives_the_command_back(tmp_path)
         "def stop(*args, **settings): os.kill(os.getpid(), signal.SIGINT)\n"
         "assistant.identify = stop\n"
     )
-    process = begin(*probe(tmp_path / "run"), code=code + ALIVE)
+    process = begin(*probe(tmp_path / "run"), code=code + COMMAND)
     _, errors = process.communicate(timeout=300)
     again = shlex.join(["python", "-m", "imp_kit", *probe(tmp_path / "run")])
     assert said(errors) == [f"imp-kit: stopped; nothing was asked yet. To go on: {again}"]

@@ -321,7 +321,7 @@ training.bf16_is_faster = lambda: False  # as two processes may measure differen
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for folder in sys.argv[2:]:
-        training.train(Path(folder), training.TrainConfig(**{vars(PLAN)}), report_every=16)
+        training.train(Path(folder), training.TrainConfig(**{vars(PLAN)}), report_every=32)
 """
 FULL_DISK = """
 import resource, sys, torch
@@ -375,10 +375,9 @@ def test_training_goes_on_where_it_was_killed(tmp_path, size):
 
     with (peace / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["samples"]) for row in rows] == [16, 32, 48, 64, 80, 96]
-    assert [bool(row["loss"]) for row in rows] == [False, False, True, True, True, True]
-    # the first conversations have short answers, whose loss is small; the small network learns too little of the others
-    assert size == "small" or float(rows[-1]["loss"]) < float(rows[3]["loss"])
+    assert [int(row["samples"]) for row in rows] == [32, 64, 96]
+    assert [bool(row["loss"]) for row in rows] == [False, True, True]
+    assert size == "small" or float(rows[2]["loss"]) < float(rows[1]["loss"])  # the small network learns too little
     assert float(rows[-1]["patch_loss"]) < float(rows[0]["patch_loss"])
 
     imp = imp_kit.load(peace, device="cpu", dtype="fp32")
@@ -831,7 +830,7 @@ def test_the_card_tells_the_truth(nano):
     for place in ("first", "second"):
         assert agree(card["chat"][place], figures["chat"][place]), place
     first, second = (figures["chat"][place]["right"] for place in ("first", "second"))
-    assert second >= first - samples / 10  # what was said before does not mislead
+    assert second >= first - 4  # what was said before does not mislead
     asked = 0
     for case in chats(99, samples):
         chat = nano.chat(case.image)

@@ -20,7 +20,7 @@ from set_repository import ROOT
 
 STACK = ("torch", "transformers", "numpy", "pandas", "matplotlib")
 QUICK = "01_captioning.ipynb"
-# Minutes of training or answers.
+# Minutes of training or answers: run in small, so what they keep is not compared.
 LONG = {
     "03_captcha_probe.ipynb",
     "06_contrastive.ipynb",

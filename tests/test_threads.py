@@ -74,7 +74,8 @@ def test_a_batch_takes_the_threads_that_are_free_and_at_least_one(two_threads, f
     imp = imp_kit.load(NANO_FOLDER, device="cpu")
     meter = imp.engine.threads._meter
     meter.cpus = list(range(8))
-    meter._others, meter._before = 8 - free, (time.perf_counter() + 60, 0.0, 0.0)  # measured just now
+    # As if measured later than now, so that it is not measured again.
+    meter._others, meter._before = 8 - free, (time.perf_counter() + 60, 0.0, 0.0)
     assert imp.engine.threads.count(8) == (2 if free >= 1.75 else 1)
 
 

@@ -37,7 +37,7 @@ FIRST_DELAY = 0.5  # seconds before the first retry; each further one waits twic
 LONGEST_DELAY = 120.0  # at most so long; a server that asks for more ends the run
 MOST_BYTES = 10_000_000  # of a response, many times what an answer needs
 MOST_SHOWN = 300  # characters of a server's own words in an error
-CTRL_C = 0.2  # seconds of one wait: on Windows, and rarely elsewhere, it does not end one that has no limit
+LONGEST_WAIT = 0.2  # seconds; Ctrl-C does not end a wait without a limit: never on Windows, sometimes not elsewhere
 SECRET = 8  # characters from which a key is looked for in what a server sends; shorter ones are words such as "none"
 AGAIN = {408, 409, 425, 429}  # with those from 500 on: the next request may be answered
 REFUSED = {"content_filter", "content_policy_violation", "refusal", "safety"}
@@ -129,7 +129,7 @@ class OpenAIEndpoint:
             http_client=http_client,
         )
         client.organization = client.project = None  # the package reads them from the environment, too
-        # Loaded now, since it takes a moment that is no time of the first answer.
+        # The package loads this when it is first used: done here, so that it is not counted in the first answer's time.
         self._completions: Any = client.chat.completions.with_streaming_response
         self._limit, self._left_out = "max_tokens", set[str]()
         self._announced = self._silent = False  # what was said once is not said again
@@ -199,7 +199,7 @@ class OpenAIEndpoint:
                 tasks.put(task)
                 under_way += 1
             while under_way:
-                number, reply = _first(replies)
+                number, reply = _next_reply(replies)
                 under_way -= 1
                 if isinstance(reply, EndpointError) and not isinstance(reply, ReplyError):
                     end = end or reply
@@ -246,7 +246,7 @@ class OpenAIEndpoint:
                 what = self._without_key(f"{self._where}: {failed}")
                 if delay > LONGEST_DELAY:
                     raise EndpointError(f"{what} It asks to wait {delay:,.0f} s before the next request.") from None
-                if not failed.again or tries > self.retries or stopped.wait(delay):
+                if not failed.again or tries > self.retries or _is_stopped(stopped, within=delay):
                     tried = f" It was asked {tries} times." if tries > 1 else ""
                     raise (EndpointError if failed.all_fail else ReplyError)(what + tried) from None
         raise AssertionError("unreachable")
@@ -425,11 +425,20 @@ def _read_key(name: str | None) -> str | None:
     return key
 
 
-def _first(replies: SimpleQueue) -> Any:
-    """The first of them, once there is one; meanwhile Ctrl-C ends the waiting."""
+def _next_reply(replies: SimpleQueue) -> Any:
+    """The next reply, once there is one; Ctrl-C ends the wait."""
     while True:
         with contextlib.suppress(Empty):
-            return replies.get(timeout=CTRL_C)
+            return replies.get(timeout=LONGEST_WAIT)
+
+
+def _is_stopped(stopped: threading.Event, within: float) -> bool:
+    """Whether it is set within so many seconds; Ctrl-C ends the wait."""
+    end = time.monotonic() + within
+    while (left := end - time.monotonic()) > 0:
+        if stopped.wait(min(left, LONGEST_WAIT)):
+            return True
+    return False
 
 
 def _data_url(image: Any) -> str:

@@ -6,17 +6,14 @@ python -m imp_kit.nano train --out runs/nano --samples 200000
 import csv
 import json
 import math
-import multiprocessing
 import os
 import re
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain, combinations
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from pickle import UnpicklingError
 from shutil import copyfile
@@ -810,10 +807,10 @@ def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], d
         Lessons(config, run.out, range(run.done, stop), run.weights),
         config.batch,
         collate_fn=collate,
-        # They draw while the model learns.
+        # They draw while the model learns; spawned, since tokenizers must not be forked.
         num_workers=max(1, (os.cpu_count() or 1) - 1),
         prefetch_factor=8,
-        multiprocessing_context=_workers(),
+        multiprocessing_context="spawn",
     )
     for batch in loader:
         rate = config.rate(run.done)
@@ -837,18 +834,6 @@ def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], d
     run.seconds = time.perf_counter() - begun
     bar.set_postfix(patch_loss=f"{np.mean(losses, axis=0)[1]:.3f}" if losses else "")
     return losses, results
-
-
-def _workers() -> BaseContext:
-    """How processes that draw begin: never as copies of this one, whose tokenizer and threads must not be copied.
-
-    On Linux they are copies of one that has only loaded what they need, since loading takes seconds each time.
-    """
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _forget(log_file: Path, done: int) -> None:
