@@ -12,8 +12,10 @@ import pytest
 import steps
 import torch
 from gpu import Job
+from oracle import write_checkpoint
 
 import imp_kit
+from imp_kit.checkpoints.load import load_weights
 from imp_kit.tools.cli import parser
 
 ROOT = Path(__file__).parents[1]
@@ -199,8 +201,10 @@ def test_a_way_that_is_not_here_leaves_the_others(model):
 
 
 @pytest.mark.slow
-def test_the_compiled_step_is_the_plain_one(model):
-    """On a CPU without the graph."""
+def test_the_compiled_step_is_the_plain_one(oracle, tmp_path):
+    """On a CPU without the graph; of a tiny network, since compiling takes long."""
+    folder = write_checkpoint(oracle, tmp_path / "tiny")
+    model, _ = load_weights(folder, torch.device("cpu"), torch.float32)
     found = steps.measure(model, ["plain", "compiled"], context=20, steps=2)
     assert found["compiled"].get("error") is None
     assert found["compiled"]["difference"] < 1e-4

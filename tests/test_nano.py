@@ -470,12 +470,12 @@ def test_a_trial_learns_in_its_way_and_is_examined_as_all(tmp_path, monkeypatch)
     def checked(run, *rest):
         assert all(torch.equal(value, head[name]) for name, value in run.learner.head.state_dict().items())
         seconds = learn(run, *rest)
-        assert run.done == 64
+        assert run.done == 32
         return seconds
 
     monkeypatch.setattr(trials, "learn", checked)
     for name in ("as it is", "one conversation about each picture", "skills that are behind asked about more"):
-        seconds, loss, right = trials.trial(trials.WAYS[name], NANO_FOLDER, head, 64, tmp_path)
+        seconds, loss, right = trials.trial(trials.WAYS[name], NANO_FOLDER, head, 32, tmp_path)
         assert seconds > 0
         assert loss > 0
         assert right > 0.5
