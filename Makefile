@@ -14,8 +14,10 @@ PYTHON_NEWEST ?= python3.13
 VENV_NEWEST ?= .venv-newest
 # PyTorch's own builds without CUDA, which spare a Linux machine without a GPU several GB: make run CPU=1
 TORCH_CPU := https://download.pytorch.org/whl/cpu
-# Each module is compiled when it is first imported: to compile all of them takes longer than everything else.
+# Each module is compiled when it is first imported, and kept: to compile all of them takes longer than to install them.
 INSTALL := install --quiet --disable-pip-version-check --no-compile
+# Where this is set, as in some containers, nothing is kept, and each of many processes would compile all that it needs.
+export PYTHONDONTWRITEBYTECODE :=
 # Seconds for one cell of a notebook: a busy machine takes many times as long as a quiet one.
 CELL := 1800
 # For make classroom: the folder, and for which systems and Pythons, such as SYSTEMS="linux macos" PYTHONS="3.12 3.13".
