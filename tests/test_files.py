@@ -22,6 +22,7 @@ import resource, sys
 from imp_kit.errors import ImpKitError
 sys.path.insert(0, sys.argv[1])
 {imports}
+sys.dont_write_bytecode = True  # a compiled module that is cut off would stay so
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     {call}

@@ -277,6 +277,7 @@ class Echo:
     def ask(self, picture, question, **settings):
         return question.upper()
 cases = [Case(f"case {i}", Image.new("RGB", (8, 8)), f"question {i}", {}, {}, i) for i in range(8)]
+sys.dont_write_bytecode = True  # a compiled module that is cut off would stay so
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     run("echo", cases, Subject.of(Echo()), sys.argv[1])
