@@ -261,7 +261,7 @@ def test_of_three_writers_at_once_one_writes_and_two_say_so(tmp_path):
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    end = time.monotonic() + 120
+    end = time.monotonic() + 60
     while [process.poll() for process in processes].count(None) > 1 and time.monotonic() < end:
         time.sleep(0.02)
     gate.touch()

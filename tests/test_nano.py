@@ -320,8 +320,8 @@ training.VOCABULARY_SCENES = 200
 training.bf16_is_faster = lambda: False  # as two processes may measure differently on a busy machine
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for folder in sys.argv[2:]:
-        training.train(Path(folder), training.TrainConfig(**{vars(PLAN)}), report_every=32)
+    for folder, report_every in zip(sys.argv[2::2], sys.argv[3::2]):
+        training.train(Path(folder), training.TrainConfig(**{vars(PLAN)}), report_every=int(report_every))
 """
 FULL_DISK = """
 import resource, sys, torch
@@ -353,14 +353,14 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("size", quick(1, ["small", "its own"]))
 def test_training_goes_on_where_it_was_killed(tmp_path, size):
-    """Killed with SIGKILL after its first report, then run again: the same weights as a run left in peace.
+    """Killed with SIGKILL after its first report, then run again: the same weights as of a run in one piece.
 
     The small network has a tokenizer that is there already; else it is learned, from fewer questions than in earnest.
     """
     script = tmp_path / "run.py"
     script.write_text(RUN)
     killed, peace = tmp_path / "killed", tmp_path / "peace"
-    run = subprocess.Popen([sys.executable, script, size, killed], stderr=subprocess.DEVNULL)
+    run = subprocess.Popen([sys.executable, script, size, killed, "32"], stderr=subprocess.DEVNULL)
     deadline = time.time() + 600  # a busy machine is no failure, and a run that ended by itself is not waited for
     while not (killed / "state.pt").exists() and run.poll() is None and time.time() < deadline:
         time.sleep(0.02)
@@ -368,12 +368,13 @@ def test_training_goes_on_where_it_was_killed(tmp_path, size):
     run.wait()
     done = torch.load(killed / "state.pt", weights_only=True)["done"]
     assert 0 < done < PLAN.samples, "the run was over before it could be killed"
-    subprocess.run([sys.executable, script, size, killed, peace], check=True, stderr=subprocess.DEVNULL)
+    both = [killed, "32", peace, "96"]
+    subprocess.run([sys.executable, script, size, *both], check=True, stderr=subprocess.DEVNULL)
     one, other = load_file(killed / "model.safetensors"), load_file(peace / "model.safetensors")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
-    with (peace / "log.csv").open() as file:
+    with (killed / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["samples"]) for row in rows] == [32, 64, 96]
     assert [bool(row["loss"]) for row in rows] == [False, True, True]
