@@ -14,9 +14,10 @@ PYTHON_NEWEST ?= python3.13
 VENV_NEWEST ?= .venv-newest
 # PyTorch's own builds without CUDA, which spare a Linux machine without a GPU several GB: make run CPU=1
 TORCH_CPU := https://download.pytorch.org/whl/cpu
-# Each module is compiled when it is first imported, and kept: to compile all of them takes longer than to install them.
-INSTALL := install --quiet --disable-pip-version-check --no-compile
-# Where this is set, as in some containers, nothing is kept, and each of many processes would compile all that it needs.
+# Modules are compiled when they are first imported, and kept where .venv can be written: to compile all of them takes
+# longer than to install them. Where PYTHONDONTWRITEBYTECODE is set, as in some containers, nothing would be kept, and each
+# of many processes would compile them again.
+PIP_INSTALL := install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 # Seconds for one cell of a notebook: a busy machine takes many times as long as a quiet one.
 CELL := 1800
@@ -31,13 +32,13 @@ READY_NEWEST := $(VENV_NEWEST)/.ready
 $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imp-kit: the pinned packages are for Python 3.11 to 3.13; try: make run PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(if $(filter 1,$(CPU)),$(BIN)/pip $(INSTALL) --constraint constraints.txt --index-url $(TORCH_CPU) torch torchvision)
-	$(BIN)/pip $(INSTALL) --constraint constraints.txt --requirement requirements.txt --editable ".[test]"
+	$(if $(filter 1,$(CPU)),$(BIN)/pip $(PIP_INSTALL) --constraint constraints.txt --index-url $(TORCH_CPU) torch torchvision)
+	$(BIN)/pip $(PIP_INSTALL) --constraint constraints.txt --requirement requirements.txt --editable ".[test]"
 	touch $@
 
 $(READY_NEWEST): constraints-newest.txt pyproject.toml
 	$(PYTHON_NEWEST) -m venv $(VENV_NEWEST)
-	$(VENV_NEWEST)/bin/pip $(INSTALL) --constraint constraints-newest.txt --editable ".[test]"
+	$(VENV_NEWEST)/bin/pip $(PIP_INSTALL) --constraint constraints-newest.txt --editable ".[test]"
 	touch $@
 
 run: $(READY)

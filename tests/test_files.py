@@ -236,7 +236,7 @@ except RunError as error:
 
 
 def writer(folder: Path, seconds: float, gate: Path = Path(".")) -> subprocess.Popen:
-    """A process that is ready to ask twenty samples into a folder, each for so long and until `gate` exists."""
+    """A process that is ready to ask twenty samples into a folder; each takes so long, and waits for `gate`."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder), str(seconds), str(gate)], **pipes, text=True)
     assert process.stdout.readline() == "ready\n"
@@ -289,6 +289,7 @@ def test_a_writer_that_was_killed_keeps_nobody_out(tmp_path):
     killed.stdin.write("go\n")
     killed.stdin.flush()
     while not (folder / "samples.jsonl").exists() or len(answers(folder)) < 2:
+        assert killed.poll() is None
         time.sleep(0.02)
     assert ended(early).startswith("Another process is writing")
     killed.kill()

@@ -18,7 +18,7 @@ from imp_kit.experiments.runs import read
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 # The command itself, after a sign of life.
 COMMAND = "import runpy; print('alive', flush=True); runpy.run_module('imp_kit', run_name='__main__', alter_sys=True)"
-# While Python starts, and until the command calls prepare(), an interrupt leaves a traceback; so it is sent later.
+# Until prepare() is called an interrupt leaves a traceback; so it is called here before the sign of life.
 ALIVE = "from imp_kit.system.interrupts import prepare; prepare(); " + COMMAND
 BAR = "(sample|picture)/s|s/(sample|picture)"
 ENDED = {130, -signal.SIGINT}  # a shell gives 130 for both

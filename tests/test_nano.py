@@ -353,13 +353,13 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("size", quick(1, ["small", "its own"]))
 def test_training_goes_on_where_it_was_killed(tmp_path, size):
-    """Killed with SIGKILL after its first report, then run again: the same weights as of a run in one piece.
+    """Killed with SIGKILL after its first report, then run again: the same weights as those of a run in one piece.
 
     The small network has a tokenizer that is there already; else it is learned, from fewer questions than in earnest.
     """
     script = tmp_path / "run.py"
     script.write_text(RUN)
-    killed, peace = tmp_path / "killed", tmp_path / "peace"
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
     run = subprocess.Popen([sys.executable, script, size, killed, "32"], stderr=subprocess.DEVNULL)
     deadline = time.time() + 600  # a busy machine is no failure, and a run that ended by itself is not waited for
     while not (killed / "state.pt").exists() and run.poll() is None and time.time() < deadline:
@@ -368,9 +368,9 @@ def test_training_goes_on_where_it_was_killed(tmp_path, size):
     run.wait()
     done = torch.load(killed / "state.pt", weights_only=True)["done"]
     assert 0 < done < PLAN.samples, "the run was over before it could be killed"
-    both = [killed, "32", peace, "96"]
+    both = [killed, "32", whole, str(PLAN.samples)]
     subprocess.run([sys.executable, script, size, *both], check=True, stderr=subprocess.DEVNULL)
-    one, other = load_file(killed / "model.safetensors"), load_file(peace / "model.safetensors")
+    one, other = load_file(killed / "model.safetensors"), load_file(whole / "model.safetensors")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -381,12 +381,12 @@ def test_training_goes_on_where_it_was_killed(tmp_path, size):
     assert size == "small" or float(rows[2]["loss"]) < float(rows[1]["loss"])  # the small network learns too little
     assert float(rows[-1]["patch_loss"]) < float(rows[0]["patch_loss"])
 
-    imp = imp_kit.load(peace, device="cpu", dtype="fp32")
-    assert imp.name == "peace"
+    imp = imp_kit.load(whole, device="cpu", dtype="fp32")
+    assert imp.name == "whole"
     assert imp.caption(Image.new("RGB", (50, 50), "red"), max_new_tokens=5).tokens >= 1
 
     with pytest.raises(imp_kit.SettingError, match="another plan"):
-        train(peace, dataclasses.replace(PLAN, batch=4))
+        train(whole, dataclasses.replace(PLAN, batch=4))
 
 
 def test_the_log_says_how_one_step_was_answered(tmp_path, monkeypatch):
@@ -831,7 +831,7 @@ def test_the_card_tells_the_truth(nano):
     for place in ("first", "second"):
         assert agree(card["chat"][place], figures["chat"][place]), place
     first, second = (figures["chat"][place]["right"] for place in ("first", "second"))
-    assert second >= first - 4  # what was said before does not mislead
+    assert second >= first - samples / 10  # what was said before does not mislead
     asked = 0
     for case in chats(99, samples):
         chat = nano.chat(case.image)

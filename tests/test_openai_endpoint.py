@@ -520,7 +520,7 @@ def test_answers_that_are_under_way_are_kept_when_the_run_stops(tmp_path, monkey
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("wakes", [True, False])
 def test_an_interrupt_does_not_wait_for_the_server_and_gives_the_command(wakes, tmp_path, key):
-    """Also one that wakes nobody, as where a thread is just about to wait, or on Windows."""
+    """Also where the signal wakes no waiting thread, as on Windows, or when a thread is just about to wait."""
     ended, waited = threading.Event(), []
 
     def answer(talk, number):
@@ -553,13 +553,14 @@ def test_an_interrupt_does_not_wait_for_the_server_and_gives_the_command(wakes, 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_an_interrupt_ends_the_wait_before_a_retry(monkeypatch):
-    """Also one that wakes nobody."""
+    """Also where the signal wakes no waiting thread."""
     monkeypatch.setattr(openai_endpoint, "FIRST_DELAY", 100)
+    over = threading.Event()
 
     def answer(talk, number):
         talk.fail(500, "later")
-        time.sleep(0.5)  # until the client waits
-        os.kill(os.getpid(), signal.SIGINT)
+        if not over.wait(0.5):  # until the client waits
+            os.kill(os.getpid(), signal.SIGINT)
 
     with serve(answer) as server:
         asked = endpoint(server)
@@ -568,8 +569,9 @@ def test_an_interrupt_ends_the_wait_before_a_retry(monkeypatch):
             start = time.monotonic()
             with pytest.raises(KeyboardInterrupt):
                 asked.ask(None, "question")
-            assert time.monotonic() - start < 60  # of at least 75
+            assert time.monotonic() - start < 60  # the wait before the retry is at least 75 s
         finally:
+            over.set()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     assert len(server.requests) == 1
 

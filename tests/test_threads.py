@@ -119,11 +119,15 @@ def test_other_programs_are_measured(busy):
 
 def test_ones_own_work_is_not_counted(busy):
     """What this process took, others did not; where they would take all, it would show."""
-    # Looked at before and after, so that a pause between two lines makes the share smaller, never larger.
-    start, own = time.perf_counter(), time.process_time()
-    meter = CpuMeter()
-    while time.perf_counter() < start + 0.6:
-        sum(range(1000))
-    others = meter.others()
-    taken = (time.process_time() - own) / (time.perf_counter() - start)
-    assert others <= len(meter.cpus) - taken + 0.1
+
+    def is_left_out() -> bool:
+        # Looked at before and after, so that a pause between two lines here makes the share smaller, never larger.
+        start, own = time.perf_counter(), time.process_time()
+        meter = CpuMeter()
+        while time.perf_counter() < start + 0.6:
+            sum(range(1000))
+        others = meter.others()
+        taken = (time.process_time() - own) / (time.perf_counter() - start)
+        return others <= len(meter.cpus) - taken + 0.1
+
+    assert any(is_left_out() for _ in range(3))  # a pause within the meter makes one measure wrong

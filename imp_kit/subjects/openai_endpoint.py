@@ -37,7 +37,7 @@ FIRST_DELAY = 0.5  # seconds before the first retry; each further one waits twic
 LONGEST_DELAY = 120.0  # at most so long; a server that asks for more ends the run
 MOST_BYTES = 10_000_000  # of a response, many times what an answer needs
 MOST_SHOWN = 300  # characters of a server's own words in an error
-LONGEST_WAIT = 0.2  # seconds; Ctrl-C does not end a wait without a limit: never on Windows, sometimes not elsewhere
+WAIT_STEP = 0.2  # seconds waited at a time: on Windows Ctrl-C never ends a wait without a limit, elsewhere not always
 SECRET = 8  # characters from which a key is looked for in what a server sends; shorter ones are words such as "none"
 AGAIN = {408, 409, 425, 429}  # with those from 500 on: the next request may be answered
 REFUSED = {"content_filter", "content_policy_violation", "refusal", "safety"}
@@ -429,16 +429,16 @@ def _next_reply(replies: SimpleQueue) -> Any:
     """The next reply, once there is one; Ctrl-C ends the wait."""
     while True:
         with contextlib.suppress(Empty):
-            return replies.get(timeout=LONGEST_WAIT)
+            return replies.get(timeout=WAIT_STEP)
 
 
 def _is_stopped(stopped: threading.Event, within: float) -> bool:
     """Whether it is set within so many seconds; Ctrl-C ends the wait."""
     end = time.monotonic() + within
     while (left := end - time.monotonic()) > 0:
-        if stopped.wait(min(left, LONGEST_WAIT)):
+        if stopped.wait(min(left, WAIT_STEP)):
             return True
-    return False
+    return stopped.is_set()
 
 
 def _data_url(image: Any) -> str:

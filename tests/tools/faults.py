@@ -673,9 +673,9 @@ SUBJECTS = (
           "openai_endpoint::answers_that_are_under_way_are_kept_when_the_run_stops"),
     fault("a request too many", ENDPOINT, "else islice(rest, 1):", "else islice(rest, 2):",
           "openai_endpoint::a_question_is_taken_only_once_an_answer_was"),
-    fault("Ctrl-C that waits for the server", ENDPOINT, "replies.get(timeout=LONGEST_WAIT)", "replies.get()",
+    fault("Ctrl-C that waits for the server", ENDPOINT, "replies.get(timeout=WAIT_STEP)", "replies.get()",
           "openai_endpoint::an_interrupt_does_not_wait_for_the_server_and_gives_the_command"),
-    fault("Ctrl-C that waits for a retry", ENDPOINT, "stopped.wait(min(left, LONGEST_WAIT))", "stopped.wait(left)",
+    fault("Ctrl-C that waits for a retry", ENDPOINT, "stopped.wait(min(left, WAIT_STEP))", "stopped.wait(left)",
           "openai_endpoint::an_interrupt_ends_the_wait_before_a_retry"),
     fault("more requests at once than allowed", ENDPOINT, "islice(rest, self.concurrency)",
           "islice(rest, self.concurrency + 1)", "openai_endpoint::so_many_requests_at_once_and_no_more"),
@@ -774,6 +774,7 @@ def main() -> None:
         arguments.error(f"there is no fault by the name of {', '.join(sorted(unknown))}")
     os.environ["OMP_NUM_THREADS"] = "1"
     sys.dont_write_bytecode = True  # it could outlive its source's change
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # also in the processes that tests begin
     for module in PRELOADED:
         import_module(module)
     chosen = [fault for fault in FAULTS if not args.names or fault.name in args.names]
