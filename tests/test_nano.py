@@ -16,6 +16,7 @@ from pathlib import Path
 
 import history
 import numpy as np
+import psutil
 import pytest
 import torch
 import trials
@@ -364,8 +365,12 @@ def test_training_goes_on_where_it_was_killed(tmp_path, size):
     deadline = time.time() + 600  # a busy machine is no failure, and a run that ended by itself is not waited for
     while not (killed / "state.pt").exists() and run.poll() is None and time.time() < deadline:
         time.sleep(0.02)
+    begun = []  # the process that is to draw next, which ends with it
+    while not begun and run.poll() is None and time.time() < deadline:
+        begun = [child for child in psutil.Process(run.pid).children() if "spawn_main" in " ".join(child.cmdline())]
     run.send_signal(signal.SIGKILL)
     run.wait()
+    assert psutil.wait_procs(begun, timeout=60)[1] == []
     done = torch.load(killed / "state.pt", weights_only=True)["done"]
     assert 0 < done < PLAN.samples, "the run was over before it could be killed"
     both = [killed, "32", whole, str(PLAN.samples)]

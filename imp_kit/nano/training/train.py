@@ -6,8 +6,10 @@ python -m imp_kit.nano train --out runs/nano --samples 200000
 import csv
 import json
 import math
+import multiprocessing
 import os
 import re
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -811,6 +813,7 @@ def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], d
         num_workers=max(1, (os.cpu_count() or 1) - 1),
         prefetch_factor=8,
         multiprocessing_context="spawn",
+        worker_init_fn=_end_with_the_trainer,
     )
     for batch in loader:
         rate = config.rate(run.done)
@@ -834,6 +837,21 @@ def _learn(run: Run, stop: int, bar: tqdm) -> tuple[list[tuple[float, float]], d
     run.seconds = time.perf_counter() - begun
     bar.set_postfix(patch_loss=f"{np.mean(losses, axis=0)[1]:.3f}" if losses else "")
     return losses, results
+
+
+def _end_with_the_trainer(_: int) -> None:
+    """End a process that draws once the one that learns has ended, also where that was killed.
+
+    torch looks for that, too, but misses it where the other ended while this one began.
+    """
+    trainer = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if trainer:
+            trainer.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _forget(log_file: Path, done: int) -> None:
