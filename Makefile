@@ -15,7 +15,7 @@ VENV_NEWEST ?= .venv-newest
 # PyTorch's own builds without CUDA, which spare a Linux machine without a GPU several GB: make run CPU=1
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 # Modules are compiled when they are first imported, and kept where .venv can be written: to compile all of them takes
-# longer than to install them. Where PYTHONDONTWRITEBYTECODE is set, as in some containers, nothing would be kept, and each
+# nearly as long as to install them. Where PYTHONDONTWRITEBYTECODE is set, as in some containers, nothing would be kept, and each
 # of many processes would compile them again.
 PIP_INSTALL := install --quiet --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=

@@ -844,12 +844,12 @@ def _end_with_the_trainer(_: int) -> None:
 
     torch looks for that, too, but misses it where the other ended while this one began.
     """
-    trainer = multiprocessing.parent_process()
 
     def wait() -> None:
-        if trainer:
-            trainer.join()
-            os._exit(1)
+        trainer = multiprocessing.parent_process()
+        assert trainer, "only a process that another one began draws"
+        trainer.join()
+        os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 
